@@ -1,0 +1,197 @@
+//! The one error type: a closed kind for programs, one line with path and remedy for people.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of everything that can fail here.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong, as far as a caller must tell cases apart. The command line maps each to one exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The request makes no sense as given.
+    Usage,
+    /// Nothing that looks like a repository is there.
+    NoRepository,
+    /// No key slot opens with the secret given.
+    WrongPassword,
+    /// Another process holds a lock this operation needs.
+    Locked,
+    /// The repository's format is newer than this program.
+    NewerFormat,
+    /// Stored bytes are missing, changed or do not authenticate.
+    Damaged,
+    /// A repository, file, snapshot or path that was named does not exist.
+    NotFound,
+    /// A name fits more than one thing.
+    Ambiguous,
+    /// The target exists already.
+    Exists,
+    /// Refused for safety; the remedy says how to insist.
+    Refused,
+    /// The repository is older than what this machine has seen of it.
+    RolledBack,
+    /// The clock cannot be trusted for an operation that deletes.
+    Clock,
+    /// No space, or over quota.
+    NoSpace,
+    /// The repository or target cannot be written.
+    ReadOnly,
+    /// The user or the system asked to stop.
+    Interrupted,
+    /// A peer cannot be reached; try again.
+    Unreachable,
+    /// Any other failure of the operating system.
+    Io,
+    /// This build or platform lacks what is needed.
+    Unsupported,
+    /// A mistake in this program.
+    Bug,
+}
+
+/// What to do about a full disk.
+const NO_SPACE: &str = "make room there; a full repository can still `packmule forget` and `packmule prune`";
+
+/// An error with its kind, what was being done, where, why, and what to do about it.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    message: Cow<'static, str>,
+    path: Option<PathBuf>,
+    remedy: Option<Cow<'static, str>>,
+    source: Option<io::Error>,
+}
+
+impl Error {
+    /// An error of `kind`; `message` says what failed, without path, cause or full stop.
+    pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Error {
+        Error { kind, message: message.into(), path: None, remedy: None, source: None }
+    }
+
+    /// Stored bytes that are not what they should be.
+    pub fn damaged(message: impl Into<Cow<'static, str>>) -> Error {
+        Error::new(Kind::Damaged, message)
+    }
+
+    /// A mistake in this program.
+    pub fn bug(message: impl Into<Cow<'static, str>>) -> Error {
+        Error::new(Kind::Bug, message)
+    }
+
+    /// A failed system call on `path`: "cannot `doing` `path`: cause". The kind follows from the cause.
+    pub fn io(doing: &str, path: impl AsRef<Path>, source: io::Error) -> Error {
+        let kind = kind_of(&source);
+        let remedy = (kind == Kind::NoSpace).then_some(Cow::Borrowed(NO_SPACE));
+        Error {
+            kind,
+            message: format!("cannot {doing}").into(),
+            path: Some(path.as_ref().to_owned()),
+            remedy,
+            source: Some(source),
+        }
+    }
+
+    /// Adds where, unless a path is known already.
+    pub fn at(mut self, path: impl AsRef<Path>) -> Error {
+        self.path.get_or_insert_with(|| path.as_ref().to_owned());
+        self
+    }
+
+    /// Adds what to do, replacing what was there.
+    pub fn remedy(mut self, remedy: impl Into<Cow<'static, str>>) -> Error {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// Adds what to do unless that is known already.
+    pub fn or_remedy(mut self, remedy: impl Into<Cow<'static, str>>) -> Error {
+        self.remedy.get_or_insert_with(|| remedy.into());
+        self
+    }
+
+    /// Gives the error another kind, keeping its words.
+    pub fn with_kind(mut self, kind: Kind) -> Error {
+        self.kind = kind;
+        self
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Where, if known.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The operating system's number, if a system call failed.
+    pub fn errno(&self) -> Option<i32> {
+        self.source.as_ref().and_then(io::Error::raw_os_error)
+    }
+}
+
+fn kind_of(source: &io::Error) -> Kind {
+    match source.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => Kind::NoSpace,
+        Some(libc::EROFS) => Kind::ReadOnly,
+        Some(libc::EINTR) => Kind::Interrupted,
+        _ => match source.kind() {
+            io::ErrorKind::NotFound => Kind::NotFound,
+            io::ErrorKind::AlreadyExists => Kind::Exists,
+            io::ErrorKind::UnexpectedEof => Kind::Damaged,
+            _ => Kind::Io,
+        },
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(path) = &self.path {
+            // Escapes control characters, so a hostile name cannot break the line.
+            write!(f, " {}", printable(path))?;
+        }
+        if let Some(source) = &self.source {
+            write!(f, ": {source}")?;
+        }
+        if let Some(remedy) = &self.remedy {
+            write!(f, "; {remedy}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|e| e as _)
+    }
+}
+
+/// A path as one line of text: control characters and undecodable bytes escaped.
+pub fn printable(path: &Path) -> String {
+    let mut out = String::new();
+    for c in path.to_string_lossy().chars() {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_with_path_cause_and_remedy() {
+        let e = Error::io("open", "/a\nb", io::Error::from_raw_os_error(libc::ENOSPC)).remedy("free some space");
+        assert_eq!(e.kind(), Kind::NoSpace);
+        let line = e.to_string();
+        assert_eq!(line, "cannot open /a\\nb: No space left on device (os error 28); free some space");
+    }
+}

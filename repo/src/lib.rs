@@ -1,0 +1,10 @@
+//! The repository: packs, trees, snapshots, log and index, and one operation a module over them.
+//!
+//! Modules are listed from the ground up; each imports only what stands above it (`scripts/check-layers`).
+
+pub mod id;
+pub mod path;
+pub mod limits;
+pub mod error;
+pub mod monitor;
+pub mod clock;
