@@ -8,3 +8,8 @@ pub mod limits;
 pub mod error;
 pub mod monitor;
 pub mod clock;
+
+pub mod crypto;
+pub mod compress;
+pub mod chunker;
+pub mod format;
