@@ -13,3 +13,6 @@ pub mod crypto;
 pub mod compress;
 pub mod chunker;
 pub mod format;
+
+pub mod backend;
+pub mod keyslots;

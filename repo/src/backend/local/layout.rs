@@ -1,0 +1,156 @@
+//! The directory's layout: making it, recognising it, and the reserve.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use super::temp::cannot_write;
+use super::{sorted_names, sync_dir, sync_parent};
+use crate::backend::Area;
+use crate::error::{Error, Kind, Result};
+use crate::id::random_bytes;
+use crate::limits::RESERVE as RESERVE_SIZE;
+
+pub(super) const TMP: &str = "tmp";
+pub(super) const LOCK: &str = "lock";
+pub(super) const RESERVE: &str = "reserve";
+const CONFIG: &str = "config";
+
+/// Whether `name` is a directory of packs: the first two digits of their ids.
+pub(super) fn is_shard(name: &str) -> bool {
+    name.len() == 2 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Makes the layout in `root`, durable, and returns the absolute path.
+pub(super) fn create(root: &Path) -> Result<PathBuf> {
+    let root = absolute(root)?;
+    let mut new_dirs = DirBuilder::new();
+    new_dirs.recursive(true).mode(0o700);
+    new_dirs.create(&root).map_err(|e| cannot_write(&root, e))?;
+    refuse_content(&root)?;
+    for area in Area::ALL {
+        make_dir(&root.join(area.dir()))?;
+    }
+    make_dir(&root.join(TMP))?;
+    let packs = root.join(Area::Packs.dir());
+    for shard in 0..=255 {
+        make_dir(&packs.join(format!("{shard:02x}")))?;
+    }
+    make_lock(&root)?;
+    sync_dir(&packs)?;
+    sync_dir(&root)?;
+    sync_parent(&root)?;
+    Ok(root)
+}
+
+/// Refuses a directory with anything in it but the empty layout that an interrupted `create` leaves.
+fn refuse_content(root: &Path) -> Result<()> {
+    if root.join(CONFIG).exists() {
+        return Err(Error::new(Kind::Exists, "a repository exists already in").at(root));
+    }
+    let foreign = |dir: &Path| {
+        Error::new(Kind::Refused, "will not make a repository among other files in")
+            .at(dir)
+            .remedy("name an empty directory")
+    };
+    for name in sorted_names(root)? {
+        let path = root.join(&name);
+        match name.as_str() {
+            TMP | LOCK | RESERVE | "lost+found" => {}
+            "packs" => {
+                for shard in sorted_names(&path)? {
+                    if !is_shard(&shard) || !sorted_names(&path.join(shard))?.is_empty() {
+                        return Err(foreign(&path));
+                    }
+                }
+            }
+            area if Area::ALL.iter().any(|a| a.dir() == area) => {
+                if !sorted_names(&path)?.is_empty() {
+                    return Err(foreign(&path));
+                }
+            }
+            _ => return Err(foreign(root)),
+        }
+    }
+    Ok(())
+}
+
+fn make_dir(dir: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(cannot_write(dir, e)),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn make_lock(root: &Path) -> Result<()> {
+    let path = root.join(LOCK);
+    let mode = 0o600;
+    match OpenOptions::new().write(true).create(true).truncate(false).mode(mode).open(&path) {
+        Err(e) => Err(cannot_write(&path, e)),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// The absolute path of `root`, if a repository is there.
+pub(super) fn check(root: &Path) -> Result<PathBuf> {
+    let root = absolute(root)?;
+    let config = root.join(CONFIG);
+    match fs::metadata(&config) {
+        Ok(found) if found.is_file() => Ok(root),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(Error::io("open", config, e)),
+        _ => Err(Error::new(Kind::NoRepository, "there is no repository at")
+            .at(root)
+            .remedy("make one with `packmule init`, or check that its disk is mounted")),
+    }
+}
+
+/// Whether the repository can be written at all, before anything relies on it. A copy may lack `tmp` and `lock`.
+pub(super) fn prepare_writing(root: &Path) -> Result<()> {
+    let remedy = |e: Error| match e.kind() {
+        Kind::ReadOnly => e.remedy("only commands that read work on it"),
+        _ => e,
+    };
+    make_lock(root).map_err(remedy)?;
+    make_dir(&root.join(TMP)).map_err(remedy)
+}
+
+/// Sets the reserve aside at `path` unless it is; false if there is no room.
+pub(super) fn reserve(path: &Path, mode: u32) -> Result<bool> {
+    // Blocks, not length: a sparse copy of the reserve keeps nothing back.
+    if fs::metadata(path).is_ok_and(|found| found.is_file() && found.blocks() * 512 >= RESERVE_SIZE) {
+        return Ok(true);
+    }
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path);
+    match file.and_then(|file| fill(&file)) {
+        Ok(()) => Ok(true),
+        Err(e) => {
+            let _ = fs::remove_file(path);
+            let e = cannot_write(path, e);
+            if e.kind() == Kind::NoSpace { Ok(false) } else { Err(e) }
+        }
+    }
+}
+
+fn fill(mut file: &File) -> io::Result<()> {
+    match fallocate(file, FallocateFlags::empty(), 0, RESERVE_SIZE as i64) {
+        Ok(()) => {}
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => {
+            // Random, lest a filesystem that compresses keeps nothing back.
+            let block = random_bytes::<{ 64 * 1024 }>();
+            for _ in 0..RESERVE_SIZE as usize / block.len() {
+                file.write_all(&block)?;
+            }
+        }
+        Err(e) => return Err(e.into()),
+    }
+    file.sync_all()
+}
+
+fn absolute(root: &Path) -> Result<PathBuf> {
+    std::path::absolute(root).map_err(|e| Error::io("find", root, e))
+}
