@@ -16,3 +16,6 @@ pub mod format;
 
 pub mod backend;
 pub mod keyslots;
+
+pub mod lock;
+pub mod log;
