@@ -19,3 +19,5 @@ pub mod keyslots;
 
 pub mod lock;
 pub mod log;
+
+pub mod index;
