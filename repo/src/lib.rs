@@ -21,3 +21,6 @@ pub mod lock;
 pub mod log;
 
 pub mod index;
+
+pub mod pack;
+pub mod tree;

@@ -1,0 +1,99 @@
+//! Opening what is in packs: footers and frames, checked.
+
+use crate::backend::{Backend, Object as Stored};
+use crate::compress::unpack;
+use crate::crypto::hash::content_hash;
+use crate::crypto::keys::{FRAME_HEAD, FrameKind, Keys, Object};
+use crate::error::{Error, Kind, Result};
+use crate::format::footer::{ChunkInfo, Footer, FrameInfo};
+use crate::format::pack::{HEADER, TRAILER, parse_header, parse_trailer};
+use crate::id::PackId;
+
+/// A pack's sealed footer, read from its end.
+///
+/// # Errors
+/// `Damaged` naming the pack when it is cut short or no pack, `NotFound` when it is absent.
+pub fn sealed_footer(backend: &dyn Backend, id: &PackId) -> Result<(Vec<u8>, u64)> {
+    let object = Stored::Pack(*id);
+    let path = backend.path(&object);
+    let size = backend.size(&object)?.ok_or_else(|| Error::new(Kind::NotFound, "a pack is missing:").at(&path))?;
+    if size < (HEADER + TRAILER) as u64 {
+        return Err(Error::damaged("a pack is cut short:").at(path));
+    }
+    let end = backend.read(&object, size - TRAILER as u64, TRAILER)?;
+    let end = end.as_slice().try_into().map_err(|_| Error::bug("a read came back short"))?;
+    let len = parse_trailer(end, size).map_err(|e| e.at(&path))?;
+    let footer = backend.read(&object, size - TRAILER as u64 - u64::from(len), len as usize)?;
+    Ok((footer, size))
+}
+
+/// Opens a sealed footer and checks that its frames fill a pack of `size` bytes.
+///
+/// # Errors
+/// `Damaged` when it does not authenticate or does not fit.
+pub fn open_footer(keys: &Keys, sealed: &[u8], size: u64) -> Result<Footer> {
+    let footer = Footer::decode(&keys.open(Object::Footer, &[], sealed)?)?;
+    if u64::from(footer.end()) + (sealed.len() + TRAILER) as u64 != size {
+        return Err(Error::damaged("a pack's footer does not fit its size"));
+    }
+    Ok(footer)
+}
+
+/// A frame's plaintext, from its sealed bytes.
+///
+/// # Errors
+/// `Damaged` when it does not authenticate or unpack.
+pub fn open_frame(keys: &Keys, kind: FrameKind, frame: &FrameInfo, mut sealed: Vec<u8>) -> Result<Vec<u8>> {
+    keys.open_frame(kind, frame.epoch, frame.raw, &mut sealed)?;
+    unpack(frame.codec, &sealed[FRAME_HEAD..], frame.raw as usize)
+}
+
+/// Recomputes a chunk's hash.
+///
+/// # Errors
+/// `Damaged` when it is another's.
+pub fn verify_chunk(chunk: &ChunkInfo, raw: &[u8]) -> Result<()> {
+    let from = chunk.offset as usize;
+    let bytes =
+        raw.get(from..from + chunk.len as usize).ok_or_else(|| Error::damaged("a chunk lies outside its frame"))?;
+    if content_hash(chunk.kind, bytes) != chunk.h {
+        return Err(Error::damaged("a chunk's bytes are not those that were hashed"));
+    }
+    Ok(())
+}
+
+/// Reads a whole pack, checks its name against its bytes, and hands on every frame opened and verified.
+/// A frame that fails goes to `visit` as an error; the others still come.
+///
+/// # Errors
+/// `Damaged` when the pack as a whole is not what it should be: its name, header, trailer or footer.
+pub fn verify_pack(
+    backend: &dyn Backend,
+    keys: &Keys,
+    id: &PackId,
+    mut visit: impl FnMut(&Footer, usize, Result<()>) -> Result<()>,
+) -> Result<Footer> {
+    let object = Stored::Pack(*id);
+    let path = backend.path(&object);
+    let bytes = backend.read_all(&object, crate::limits::PACK_SIZE_MAX * 2 + crate::limits::MAX_FOOTER)?;
+    let (sealed, size) = sealed_footer(backend, id)?;
+    let footer = open_footer(keys, &sealed, size).map_err(|e| e.at(&path))?;
+    for (i, frame) in footer.frames.iter().enumerate() {
+        let range = frame.offset as usize..(frame.offset + frame.stored) as usize;
+        let checked = bytes
+            .get(range)
+            .ok_or_else(|| Error::damaged("a frame lies outside its pack"))
+            .and_then(|sealed| open_frame(keys, footer.kind, frame, sealed.to_vec()))
+            .and_then(|raw| footer.chunks[frame.chunks()].iter().try_for_each(|c| verify_chunk(c, &raw)));
+        visit(&footer, i, checked.map_err(|e| e.at(&path)))?;
+    }
+    // Before the header, so that a flipped bit in it is never called a newer format.
+    if blake3::hash(&bytes).as_bytes() != id.as_bytes() {
+        return Err(Error::damaged("a pack's bytes are not those it is named after:").at(path));
+    }
+    let head = bytes.first_chunk::<HEADER>().ok_or_else(|| Error::damaged("a pack is cut short:").at(&path))?;
+    if parse_header(head).map_err(|e| e.at(&path))? != footer.kind {
+        return Err(Error::damaged("a pack's header and footer are of different kinds:").at(path));
+    }
+    Ok(footer)
+}
