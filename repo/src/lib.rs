@@ -24,3 +24,10 @@ pub mod index;
 
 pub mod pack;
 pub mod tree;
+
+pub mod session;
+pub mod follow;
+pub mod rebuild;
+pub mod open;
+pub mod sweep;
+pub mod mend;
