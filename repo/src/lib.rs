@@ -31,3 +31,7 @@ pub mod rebuild;
 pub mod open;
 pub mod sweep;
 pub mod mend;
+
+pub mod snapshots;
+pub mod select;
+pub mod capture;

@@ -1,0 +1,375 @@
+//! Capture: from sources to an acknowledged snapshot.
+//!
+//! ```text
+//! pool: list ahead ─► walk (1 thread, tree order, compares with the parent) ─► assemble (the caller's thread)
+//!                       └► readers: read, chunk, hash ─────────────────────────┘   └► pack writer: look up, group,
+//!                                                                                     seal on all cores, store
+//! ```
+//! Every queue is bounded, and whatever is earliest in tree order can always proceed.
+
+mod exclude;
+mod plan;
+pub(crate) mod scan;
+mod pool;
+mod listing;
+mod parent;
+mod read;
+mod event;
+mod walk;
+mod assemble;
+mod sink;
+mod stdin;
+mod commit;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+
+use crate::capture::assemble::{Assembled, Assembler};
+use crate::capture::event::Budget;
+use crate::capture::parent::Parent;
+use crate::capture::plan::Plan;
+use crate::capture::pool::Pool;
+use crate::capture::scan::Accounts;
+use crate::capture::sink::{Discard, SessionSink};
+use crate::capture::walk::{Rules, Walk};
+use crate::clock::Time;
+use crate::crypto::hash::ChunkKind;
+use crate::error::{Error, Kind, Result};
+use crate::format::manifest::{Manifest, Stats};
+use crate::format::node::{self, Node};
+use crate::format::record::Outcome as Ended;
+use crate::format::tree::{Content, Entry, Extent, FileTime, XattrValue};
+use crate::id::{ContentHash, SnapshotId};
+use crate::monitor::{Counters, Event, Monitor};
+use crate::open::Repository;
+use crate::pack::source::FrameSource;
+use crate::pack::writer::{PackSink, PackWriter, Totals, WriterParams};
+use crate::session::Session;
+
+pub use exclude::{Marker, Patterns};
+pub use stdin::Stdin;
+
+/// zstd's level.
+const LEVEL: i32 = 3;
+/// Threads that list directories ahead and that read files, unless told otherwise: more than cores, for they wait.
+const LISTERS: usize = 4;
+const READERS: usize = 8;
+
+/// Which snapshot to compare with.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum ParentChoice {
+    /// The source's newest.
+    #[default]
+    Newest,
+    /// None: every file is read.
+    None,
+    /// This one.
+    Snapshot(SnapshotId),
+}
+
+/// What to back up and how.
+pub struct Options {
+    /// The paths; ignored with `stdin`.
+    pub paths: Vec<PathBuf>,
+    /// A command's output instead of paths.
+    pub stdin: Option<Stdin>,
+    /// The host's name.
+    pub host: String,
+    /// The source's name; none: derived from the paths.
+    pub source: Option<String>,
+    /// Whether a source may change its paths.
+    pub allow_changed_paths: bool,
+    /// The user's name.
+    pub username: String,
+    /// Name and version of the program.
+    pub program: String,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// Patterns to leave out, as they are and without regard to case.
+    pub excludes: Vec<String>,
+    /// See `excludes`.
+    pub iexcludes: Vec<String>,
+    /// Marks of directories to leave out.
+    pub markers: Vec<Marker>,
+    /// Files longer than this are left out.
+    pub larger_than: Option<u64>,
+    /// Stay on each path's filesystem.
+    pub one_file_system: bool,
+    /// Read block devices that are named by content.
+    pub read_devices: bool,
+    /// Read every file, changed or not.
+    pub force: bool,
+    /// What to compare with.
+    pub parent: ParentChoice,
+    /// Record no snapshot when nothing changed.
+    pub skip_if_unchanged: bool,
+    /// Files read at a time; none: 8.
+    pub read_concurrency: Option<usize>,
+    /// Record no snapshot when anything could not be read.
+    pub strict: bool,
+    /// Store nothing.
+    pub dry_run: bool,
+}
+
+/// What a backup did.
+pub struct Outcome {
+    /// The snapshot, acknowledged; none for a dry run or when nothing changed and that was to be skipped.
+    pub snapshot: Option<SnapshotId>,
+    /// What it was compared with.
+    pub parent: Option<SnapshotId>,
+    /// New chunks that hold trees, nodes and sidecars; part of `stats.chunks_new`.
+    pub meta_chunks_new: u64,
+    /// Totals.
+    pub stats: Stats,
+}
+
+/// Captures the sources and records a snapshot.
+///
+/// # Errors
+/// `Interrupted` when the user stops it: what was stored stays and is not stored again. `Refused` for a source
+/// inside the repository or one whose paths changed. Unreadable files are no error: `stats.errors` counts them.
+pub fn backup(repo: &Repository, options: Options, monitor: &dyn Monitor) -> Result<Outcome> {
+    scan::raise_open_files();
+    let mut job = commit::Job::new(repo, &options)?;
+    if let Some(parent) = &job.parent {
+        Counters::add(&monitor.counters().total_files, parent.stats.files);
+        Counters::add(&monitor.counters().total_bytes, parent.stats.bytes);
+    }
+    if options.dry_run {
+        return capture(repo, options, &job, None, monitor);
+    }
+    if !repo.index.writable() {
+        // Nobody would bring it up to date, and what a prune condemns meanwhile would still be relied on.
+        return Err(Error::new(Kind::ReadOnly, "the index cannot be written:")
+            .at(repo.index.dir())
+            .remedy("let this user write there, or name another place with --index-dir"));
+    }
+    let parent = job.parent.as_ref().map(|p| p.id);
+    let session = Session::begin(Arc::clone(&repo.log), repo.locks.clone(), "backup", parent)?;
+    // What was condemned before this session must not satisfy its dedup.
+    let state = repo.refresh(monitor)?;
+    // The parent was chosen before the session pinned it: a prune may have swept some of what it reaches in between.
+    if parent.and_then(|id| state.snapshots.get(&id)).is_none_or(|s| s.forgotten.is_some()) {
+        job.parent = None;
+    }
+    let session = Arc::new(session);
+    let result = capture(repo, options, &job, Some(&session), monitor);
+    // After a failure packs may be stored that no record names: the next opening finds the session dead and takes them
+    // over. All threads that shared it have ended; if not, the same happens.
+    let settled = result.as_ref().err().is_none_or(|e| e.kind() == Kind::Interrupted);
+    if settled && let Ok(session) = Arc::try_unwrap(session) {
+        let ended = session.end(if result.is_ok() { Ended::Done } else { Ended::Failed });
+        // A snapshot that was recorded is acknowledged whatever comes of the session's own end.
+        if let (Err(e), true) = (ended, result.is_ok()) {
+            monitor.event(Event::Warning(&format!("the session could not be closed: {e}")));
+        }
+    }
+    result
+}
+
+fn capture(
+    repo: &Repository,
+    mut options: Options,
+    job: &commit::Job,
+    session: Option<&Arc<Session>>,
+    monitor: &dyn Monitor,
+) -> Result<Outcome> {
+    let sink: Box<dyn PackSink> = match session {
+        Some(session) => Box::new(SessionSink::new(repo, Arc::clone(session))),
+        None => Box::new(Discard),
+    };
+    let params = WriterParams {
+        keys: Arc::clone(&repo.keys),
+        index: repo.index.clone(),
+        session: session.map_or_else(crate::id::SessionId::random, |s| s.id()),
+        pack_size: repo.config.pack_size as usize,
+        level: LEVEL,
+    };
+    let stdin = options.stdin.take();
+    let streamed = stdin.is_some();
+    let mut writer = PackWriter::start(params, sink);
+    let mut made = read_sources(repo, &options, job, stdin, &mut writer, monitor)?;
+    let unchanged = job.parent.as_ref().is_some_and(|p| p.root == made.root && p.paths == job.stored);
+    let totals = writer.finish()?;
+    fill_totals(&mut made.stats, &totals);
+    let mut outcome = Outcome {
+        snapshot: None,
+        parent: job.parent.as_ref().map(|p| p.id),
+        meta_chunks_new: totals.meta_chunks_new.load(Ordering::Relaxed),
+        stats: made.stats.clone(),
+    };
+    if streamed && made.stats.errors > 0 {
+        // There is nothing else in the snapshot that would be worth having.
+        return Err(Error::new(
+            Kind::Io,
+            "what was to be saved could not be read to its end, so no snapshot was recorded",
+        )
+        .remedy("see the error above, and run it again"));
+    }
+    let Some(session) = session else { return Ok(outcome) };
+    if options.skip_if_unchanged && unchanged && made.stats.errors == 0 {
+        return Ok(outcome);
+    }
+    if options.strict && made.stats.errors > 0 {
+        let text = format!("{} of the sources could not be read, so no snapshot was recorded", made.stats.errors);
+        return Err(Error::new(Kind::Io, text));
+    }
+    outcome.snapshot = Some(job.record(repo, session, &options, made)?);
+    Ok(outcome)
+}
+
+fn fill_totals(stats: &mut Stats, totals: &Totals) {
+    stats.chunks_new = totals.chunks_new.load(Ordering::Relaxed);
+    stats.data_added = totals.bytes_new.load(Ordering::Relaxed);
+    stats.data_stored = totals.bytes_stored.load(Ordering::Relaxed);
+}
+
+/// Runs walk and readers beside the assembling in this thread.
+fn read_sources(
+    repo: &Repository,
+    options: &Options,
+    job: &commit::Job,
+    stdin: Option<Stdin>,
+    writer: &mut PackWriter,
+    monitor: &dyn Monitor,
+) -> Result<Assembled> {
+    let rules = Rules {
+        excludes: Patterns::new(&options.excludes, &options.iexcludes)?,
+        markers: Arc::new(options.markers.clone()),
+        larger_than: options.larger_than,
+        one_file_system: options.one_file_system,
+        read_devices: options.read_devices,
+        force: options.force,
+        repository: repo.root.as_deref().and_then(walk::identity),
+    };
+    let store = repo.store();
+    let state = repo.log.state();
+    let sound = state.condemned.is_empty() && state.damaged.is_empty();
+    let usable = |entry: &Entry| sound || rests_on_good_chunks(repo, store.as_ref(), entry);
+    let (errors, budget, pool) = (AtomicU64::new(0), Budget::new(), Pool::new(LISTERS));
+    let readers = options.read_concurrency.unwrap_or(READERS).clamp(1, 128);
+    let (jobs, queue) = bounded(2 * readers);
+    let (events, incoming) = bounded(4096);
+    let parent = job.parent.as_ref().filter(|_| !options.force).and_then(|p| start_parent(&store, p));
+    let walk = Walk {
+        rules: &rules,
+        pool: &pool,
+        jobs,
+        events,
+        budget: &budget,
+        monitor,
+        errors: &errors,
+        root_before: parent.as_ref().and(job.parent.as_ref()).map(|p| Box::new(p.root.clone())),
+        parent,
+        settled_before: job.parent.as_ref().map(|p| settled_before(p.captured)),
+        usable: &usable,
+        accounts: Accounts::load(),
+        links: HashMap::new(),
+        chunk_min: u64::from(repo.config.chunker.min),
+    };
+    let over = Arc::new(AtomicBool::new(false));
+    std::thread::scope(|threads| {
+        for _ in 0..readers {
+            let queue = queue.clone();
+            threads.spawn(move || read::run(&queue, repo.config.chunker));
+        }
+        drop(queue);
+        let walking = threads.spawn(|| match stdin {
+            Some(stdin) => stdin.run(walk, Arc::clone(&over)),
+            None => walk.run(&job.plan.root),
+        });
+        let assembled = Assembler::new(writer, repo.config.chunker, monitor, &budget, &errors).run(&incoming);
+        // Whoever still waits, for input or to hand something on, must see that nobody takes it.
+        over.store(true, Ordering::Relaxed);
+        drop(incoming);
+        budget.close();
+        let walked = walking.join().unwrap_or_else(|_| Err(Error::bug("the walk panicked")));
+        match (walked, assembled) {
+            (Ok(()), assembled) => assembled,
+            // The walk ends early when the assembling does: then that has the reason.
+            (Err(e), Err(cause)) if e.kind() == Kind::Interrupted && !monitor.cancelled() => Err(cause),
+            (Err(e), _) => Err(e),
+        }
+    })
+}
+
+/// The longest tick of a filesystem's clock before kernels had finer ones.
+const TICK: Duration = Duration::from_millis(10);
+
+fn settled_before(captured: i64) -> FileTime {
+    let time = Time(captured).minus(TICK);
+    FileTime { secs: time.secs(), nanos: time.subsec_nanos() }
+}
+
+fn start_parent(store: &Arc<dyn FrameSource>, parent: &Manifest) -> Option<Parent> {
+    match parent.root.content {
+        Content::Dir(dir) => Some(Parent::new(Arc::clone(store), dir, parent.sidecar.clone())),
+        _ => None,
+    }
+}
+
+/// Whether every chunk of an unchanged entry is where it can be relied on; anything doubtful is read again.
+fn rests_on_good_chunks(repo: &Repository, store: &dyn FrameSource, entry: &Entry) -> bool {
+    let good =
+        |h: &ContentHash| repo.index.lookup_usable(&[repo.keys.chunk_id(h)]).is_ok_and(|found| found[0].is_some());
+    let xattrs = entry.xattrs.iter().all(|(_, value)| match value {
+        XattrValue::Chunk { h, .. } => good(h),
+        XattrValue::Inline(_) => true,
+    });
+    // The nodes above the extents are written anew by whoever reads the file, so they must be good as well.
+    let nodes = match &entry.content {
+        Content::Indexed { h, depth } => good_nodes(store, h, *depth, &good),
+        _ => true,
+    };
+    let extents = || {
+        crate::tree::file::extents(store, &entry.content, 0).all(|next| match next {
+            Ok((_, Extent::Data { h, .. })) => good(&h),
+            Ok((_, Extent::Hole { .. })) => true,
+            Err(_) => false,
+        })
+    };
+    xattrs && nodes && extents()
+}
+
+fn good_nodes(store: &dyn FrameSource, h: &ContentHash, depth: u8, good: &dyn Fn(&ContentHash) -> bool) -> bool {
+    if depth == 0 || !good(h) {
+        return good(h);
+    }
+    match store.chunk(h, ChunkKind::Node).and_then(|chunk| node::decode(&chunk)) {
+        Ok(Node::File(children)) => children.iter().all(|child| good_nodes(store, &child.h, depth - 1, good)),
+        _ => false,
+    }
+}
+
+/// The plan of a backup's paths, checked against the repository's own place.
+fn plan(repo: &Repository, options: &Options) -> Result<Plan> {
+    let cwd = std::env::current_dir().map_err(|e| Error::io("find", "the working directory", e))?;
+    let plan = Plan::new(&options.paths, &cwd)?;
+    let root = repo.root.as_deref().and_then(|r| r.canonicalize().ok());
+    let mut missing = Vec::new();
+    for path in &options.paths {
+        match path.symlink_metadata() {
+            Err(e) => missing.push(Error::io("read", path, e)),
+            Ok(_) => refuse_inside(path, root.as_deref())?,
+        }
+    }
+    if missing.len() == options.paths.len() {
+        return Err(missing.swap_remove(0).remedy("none of the paths to back up can be read"));
+    }
+    Ok(plan)
+}
+
+fn refuse_inside(path: &Path, root: Option<&Path>) -> Result<()> {
+    let (Some(root), Ok(real)) = (root, path.canonicalize()) else { return Ok(()) };
+    if real.starts_with(root) {
+        return Err(Error::new(Kind::Refused, "the source lies inside the repository:")
+            .at(path)
+            .remedy("back up something else, or move the repository"));
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! Which real paths a backup reads and where in the snapshot they stand.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use crate::error::{Error, Kind, Result};
+
+/// A directory on the way to the targets, or a target.
+#[derive(Debug)]
+pub struct Node {
+    /// The real path.
+    pub real: PathBuf,
+    /// Whether everything below is captured; else only `children` are.
+    pub whole: bool,
+    /// Whether it was named itself: then it is captured on whatever filesystem it is.
+    pub target: bool,
+    /// Names below that lead to targets.
+    pub children: BTreeMap<Vec<u8>, Node>,
+}
+
+/// All targets of one backup.
+#[derive(Debug)]
+pub struct Plan {
+    /// The snapshot's root.
+    pub root: Node,
+    /// The targets as stored: absolute ones begin with `/`; `.` is the working directory itself.
+    pub stored: Vec<Vec<u8>>,
+}
+
+impl Plan {
+    /// An absolute path keeps its place; a relative one stands under its normalised relative path, or under its
+    /// absolute one if it leads out of `cwd`; `.` is the snapshot's root.
+    ///
+    /// # Errors
+    /// `Usage` when there is no path, or when `.` or a relative path and an absolute one claim the same place.
+    pub fn new(paths: &[PathBuf], cwd: &Path) -> Result<Plan> {
+        if paths.is_empty() {
+            return Err(Error::new(Kind::Usage, "nothing to back up: no paths given"));
+        }
+        let absolute = paths.iter().all(|p| normalise(p, cwd).1);
+        let base = if absolute { Path::new("/") } else { cwd };
+        let mut root = Node { real: base.to_owned(), whole: false, target: false, children: BTreeMap::new() };
+        let mut stored = Vec::new();
+        for path in paths {
+            let (parts, is_absolute) = normalise(path, cwd);
+            let from = if is_absolute { Path::new("/") } else { cwd };
+            root.add(from, &parts).map_err(|e| e.at(path))?;
+            let joined = parts.join(&b'/');
+            stored.push(match (is_absolute, joined.is_empty()) {
+                (true, _) => [b"/", joined.as_slice()].concat(),
+                (false, true) => b".".to_vec(),
+                (false, false) => joined,
+            });
+        }
+        stored.sort();
+        stored.dedup();
+        Ok(Plan { root, stored })
+    }
+
+    /// Of nothing, for a stream.
+    pub fn empty() -> Plan {
+        Plan {
+            root: Node { real: PathBuf::new(), whole: true, target: true, children: BTreeMap::new() },
+            stored: Vec::new(),
+        }
+    }
+
+    /// The default name of a source: its stored paths with `-` for `/`, joined by `+`.
+    pub fn source_name(stored: &[Vec<u8>]) -> String {
+        let name = |path: &Vec<u8>| {
+            let text = String::from_utf8_lossy(path).trim_matches('/').replace('/', "-");
+            if text.is_empty() { "root".to_owned() } else { text }
+        };
+        stored.iter().map(name).collect::<Vec<_>>().join("+")
+    }
+}
+
+impl Node {
+    fn add(&mut self, real: &Path, parts: &[Vec<u8>]) -> Result<()> {
+        if self.real != real {
+            return Err(Error::new(Kind::Usage, "two of the paths to back up claim the same place in the snapshot:")
+                .remedy("give all of them as absolute paths"));
+        }
+        let Some((first, rest)) = parts.split_first() else {
+            self.target = true;
+            self.make_whole();
+            return Ok(());
+        };
+        let whole = self.whole;
+        let below = real.join(OsStr::from_bytes(first));
+        let child = self.children.entry(first.clone()).or_insert_with(|| Node {
+            real: below.clone(),
+            whole,
+            target: false,
+            children: BTreeMap::new(),
+        });
+        child.add(&below, rest)
+    }
+
+    fn make_whole(&mut self) {
+        self.whole = true;
+        self.children.values_mut().for_each(Node::make_whole);
+    }
+}
+
+/// The components, `..` and `.` resolved by text; whether they start at `/`.
+fn normalise(path: &Path, cwd: &Path) -> (Vec<Vec<u8>>, bool) {
+    let mut parts: Vec<Vec<u8>> = Vec::new();
+    let mut escaped = false;
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => parts.push(name.as_bytes().to_vec()),
+            Component::ParentDir => escaped |= parts.pop().is_none(),
+            _ => {}
+        }
+    }
+    if path.is_absolute() || !escaped {
+        return (parts, path.is_absolute());
+    }
+    (normalise(&cwd.join(path), cwd).0, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(paths: &[&str]) -> Plan {
+        Plan::new(&paths.iter().map(PathBuf::from).collect::<Vec<_>>(), Path::new("/home/u")).unwrap()
+    }
+
+    #[test]
+    fn paths_find_their_places() {
+        let p = plan(&["/srv/data", "/etc/", "/srv/data/inner"]);
+        assert_eq!(Plan::source_name(&p.stored), "etc+srv-data+srv-data-inner");
+        assert!(p.root.children[&b"srv"[..]].children[&b"data"[..]].whole);
+        let inner = &p.root.children[&b"srv"[..]].children[&b"data"[..]].children[&b"inner"[..]];
+        assert!(inner.whole && inner.target);
+        for paths in [["/", "/mnt/a/b"], ["/mnt/a/b", "/"]] {
+            let p = plan(&paths);
+            let mnt = &p.root.children[&b"mnt"[..]];
+            assert!(p.root.target && mnt.whole && !mnt.target && mnt.children[&b"a"[..]].children[&b"b"[..]].target);
+        }
+        let p = plan(&["."]);
+        assert!(p.root.whole);
+        assert_eq!(p.root.real, Path::new("/home/u"));
+        assert_eq!(p.stored, [b".".to_vec()]);
+        let p = plan(&["a/../b/./c"]);
+        assert_eq!(p.stored, [b"b/c".to_vec()]);
+        assert_eq!(p.root.children[&b"b"[..]].children[&b"c"[..]].real, Path::new("/home/u/b/c"));
+        let p = plan(&["../other"]);
+        assert_eq!(p.stored, [b"/home/other".to_vec()]);
+        assert_eq!(Plan::source_name(&plan(&["/"]).stored), "root");
+        assert!(Plan::new(&[], Path::new("/")).is_err());
+    }
+}

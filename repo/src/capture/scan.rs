@@ -1,0 +1,307 @@
+//! What the filesystem says of directories and files, always through a directory's descriptor: so paths of any
+//! length work and a swapped symbolic link leads nowhere.
+
+use std::ffi::{CStr, OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+
+use xattr::FileExt as _;
+
+use crate::format::tree::{EntryType, FileTime};
+use crate::limits::{MAX_NAME, MAX_XATTR_VALUE};
+
+/// What `stat` says, in our words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// The type.
+    pub kind: EntryType,
+    /// Permission bits, at most 0o7777.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Last modification.
+    pub mtime: FileTime,
+    /// Last change of the inode.
+    pub ctime: FileTime,
+    /// The filesystem.
+    pub dev: u64,
+    /// The inode.
+    pub ino: u64,
+    /// Names of the inode.
+    pub nlink: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Allocated units of 512 bytes.
+    pub blocks: u64,
+    /// Device number of a device node.
+    pub rdev: u64,
+}
+
+impl Meta {
+    // Some fields are narrower on other architectures.
+    #[allow(clippy::unnecessary_cast)]
+    fn new(st: &FileStat) -> io::Result<Meta> {
+        let kind = match st.st_mode & libc::S_IFMT {
+            libc::S_IFREG => EntryType::File,
+            libc::S_IFDIR => EntryType::Dir,
+            libc::S_IFLNK => EntryType::Symlink,
+            libc::S_IFIFO => EntryType::Fifo,
+            libc::S_IFSOCK => EntryType::Socket,
+            libc::S_IFCHR => EntryType::CharDevice,
+            libc::S_IFBLK => EntryType::BlockDevice,
+            _ => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        };
+        let time = |secs, nanos: i64| FileTime { secs, nanos: nanos.clamp(0, 999_999_999) as u32 };
+        Ok(Meta {
+            kind,
+            mode: st.st_mode & 0o7777,
+            uid: st.st_uid,
+            gid: st.st_gid,
+            mtime: time(st.st_mtime, st.st_mtime_nsec),
+            ctime: time(st.st_ctime, st.st_ctime_nsec),
+            dev: st.st_dev,
+            ino: st.st_ino,
+            nlink: st.st_nlink as u64,
+            size: st.st_size as u64,
+            blocks: st.st_blocks as u64,
+            rdev: st.st_rdev,
+        })
+    }
+
+    /// Whether content and attributes are surely as they were in `other`, of the same file.
+    pub fn same_content(&self, other: &Meta) -> bool {
+        (self.size, self.mtime, self.ctime) == (other.size, other.mtime, other.ctime)
+    }
+
+    /// Whether the file takes less space than its length: only then are holes looked for.
+    pub fn sparse(&self) -> bool {
+        self.blocks.saturating_mul(512) < self.size
+    }
+}
+
+/// `lstat` below a directory.
+///
+/// # Errors
+/// The system's.
+pub fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Meta> {
+    Meta::new(&fstatat(dir, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW)?)
+}
+
+/// `fstat`.
+///
+/// # Errors
+/// The system's.
+pub fn stat(file: impl AsFd) -> io::Result<Meta> {
+    Meta::new(&fstat(file)?)
+}
+
+/// Opens a directory below another; never follows a link.
+///
+/// # Errors
+/// The system's.
+pub fn open_dir(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
+    open(dir, name, OFlag::O_DIRECTORY).map(File::from)
+}
+
+/// Opens a file for reading below a directory; never follows a link or waits for a pipe's writer.
+///
+/// # Errors
+/// The system's.
+pub fn open_file(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
+    open(dir, name, OFlag::O_NONBLOCK).map(File::from)
+}
+
+fn open(dir: BorrowedFd<'_>, name: &[u8], flags: OFlag) -> io::Result<OwnedFd> {
+    let flags = flags | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let name = OsStr::from_bytes(name);
+    // Only the owner may ask that the access time stays; others read with the usual effect.
+    match openat(dir, name, flags | OFlag::O_NOATIME, Mode::empty()) {
+        Err(nix::errno::Errno::EPERM) => Ok(openat(dir, name, flags, Mode::empty())?),
+        other => Ok(other?),
+    }
+}
+
+/// A symbolic link's target.
+///
+/// # Errors
+/// The system's.
+pub fn read_link(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>> {
+    Ok(readlinkat(dir, OsStr::from_bytes(name)).map(OsString::into_vec)?)
+}
+
+/// The names in a directory, sorted by their bytes, in one allocation.
+pub struct Names {
+    bytes: Vec<u8>,
+    spans: Vec<(u32, u32)>,
+}
+
+impl Names {
+    /// Reads the directory.
+    ///
+    /// # Errors
+    /// The system's: a listing that fails halfway is no listing. `EFBIG` past 4 GiB of names.
+    pub fn read(dir: &OwnedFd) -> io::Result<Names> {
+        let mut names = Names { bytes: Vec::new(), spans: Vec::new() };
+        // A descriptor of its own: the listing's position must not be shared.
+        let own = openat(dir, c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        for entry in nix::dir::Dir::from_fd(own)?.iter() {
+            let entry = entry?;
+            let name: &CStr = entry.file_name();
+            if name != c"." && name != c".." {
+                names.push(name.to_bytes())?;
+            }
+        }
+        let bytes = &names.bytes;
+        let slice = |&(at, len): &(u32, u32)| &bytes[at as usize..(at + len) as usize];
+        names.spans.sort_unstable_by(|a, b| slice(a).cmp(slice(b)));
+        // A directory changed while it is listed may show a name twice.
+        names.spans.dedup_by(|a, b| slice(a) == slice(b));
+        Ok(names)
+    }
+
+    /// These names, sorted.
+    ///
+    /// # Errors
+    /// `EFBIG` past 4 GiB of names.
+    pub fn of<'a>(sorted: impl Iterator<Item = &'a [u8]>) -> io::Result<Names> {
+        let mut names = Names { bytes: Vec::new(), spans: Vec::new() };
+        for name in sorted {
+            names.push(name)?;
+        }
+        Ok(names)
+    }
+
+    fn push(&mut self, name: &[u8]) -> io::Result<()> {
+        let at = u32::try_from(self.bytes.len()).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+        self.spans.push((at, name.len() as u32));
+        self.bytes.extend_from_slice(name);
+        Ok(())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// The `i`-th name.
+    pub fn get(&self, i: usize) -> &[u8] {
+        let (at, len) = self.spans[i];
+        &self.bytes[at as usize..(at + len) as usize]
+    }
+
+    /// Whether the name is among them.
+    pub fn contains(&self, name: &[u8]) -> bool {
+        self.spans.binary_search_by(|&(at, len)| self.bytes[at as usize..(at + len) as usize].cmp(name)).is_ok()
+    }
+}
+
+/// Extended attributes as read: name and value, sorted by name.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The extended attributes of an open file or directory.
+///
+/// # Errors
+/// The system's; a filesystem without any gives none.
+pub fn xattrs_of(file: &File) -> io::Result<Xattrs> {
+    collect_xattrs(file.list_xattr(), |name| file.get_xattr(name))
+}
+
+/// The extended attributes of a name that is not opened: links, devices, pipes. The system has no call for that below
+/// a descriptor but by way of `/proc`; where that is not mounted there are none.
+///
+/// # Errors
+/// As [`xattrs_of`].
+pub fn xattrs_at(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Xattrs> {
+    static PROC: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    if !PROC.get_or_init(|| std::path::Path::new("/proc/self/fd").exists()) {
+        return Ok(Vec::new());
+    }
+    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    let path = PathBuf::from(OsString::from_vec(path));
+    collect_xattrs(xattr::list(&path), |name| xattr::get(&path, name))
+}
+
+fn collect_xattrs(
+    list: io::Result<xattr::XAttrs>,
+    get: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
+) -> io::Result<Xattrs> {
+    let list = match list {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut out = Vec::new();
+    for name in list {
+        match get(&name) {
+            // No reader would take it, nor anything listed beside its file.
+            Ok(Some(value)) if name.len() > MAX_NAME || value.len() > MAX_XATTR_VALUE => {
+                return Err(io::Error::from_raw_os_error(libc::E2BIG));
+            }
+            Ok(Some(value)) => out.push((name.into_vec(), value)),
+            // Gone since it was listed, or hidden from this user: as if never listed.
+            Ok(None) => {}
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENODATA)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    out.sort();
+    // Some kernels list a security label twice, once from the filesystem and once from the security module.
+    out.dedup_by(|a, b| a.0 == b.0);
+    Ok(out)
+}
+
+/// Raises the limit of open files as far as the system lets us: a deep tree holds one descriptor a level.
+pub fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // Without it only very deep trees fail, and they say so.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// User and group names from `/etc/passwd` and `/etc/group`. The C library's look-up is avoided on purpose:
+/// it loads plug-ins, which a static binary must not.
+pub struct Accounts {
+    users: std::collections::HashMap<u32, Vec<u8>>,
+    groups: std::collections::HashMap<u32, Vec<u8>>,
+}
+
+impl Accounts {
+    /// Reads both files; one that cannot be read names nobody.
+    pub fn load() -> Accounts {
+        Accounts { users: read_ids("/etc/passwd"), groups: read_ids("/etc/group") }
+    }
+
+    /// A user's name, empty if unknown.
+    pub fn user(&self, uid: u32) -> &[u8] {
+        self.users.get(&uid).map_or(&[], Vec::as_slice)
+    }
+
+    /// A group's name, empty if unknown.
+    pub fn group(&self, gid: u32) -> &[u8] {
+        self.groups.get(&gid).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn read_ids(path: &str) -> std::collections::HashMap<u32, Vec<u8>> {
+    let text = std::fs::read(path).unwrap_or_default();
+    let mut out = std::collections::HashMap::new();
+    for line in text.split(|&b| b == b'\n') {
+        let mut fields = line.split(|&b| b == b':');
+        let (Some(name), Some(id)) = (fields.next(), fields.nth(1)) else { continue };
+        if let Some(id) = std::str::from_utf8(id).ok().and_then(|s| s.parse().ok()) {
+            out.entry(id).or_insert_with(|| name.to_vec());
+        }
+    }
+    out
+}

@@ -1,0 +1,119 @@
+//! Where a session's packs go: to the backend, then their footers to a roll-up, then a log record, then the index.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::backend::{Backend, Object as Stored, Put};
+use crate::crypto::keys::{Keys, Object};
+use crate::error::Result;
+use crate::follow::{Followed, follow, lost};
+use crate::format::footer::{RollupEntry, encode_rollup};
+use crate::format::record::PackRef;
+use crate::id::ContentHash;
+use crate::index::Index;
+use crate::limits::MIB;
+use crate::log::Log;
+use crate::pack::build::FinishedPack;
+use crate::pack::writer::PackSink;
+use crate::session::Session;
+
+/// Footers gathered before they are recorded …
+const FOOTERS: usize = 8 * MIB;
+/// … or the time after which packs are recorded anyway, so that other writers find them.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Stores and records packs of one session.
+pub struct SessionSink {
+    backend: Arc<dyn Backend>,
+    keys: Arc<Keys>,
+    log: Arc<Log>,
+    index: Index,
+    session: Arc<Session>,
+    rollup: Vec<RollupEntry>,
+    refs: Vec<PackRef>,
+    bytes: usize,
+    since: Instant,
+    batches: u64,
+}
+
+impl SessionSink {
+    /// For an open repository's parts.
+    pub fn new(repo: &crate::open::Repository, session: Arc<Session>) -> SessionSink {
+        SessionSink {
+            backend: Arc::clone(&repo.backend),
+            keys: Arc::clone(&repo.keys),
+            log: Arc::clone(&repo.log),
+            index: repo.index.clone(),
+            session,
+            rollup: Vec::new(),
+            refs: Vec::new(),
+            bytes: 0,
+            since: Instant::now(),
+            batches: 0,
+        }
+    }
+}
+
+impl PackSink for SessionSink {
+    fn store(&mut self, pack: FinishedPack) -> Result<()> {
+        self.backend.put(&Stored::Pack(pack.id), &pack.bytes)?;
+        if self.refs.is_empty() {
+            self.since = Instant::now();
+        }
+        self.refs.push(PackRef {
+            id: pack.id,
+            size: pack.bytes.len() as u64,
+            footer_len: pack.sealed_footer.len() as u32,
+            kind: pack.kind,
+        });
+        self.bytes += pack.sealed_footer.len();
+        let size = pack.bytes.len() as u64;
+        self.rollup.push(RollupEntry { id: pack.id, size, sealed_footer: pack.sealed_footer });
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<Vec<ContentHash>> {
+        if self.refs.is_empty() {
+            return Ok(Vec::new());
+        }
+        // The session's number makes roll-ups of different sessions distinct, the count those of one.
+        let plain = encode_rollup(&self.rollup);
+        let number = loop {
+            let number = u64::from(self.session.number()) << 32 | self.batches;
+            self.batches += 1;
+            let sealed = self.keys.seal(Object::Rollup, &number.to_le_bytes(), &plain);
+            // Numbers of sessions are drawn by chance: an older one's roll-up may have this name.
+            if self.backend.put(&Stored::Footers(number), &sealed)? == Put::Created {
+                break number;
+            }
+        };
+        self.session.packs_added(number, std::mem::take(&mut self.refs))?;
+        self.rollup.clear();
+        self.bytes = 0;
+        match follow(self.backend.as_ref(), &self.keys, &self.log, &self.index)? {
+            (Followed::Yes, added) => Ok(added),
+            (Followed::No, _) => Err(lost()),
+        }
+    }
+
+    fn due(&self) -> bool {
+        self.bytes >= FOOTERS || (!self.refs.is_empty() && self.since.elapsed() >= PATIENCE)
+    }
+}
+
+/// Counts and drops: for a dry run.
+pub struct Discard;
+
+impl PackSink for Discard {
+    fn store(&mut self, _: FinishedPack) -> Result<()> {
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<Vec<ContentHash>> {
+        Ok(Vec::new())
+    }
+
+    fn due(&self) -> bool {
+        false
+    }
+}

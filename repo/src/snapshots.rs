@@ -1,0 +1,113 @@
+//! Snapshots: recording, finding and describing them.
+
+mod summary;
+
+pub use summary::Summary;
+
+use crate::backend::{Object as Stored, Put};
+use crate::clock::Time;
+use crate::crypto::keys::{OBJECT_OVERHEAD, Object};
+use crate::error::{Error, Kind, Result};
+use crate::format::manifest::Manifest;
+use crate::format::record::State;
+use crate::id::SnapshotId;
+use crate::limits::MAX_MANIFEST;
+use crate::open::Repository;
+use crate::session::{NewSnapshot, Session};
+
+/// Writes a manifest and records it: the snapshot is acknowledged when this returns.
+///
+/// # Errors
+/// What backend and log give; nothing is acknowledged then.
+pub fn record(repo: &Repository, session: &Session, manifest: &Manifest) -> Result<()> {
+    let plain = manifest.encode();
+    // What no reader would take must not be acknowledged.
+    if plain.len() + OBJECT_OVERHEAD > MAX_MANIFEST || Manifest::decode(&plain, &manifest.id).is_err() {
+        return Err(Error::new(Kind::Usage, "there are too many paths or tags, or one is too long, for a snapshot"));
+    }
+    let sealed = repo.keys.seal(Object::Manifest, manifest.id.as_bytes(), &plain);
+    let object = Stored::Snapshot(manifest.id);
+    if repo.backend.put(&object, &sealed)? == Put::Exists {
+        return Err(Error::bug("a snapshot's random id is taken").at(repo.backend.path(&object)));
+    }
+    let hash = *blake3::hash(&sealed).as_bytes();
+    session.snapshot_recorded(NewSnapshot {
+        snapshot: manifest.id,
+        recorded: Time(manifest.recorded),
+        host: manifest.host.clone(),
+        source: manifest.source.clone(),
+        captured: Time(manifest.captured),
+        tags: manifest.tags.clone(),
+        manifest_hash: hash,
+    })?;
+    Ok(())
+}
+
+/// A snapshot's manifest.
+///
+/// # Errors
+/// `NotFound` when there is no such file, `Damaged` naming it when it does not authenticate.
+pub fn manifest(repo: &Repository, id: &SnapshotId) -> Result<Manifest> {
+    let object = Stored::Snapshot(*id);
+    let path = repo.backend.path(&object);
+    let sealed = match repo.backend.read_all(&object, MAX_MANIFEST) {
+        Err(e) if e.kind() == Kind::NotFound => {
+            return Err(Error::new(Kind::NotFound, "a snapshot's manifest is missing:").at(path));
+        }
+        other => other?,
+    };
+    let plain = repo.keys.open(Object::Manifest, id.as_bytes(), &sealed);
+    plain.and_then(|plain| Manifest::decode(&plain, id)).map_err(|e| e.at(path))
+}
+
+/// Summaries made anew are kept in the index so many at a time.
+const BATCH: usize = 512;
+
+/// Gives snapshots' summaries: from the index, or from the manifest, and then the index has it the next time.
+pub struct Summaries<'a> {
+    repo: &'a Repository,
+    state: &'a State,
+    fresh: Vec<(SnapshotId, Vec<u8>)>,
+}
+
+impl<'a> Summaries<'a> {
+    /// Of the snapshots in `state`.
+    pub fn new(repo: &'a Repository, state: &'a State) -> Summaries<'a> {
+        Summaries { repo, state, fresh: Vec::new() }
+    }
+
+    /// One snapshot's. What the index has counts only if it opens as this snapshot's and its manifest's.
+    ///
+    /// # Errors
+    /// As [`manifest`]; `NotFound` for a snapshot that the state does not have.
+    pub fn get(&mut self, id: &SnapshotId) -> Result<Summary> {
+        let known = self.state.snapshots.get(id);
+        let known = known.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no snapshot {}", id.short())))?;
+        let keys = &self.repo.keys;
+        if let Ok(Some(sealed)) = self.repo.index.summary(id)
+            && let Ok(summary) = Summary::open(keys, id, &known.manifest_hash, &sealed)
+        {
+            return Ok(summary);
+        }
+        let summary = Summary::of(&manifest(self.repo, id)?);
+        self.fresh.push((*id, summary.seal(keys, id, &known.manifest_hash)));
+        if self.fresh.len() >= BATCH {
+            self.keep();
+        }
+        Ok(summary)
+    }
+
+    /// A summary that cannot be kept is made again the next time; nobody need be told.
+    fn keep(&mut self) {
+        if !self.fresh.is_empty() && self.repo.index.writable() {
+            let _ = self.repo.index.put_summaries(&self.fresh);
+        }
+        self.fresh.clear();
+    }
+}
+
+impl Drop for Summaries<'_> {
+    fn drop(&mut self) {
+        self.keep();
+    }
+}
