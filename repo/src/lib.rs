@@ -35,3 +35,4 @@ pub mod mend;
 pub mod snapshots;
 pub mod select;
 pub mod capture;
+pub mod restore;
