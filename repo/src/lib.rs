@@ -36,3 +36,8 @@ pub mod snapshots;
 pub mod select;
 pub mod capture;
 pub mod restore;
+pub mod ls;
+pub mod diff;
+pub mod find;
+pub mod dump;
+pub mod check;

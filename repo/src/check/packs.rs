@@ -1,0 +1,258 @@
+//! Packs: listed, indexed, and what is in them.
+
+use std::collections::BTreeSet;
+
+use crate::backend::{Backend, Object as Stored};
+use crate::check::{Check, Frames, damage, pack_path};
+use crate::crypto::keys::Keys;
+use crate::error::{Error, Kind, Result};
+use crate::format::footer::Footer;
+use crate::format::pack::{HEADER, parse_header};
+use crate::id::PackId;
+use crate::index::{Index, PackInfo};
+use crate::mend::MAX_PACK;
+use crate::monitor::{Counters, Event};
+use crate::pack::many::{Emit, in_parallel};
+use crate::pack::read::{open_footer, open_frame, sealed_footer, verify_chunk};
+use crate::rebuild::twice;
+
+/// What became of one pack.
+pub(super) enum Seen {
+    /// Nothing wrong; so many bytes were read of it if it was read whole.
+    Sound(Option<u64>),
+    Bad(Frames, Error),
+    /// The pack is sound, what is known of it is not.
+    Index(Error),
+    /// No record names it, and no session works on it.
+    Stray,
+    /// Gone since it was listed.
+    Gone,
+}
+
+impl Check<'_> {
+    pub(super) fn packs(&mut self) -> Result<()> {
+        self.monitor.event(Event::Phase("checking packs"));
+        Counters::add(&self.monitor.counters().total_files, self.listed.len() as u64);
+        self.missing_packs()?;
+        self.unrolled_packs()?;
+        let repo = self.repo;
+        let (backend, keys, index, state) =
+            (repo.backend.as_ref(), repo.keys.as_ref(), &repo.index, self.state.clone());
+        // (id, read whole)
+        let items: Vec<(PackId, bool)> =
+            self.listed.all().map(|(id, _)| (id, self.chosen(&id) || state.damaged.contains_key(&id))).collect();
+        let look = |(id, whole): (PackId, bool), emit: Emit<'_, (PackId, bool, Result<Seen>)>| {
+            let seen = match index.pack_by_id(&id) {
+                Ok(Some(info)) => indexed(backend, keys, index, &info, whole),
+                Ok(None) => unindexed(backend, keys, &id, &state),
+                Err(e) => Err(e),
+            };
+            _ = emit((id, whole, seen));
+        };
+        let monitor = self.monitor;
+        in_parallel(items.into_iter(), monitor, look, |(id, whole, seen)| {
+            Counters::add(&monitor.counters().files, 1);
+            self.seen(id, whole, seen?);
+            Ok(())
+        })
+    }
+
+    fn seen(&mut self, id: PackId, whole: bool, seen: Seen) {
+        match seen {
+            Seen::Sound(read) => {
+                if let Some(bytes) = read {
+                    Counters::add(&self.monitor.counters().bytes, bytes);
+                    self.outcome.packs_read += 1;
+                    self.outcome.bytes_read += bytes;
+                }
+                if whole && self.state.damaged.contains_key(&id) {
+                    self.whole.push(id);
+                }
+            }
+            Seen::Bad(frames, error) => {
+                self.outcome.packs_read += 1;
+                self.bad_pack(id, frames, error);
+            }
+            Seen::Index(error) => self.object(&error),
+            Seen::Stray => {
+                let path = pack_path(self.repo, &id);
+                let text = format!("no record names {}; `packmule rebuild-index` takes it over", path.display());
+                self.notice(&text);
+            }
+            Seen::Gone => {}
+        }
+    }
+
+    /// Packs that the index has and that are not there.
+    fn missing_packs(&mut self) -> Result<()> {
+        let mut missing = Vec::new();
+        self.repo.index.packs(&mut |info| {
+            if self.listed.size(&info.id).is_none() {
+                missing.push(info.id);
+            }
+            Ok(())
+        })?;
+        // Swept, or entered, while this looked?
+        if !missing.is_empty() && self.repo.access == crate::open::Access::Write {
+            self.repo.refresh(self.monitor)?;
+        }
+        for id in missing {
+            let gone = self.repo.backend.size(&Stored::Pack(id))?.is_none();
+            if gone && self.repo.index.pack_by_id(&id)?.is_some() && !self.being_swept(&id) {
+                let error = Error::damaged("a pack is missing:").at(pack_path(self.repo, &id));
+                self.bad_pack(id, Frames::All, error);
+            }
+        }
+        Ok(())
+    }
+
+    fn being_swept(&self, id: &PackId) -> bool {
+        self.repo.log.state().sweep.as_ref().is_some_and(|sweep| sweep.packs.contains(id))
+    }
+
+    /// Packs without a second copy of their footer.
+    fn unrolled_packs(&mut self) -> Result<()> {
+        let bare: Vec<PackId> = self.listed.unmarked().map(|(id, _)| id).collect();
+        let mut recorded = 0u64;
+        for id in &bare {
+            recorded += u64::from(self.repo.index.pack_by_id(id)?.is_some());
+        }
+        if recorded > 0 {
+            let text = format!("{recorded} packs are in no roll-up of footers that can be read");
+            self.object(&Error::damaged(text).remedy("run `packmule rebuild-index`, which writes new ones"));
+        }
+        Ok(())
+    }
+}
+
+/// Looks at a pack's ends, and reads it whole if that is asked for or its ends are not right.
+fn indexed(backend: &dyn Backend, keys: &Keys, index: &Index, info: &PackInfo, whole: bool) -> Result<Seen> {
+    let known = index.footer(info.no)?;
+    if !whole && !info.damaged {
+        match twice(|| ends(backend, keys, info, known.as_deref())) {
+            Ok(()) => return Ok(Seen::Sound(None)),
+            Err(e) if e.kind() == Kind::NotFound => return Ok(Seen::Gone),
+            Err(e) if e.kind() == Kind::NewerFormat => {}
+            Err(e) => drop(damage(e)?),
+        }
+    }
+    examine(backend, keys, info, known)
+}
+
+fn ends(backend: &dyn Backend, keys: &Keys, info: &PackInfo, known: Option<&[u8]>) -> Result<()> {
+    let (sealed, size) = sealed_footer(backend, &info.id)?;
+    let same = known.is_some_and(|known| known == sealed) && size == info.size;
+    if !same {
+        return Err(Error::damaged("a pack's footer is not the one that was recorded"));
+    }
+    open_footer(keys, &sealed, size)?;
+    let head = backend.read(&Stored::Pack(info.id), 0, HEADER)?;
+    let head = head.first_chunk().ok_or_else(|| Error::bug("a read came back short"))?;
+    if parse_header(head)? != info.kind {
+        return Err(Error::damaged("a pack's kind is not the one that was recorded"));
+    }
+    Ok(())
+}
+
+fn unindexed(backend: &dyn Backend, keys: &Keys, id: &PackId, state: &crate::format::record::State) -> Result<Seen> {
+    let opened = twice(|| sealed_footer(backend, id)).and_then(|(sealed, size)| open_footer(keys, &sealed, size));
+    match opened {
+        Ok(footer) if state.sessions.contains_key(&footer.session) => Ok(Seen::Sound(None)),
+        Ok(_) => Ok(Seen::Stray),
+        Err(e) if e.kind() == Kind::NotFound => Ok(Seen::Gone),
+        Err(e) => {
+            damage(e)?;
+            Ok(Seen::Stray)
+        }
+    }
+}
+
+/// Reads a pack whole: its name, its frames, its chunks. Where its own footer cannot be used, the index's copy tells what
+/// should be in it.
+///
+/// # Errors
+/// Failures that are no damage.
+pub(super) fn examine(backend: &dyn Backend, keys: &Keys, info: &PackInfo, known: Option<Vec<u8>>) -> Result<Seen> {
+    let object = Stored::Pack(info.id);
+    let path = backend.path(&object);
+    let bytes = match twice(|| backend.read_all(&object, MAX_PACK)) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == Kind::NotFound => return Ok(Seen::Gone),
+        // A bad place on the disk: what can be read of the pack is found frame by frame.
+        Err(e) => return piecewise(backend, keys, info, known, damage(e)?),
+    };
+    let named = blake3::hash(&bytes).as_bytes() == info.id.as_bytes();
+    let mut first = (!named).then(|| Error::damaged("a pack's bytes are not those it is named after:"));
+    let own = own_footer(keys, &bytes);
+    let indexed = known.as_deref().map(|sealed| open_footer(keys, sealed, info.size)).transpose();
+    let footer = match (own, indexed) {
+        // What the name vouches for is right: if the index says otherwise, it is wrong.
+        (Ok((sealed, footer)), known_footer) if named => {
+            if known.as_deref() != Some(sealed) || known_footer.is_err() || bytes.len() as u64 != info.size {
+                let e = Error::damaged("the index does not say what is in").at(path);
+                return Ok(Seen::Index(e.remedy("run `packmule rebuild-index`")));
+            }
+            footer
+        }
+        (_, Ok(Some(footer))) => footer,
+        (Ok((_, footer)), _) => footer,
+        (Err(e), _) if named && e.kind() == Kind::NewerFormat => return Err(e.at(path)),
+        (Err(e), _) => return Ok(Seen::Bad(Frames::All, first.unwrap_or(e).at(path))),
+    };
+    let mut bad = BTreeSet::new();
+    for at in 0..footer.frames.len() {
+        if let Err(e) = frame(keys, &footer, at, &bytes) {
+            bad.insert(at as u32);
+            first.get_or_insert(e);
+        }
+    }
+    Ok(match first {
+        Some(e) => Seen::Bad(Frames::These(bad), e.at(path)),
+        None => Seen::Sound(Some(bytes.len() as u64)),
+    })
+}
+
+fn own_footer<'a>(keys: &Keys, bytes: &'a [u8]) -> Result<(&'a [u8], Footer)> {
+    use crate::format::pack::{TRAILER, parse_trailer};
+    let cut = || Error::damaged("a pack is cut short:");
+    let (body, end) = bytes.split_last_chunk::<TRAILER>().ok_or_else(cut)?;
+    let len = parse_trailer(end, bytes.len() as u64)? as usize;
+    let from = body.len().checked_sub(len).ok_or_else(cut)?;
+    parse_header(bytes.first_chunk().ok_or_else(cut)?)?;
+    let sealed = &body[from..];
+    Ok((sealed, open_footer(keys, sealed, bytes.len() as u64)?))
+}
+
+fn frame(keys: &Keys, footer: &Footer, at: usize, bytes: &[u8]) -> Result<()> {
+    let info = &footer.frames[at];
+    let from = info.offset as usize;
+    let sealed = bytes.get(from..from + info.stored as usize);
+    let sealed = sealed.ok_or_else(|| Error::damaged("a pack is cut short:"))?;
+    let raw = open_frame(keys, footer.kind, info, sealed.to_vec())?;
+    footer.chunks[info.chunks()].iter().try_for_each(|chunk| verify_chunk(chunk, &raw))
+}
+
+/// Each frame by a read of its own, for a pack that cannot be read in one.
+fn piecewise(
+    backend: &dyn Backend,
+    keys: &Keys,
+    info: &PackInfo,
+    known: Option<Vec<u8>>,
+    error: Error,
+) -> Result<Seen> {
+    let object = Stored::Pack(info.id);
+    let Some(footer) = known.and_then(|sealed| open_footer(keys, &sealed, info.size).ok()) else {
+        return Ok(Seen::Bad(Frames::All, error));
+    };
+    let mut bad = BTreeSet::new();
+    for (at, frame) in footer.frames.iter().enumerate() {
+        let opened = twice(|| backend.read(&object, u64::from(frame.offset), frame.stored as usize))
+            .and_then(|sealed| open_frame(keys, footer.kind, frame, sealed))
+            .and_then(|raw| footer.chunks[frame.chunks()].iter().try_for_each(|chunk| verify_chunk(chunk, &raw)));
+        if let Err(e) = opened {
+            damage(e)?;
+            bad.insert(at as u32);
+        }
+    }
+    Ok(Seen::Bad(Frames::These(bad), error))
+}

@@ -1,0 +1,454 @@
+//! Everything that the snapshots reach, each tree chunk once.
+//!
+//! A tree chunk is marked when all below it is done: clean, and no snapshot goes below it again; or tainted, and every
+//! snapshot that reaches it goes down again to name what is lost under its own paths.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::vec::IntoIter;
+
+use crate::backend::Object as Stored;
+use crate::check::packs::{Seen, examine};
+use crate::check::{About, Check, Finding, Frames, damage, pack_path};
+use crate::crypto::hash::ChunkKind;
+use crate::error::{Error, Result};
+use crate::format::manifest::Manifest;
+use crate::format::node::DirChild;
+use crate::format::record::SnapshotState;
+use crate::format::tree::{Content, DirRef, Entry, Extent, XattrValue};
+use crate::id::{ChunkId, ContentHash, PackId, SnapshotId};
+use crate::index::{Location, PackInfo};
+use crate::limits::MAX_DEPTH;
+use crate::monitor::{Counters, Event};
+use crate::pack::store::{OpenPack, PackStore};
+use crate::snapshots;
+use crate::tree::dir::{dir_node, leaf};
+use crate::tree::file::extents;
+
+/// Missing chunks remembered, to name the packs they were in.
+const MAX_MISSING: usize = 1 << 20;
+
+/// What is known of a tree chunk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    New,
+    Clean,
+    Tainted,
+}
+
+/// Two bits for every chunk of every pack of trees that was met.
+#[derive(Default)]
+struct Marks(HashMap<PackId, Vec<u8>>);
+
+type Key = (PackId, u32);
+
+impl Marks {
+    fn get(&self, (pack, chunk): &Key) -> Mark {
+        let byte = self.0.get(pack).and_then(|bits| bits.get(*chunk as usize / 4)).copied().unwrap_or(0);
+        match byte >> (chunk % 4 * 2) & 3 {
+            0 => Mark::New,
+            1 => Mark::Clean,
+            _ => Mark::Tainted,
+        }
+    }
+
+    fn set(&mut self, (pack, chunk): Key, chunks: usize, mark: Mark) {
+        let bits = self.0.entry(pack).or_default();
+        let len = chunks.div_ceil(4).max(chunk as usize / 4 + 1);
+        if bits.len() < len {
+            bits.resize(len, 0);
+        }
+        let shift = chunk % 4 * 2;
+        let byte = &mut bits[chunk as usize / 4];
+        *byte = *byte & !(3 << shift) | (mark as u8) << shift;
+    }
+}
+
+/// A chunk's place, for marking.
+struct Spot {
+    key: Key,
+    chunks: usize,
+}
+
+enum Work {
+    /// Children of a directory's index node, and the nodes below each.
+    Nodes(IntoIter<DirChild>, u8),
+    Entries(IntoIter<Entry>),
+}
+
+/// One chunk of a directory that is being gone through.
+struct Level {
+    work: Work,
+    spot: Option<Spot>,
+    tainted: bool,
+    /// Whether the path's last name ends with this.
+    pops: bool,
+}
+
+/// The walk through one snapshot after the other.
+struct Walk<'c, 'a> {
+    check: &'c mut Check<'a>,
+    store: std::sync::Arc<PackStore>,
+    marks: Marks,
+    missing: BTreeSet<ChunkId>,
+    /// Packs whose chunks could not be had although the pack is sound: told of once.
+    puzzling: BTreeSet<PackId>,
+}
+
+impl Check<'_> {
+    /// Opens every snapshot and goes through what it reaches.
+    pub(super) fn snapshots(&mut self) -> Result<()> {
+        self.monitor.event(Event::Phase("checking snapshots"));
+        let (state, store) = (self.state.clone(), self.repo.packs());
+        let mut walk =
+            Walk { check: self, store, marks: Marks::default(), missing: BTreeSet::new(), puzzling: BTreeSet::new() };
+        for (id, snapshot) in &state.snapshots {
+            walk.snapshot(id, snapshot)?;
+        }
+        let missing = walk.missing;
+        self.lost_packs(&missing)
+    }
+}
+
+impl Walk<'_, '_> {
+    fn snapshot(&mut self, id: &SnapshotId, known: &SnapshotState) -> Result<()> {
+        self.check.stopped()?;
+        let about = About { id: *id, host: &known.host, source: &known.source, captured: known.captured };
+        let manifest = match self.manifest(id, known) {
+            Ok(manifest) => manifest,
+            Err(e) => {
+                let e = damage(e)?;
+                if self.is_gone(id)? {
+                    return Ok(());
+                }
+                self.check.outcome.snapshots += 1;
+                self.check.outcome.problems += 1;
+                let e = e.remedy("the snapshot cannot be read; `packmule forget` it");
+                (self.check.report)(&Finding::Snapshot { snapshot: about, error: &e });
+                return Ok(());
+            }
+        };
+        self.check.outcome.snapshots += 1;
+        if let Some(sidecar) = &manifest.sidecar
+            && let Some(e) = self.content(sidecar)?
+        {
+            let text = format!(
+                "the stat sidecar of snapshot {} cannot be read ({e}); the next backup does without",
+                id.short()
+            );
+            self.check.notice(&text);
+        }
+        self.tree(&about, &manifest)
+    }
+
+    fn manifest(&self, id: &SnapshotId, known: &SnapshotState) -> Result<Manifest> {
+        let repo = self.check.repo;
+        let object = Stored::Snapshot(*id);
+        let sealed = repo.backend.read_all(&object, crate::limits::MAX_MANIFEST)?;
+        if blake3::hash(&sealed) != known.manifest_hash {
+            return Err(Error::damaged("a manifest is not the one that was recorded:").at(repo.backend.path(&object)));
+        }
+        snapshots::manifest(repo, id)
+    }
+
+    /// Whether the snapshot was swept since the check began.
+    fn is_gone(&self, id: &SnapshotId) -> Result<bool> {
+        let repo = self.check.repo;
+        if repo.backend.size(&Stored::Snapshot(*id))?.is_some() {
+            return Ok(false);
+        }
+        let _ = repo.log.refresh();
+        let state = repo.log.state();
+        let sweeping = state.sweep.as_ref().is_some_and(|sweep| sweep.snapshots.contains(id));
+        Ok(sweeping || !state.snapshots.contains_key(id))
+    }
+
+    fn tree(&mut self, about: &About<'_>, manifest: &Manifest) -> Result<()> {
+        let mut path = PathBuf::new();
+        let mut stack: Vec<Level> = Vec::new();
+        let mut depth = 0;
+        if let Some(e) = self.entry_itself(&manifest.root)? {
+            self.lost(about, &path, &e);
+        }
+        if let Content::Dir(dir) = &manifest.root.content {
+            self.directory(about, dir, &path, &mut stack, false)?;
+        }
+        while let Some(level) = stack.last_mut() {
+            let next = match &mut level.work {
+                Work::Nodes(children, below) => children.next().map(|child| (Some((child, *below)), None)),
+                Work::Entries(entries) => entries.next().map(|entry| (None, Some(entry))),
+            };
+            match next {
+                Some((Some((child, below)), _)) => {
+                    self.descend(about, &child.h, below, child.entries, &path, &mut stack, false)?;
+                }
+                Some((_, Some(entry))) => {
+                    path.push(OsStr::from_bytes(&entry.name));
+                    depth += 1;
+                    if !self.entry(about, &entry, &path, &mut stack, depth)? {
+                        path.pop();
+                        depth -= 1;
+                    }
+                }
+                Some((None, None)) => {}
+                None => {
+                    self.check.stopped()?;
+                    let Some(done) = stack.pop() else { break };
+                    if let Some(Spot { key, chunks }) = done.spot {
+                        self.marks.set(key, chunks, if done.tainted { Mark::Tainted } else { Mark::Clean });
+                    }
+                    if done.pops {
+                        path.pop();
+                        depth -= 1;
+                    }
+                    taint(&mut stack, done.tainted);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks an entry; true if its directory was entered and the path is to be kept.
+    fn entry(
+        &mut self,
+        about: &About<'_>,
+        entry: &Entry,
+        path: &std::path::Path,
+        stack: &mut Vec<Level>,
+        depth: usize,
+    ) -> Result<bool> {
+        if let Some(e) = self.entry_itself(entry)? {
+            taint(stack, true);
+            self.lost(about, path, &e);
+        }
+        let Content::Dir(dir) = &entry.content else {
+            return Ok(false);
+        };
+        Counters::add(&self.check.monitor.counters().dirs, 1);
+        if depth >= MAX_DEPTH {
+            taint(stack, true);
+            self.lost(about, path, &Error::damaged("directories are nested too deep"));
+            return Ok(false);
+        }
+        self.directory(about, dir, path, stack, true)
+    }
+
+    fn directory(
+        &mut self,
+        about: &About<'_>,
+        dir: &DirRef,
+        path: &std::path::Path,
+        stack: &mut Vec<Level>,
+        pops: bool,
+    ) -> Result<bool> {
+        if dir.entries == 0 {
+            return Ok(false);
+        }
+        self.descend(about, &dir.h, dir.depth, dir.entries, path, stack, pops)
+    }
+
+    /// Opens one chunk of a directory and puts it on the stack, unless it is known clean or cannot be opened.
+    #[expect(clippy::too_many_arguments, reason = "a step of one loop, taken from two places")]
+    fn descend(
+        &mut self,
+        about: &About<'_>,
+        h: &ContentHash,
+        depth: u8,
+        entries: u64,
+        path: &std::path::Path,
+        stack: &mut Vec<Level>,
+        pops: bool,
+    ) -> Result<bool> {
+        let kind = if depth > 0 { ChunkKind::Node } else { ChunkKind::Tree };
+        let found = self.spot(h, kind).and_then(|found| {
+            let mark = found.as_ref().map_or(Mark::New, |spot| self.marks.get(&spot.key));
+            if mark == Mark::Clean {
+                return Ok(None);
+            }
+            let work = self.open(h, depth, entries)?;
+            Ok(Some(Level { work, spot: found, tainted: false, pops }))
+        });
+        match found {
+            Ok(Some(level)) => {
+                stack.push(level);
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(e) => {
+                let e = self.blame(h, damage(e)?)?;
+                taint(stack, true);
+                self.lost(about, path, &e);
+                Ok(false)
+            }
+        }
+    }
+
+    fn open(&self, h: &ContentHash, depth: u8, entries: u64) -> Result<Work> {
+        let store = self.store.as_ref();
+        if depth == 0 {
+            let found = leaf(store, h)?;
+            if found.len() as u64 != entries {
+                return Err(Error::damaged("a tree's count of entries is wrong"));
+            }
+            return Ok(Work::Entries(found.into_iter()));
+        }
+        let children = dir_node(store, h)?;
+        if children.iter().try_fold(0u64, |sum, c| sum.checked_add(c.entries)) != Some(entries) {
+            return Err(Error::damaged("an index node's count is wrong"));
+        }
+        Ok(Work::Nodes(children.into_iter(), depth - 1))
+    }
+
+    /// The first thing about a file's content or an entry's attributes that cannot be read, if any.
+    fn entry_itself(&mut self, entry: &Entry) -> Result<Option<Error>> {
+        for (_, value) in &entry.xattrs {
+            if let XattrValue::Chunk { h, len } = value
+                && let Some(e) = self.data(h, u64::from(*len))?
+            {
+                return Ok(Some(e));
+            }
+        }
+        self.content(&entry.content)
+    }
+
+    /// The first chunk of a file's content that cannot be read, if any.
+    fn content(&mut self, content: &Content) -> Result<Option<Error>> {
+        // A large file's nodes are gone through once, as a directory's are.
+        let top = match content {
+            Content::Indexed { h, .. } => match self.spot(h, ChunkKind::Node) {
+                Ok(spot) => spot,
+                Err(e) => return Ok(Some(self.blame(h, damage(e)?)?)),
+            },
+            Content::Extents(_) => None,
+            _ => return Ok(None),
+        };
+        if top.as_ref().is_some_and(|spot| self.marks.get(&spot.key) == Mark::Clean) {
+            return Ok(None);
+        }
+        let store = self.store.clone();
+        for next in extents(store.as_ref(), content, 0) {
+            match next {
+                Ok((_, Extent::Hole { .. })) => {}
+                Ok((_, Extent::Data { h, len })) => {
+                    if let Some(e) = self.data(&h, len)? {
+                        return Ok(Some(e));
+                    }
+                }
+                Err(e) => {
+                    let e = damage(e)?;
+                    return Ok(Some(match content {
+                        Content::Indexed { h, .. } => self.blame(h, e)?,
+                        _ => e,
+                    }));
+                }
+            }
+        }
+        if let Some(Spot { key, chunks }) = top {
+            self.marks.set(key, chunks, Mark::Clean);
+        }
+        Ok(None)
+    }
+
+    /// Whether a data chunk is where it can be read, and as long as the tree says.
+    fn data(&mut self, h: &ContentHash, len: u64) -> Result<Option<Error>> {
+        let Some((at, info)) = self.store.locate(h)? else {
+            return Ok(Some(self.missing_chunk(h)));
+        };
+        if self.is_lost(&at, &info) {
+            let e = Error::damaged("it needs a damaged pack:").at(pack_path(self.check.repo, &info.id));
+            return Ok(Some(e));
+        }
+        let pack = match self.store.pack(&info) {
+            Ok(pack) => pack,
+            Err(e) => return Ok(Some(damage(e)?)),
+        };
+        let chunk = chunk_at(&pack, &at);
+        let right = chunk.is_some_and(|c| {
+            let c = &pack.footer.chunks[c as usize];
+            c.h == *h && c.kind == ChunkKind::Data && u64::from(c.len) == len
+        });
+        Ok((!right).then(|| {
+            let e = Error::damaged("it needs a chunk that is of another length, or that the index misplaces, in");
+            e.at(pack_path(self.check.repo, &info.id)).remedy("run `packmule rebuild-index` and check again")
+        }))
+    }
+
+    fn missing_chunk(&mut self, h: &ContentHash) -> Error {
+        if self.missing.len() < MAX_MISSING {
+            self.missing.insert(self.check.repo.keys.chunk_id(h));
+        }
+        Error::damaged("it needs a chunk that is in no pack")
+    }
+
+    /// Notes that a damaged pack is needed; whether in a part that cannot be read.
+    fn is_lost(&mut self, at: &Location, info: &PackInfo) -> bool {
+        let Some(frames) = self.check.bad.get(&info.id) else { return false };
+        let lost = frames.has(at.frame);
+        self.check.needed.insert(info.id);
+        lost
+    }
+
+    /// A tree chunk's place. An error if it is missing or known to be unreadable.
+    fn spot(&mut self, h: &ContentHash, kind: ChunkKind) -> Result<Option<Spot>> {
+        let Some((at, info)) = self.store.locate(h)? else {
+            return Err(self.missing_chunk(h));
+        };
+        if self.is_lost(&at, &info) {
+            return Err(Error::damaged("it needs a damaged pack:").at(pack_path(self.check.repo, &info.id)));
+        }
+        let pack = self.store.pack(&info)?;
+        let chunk = chunk_at(&pack, &at).filter(|c| {
+            let c = &pack.footer.chunks[*c as usize];
+            c.h == *h && c.kind == kind
+        });
+        let chunk = chunk.ok_or_else(|| Error::damaged("the index misplaces a chunk; run `packmule rebuild-index`"))?;
+        Ok(Some(Spot { key: (info.id, chunk), chunks: pack.footer.chunks.len() }))
+    }
+
+    /// A chunk could not be read: looks at its pack, which the packs' own check found nothing wrong with.
+    fn blame(&mut self, h: &ContentHash, e: Error) -> Result<Error> {
+        let Some((_, info)) = self.store.locate(h)? else { return Ok(e) };
+        let repo = self.check.repo;
+        if self.check.bad.contains_key(&info.id) || self.puzzling.contains(&info.id) {
+            self.check.needed.insert(info.id);
+            return Ok(e);
+        }
+        match examine(repo.backend.as_ref(), &repo.keys, &info, repo.index.footer(info.no)?)? {
+            Seen::Bad(frames, error) => {
+                self.check.bad_pack(info.id, frames, error);
+                self.check.needed.insert(info.id);
+            }
+            Seen::Gone => {
+                let error = Error::damaged("a pack is missing:").at(pack_path(repo, &info.id));
+                self.check.bad_pack(info.id, Frames::All, error);
+                self.check.needed.insert(info.id);
+            }
+            Seen::Index(error) => {
+                self.puzzling.insert(info.id);
+                self.check.object(&error);
+            }
+            Seen::Sound(_) | Seen::Stray => _ = self.puzzling.insert(info.id),
+        }
+        Ok(e)
+    }
+
+    fn lost(&mut self, about: &About<'_>, path: &std::path::Path, error: &Error) {
+        self.check.outcome.files += 1;
+        self.check.outcome.problems += 1;
+        (self.check.report)(&Finding::File { snapshot: *about, path, error });
+    }
+}
+
+fn taint(stack: &mut [Level], tainted: bool) {
+    if let Some(above) = stack.last_mut() {
+        above.tainted |= tainted;
+    }
+}
+
+/// A chunk's ordinal in its pack.
+fn chunk_at(pack: &OpenPack, at: &Location) -> Option<u32> {
+    let frame = pack.footer.frames.get(at.frame as usize)?;
+    (u32::from(at.slot) < frame.count).then(|| frame.first + u32::from(at.slot))
+}
