@@ -1,0 +1,260 @@
+//! Marking what snapshots need: a bit for each chunk of each pack, by where the index has it.
+//!
+//! Memory is an eighth of a byte a chunk that is stored and about 100 bytes a pack; hashes are not kept. A chunk
+//! whose bit is set is not walked again, so a directory that many snapshots share is read once.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+use crate::format::manifest::Manifest;
+use crate::format::node::{self, Node};
+use crate::format::tree::{Content, DirRef, Entry, Extent, XattrValue};
+use crate::id::{ContentHash, PackId, SnapshotId};
+use crate::index::{Location, PackInfo};
+use crate::monitor::{Counters, Monitor};
+use crate::open::Repository;
+use crate::pack::source::FrameSource;
+use crate::pack::store::{OpenPack, PackStore};
+use crate::snapshots;
+use crate::sweep::Needed;
+use crate::tree::dir::{dir_node, leaf};
+
+/// Subdirectories and nodes whose frames are asked for ahead.
+const AHEAD: usize = 16;
+
+/// The marked chunks of one pack.
+#[derive(Default)]
+pub struct Bits {
+    words: Vec<u64>,
+    /// How many are set.
+    pub count: u32,
+    /// What the marked chunks take in the pack: their share of their frames.
+    pub stored: u64,
+}
+
+impl Bits {
+    /// Whether the pack's `ordinal`-th chunk is marked.
+    pub fn has(&self, ordinal: usize) -> bool {
+        self.words.get(ordinal / 64).is_some_and(|word| word >> (ordinal % 64) & 1 != 0)
+    }
+
+    fn set(&mut self, ordinal: usize) -> bool {
+        if self.has(ordinal) {
+            return false;
+        }
+        if self.words.len() <= ordinal / 64 {
+            self.words.resize(ordinal / 64 + 1, 0);
+        }
+        self.words[ordinal / 64] |= 1 << (ordinal % 64);
+        self.count += 1;
+        true
+    }
+}
+
+/// Marks, and what they were made from.
+pub struct Marker<'a> {
+    repo: &'a Repository,
+    store: Arc<PackStore>,
+    packs: HashMap<PackId, Bits>,
+    walked: BTreeSet<SnapshotId>,
+    /// What chunks take that were marked since this was last set to 0.
+    pub stored: u64,
+    dirs: Vec<(ContentHash, u8)>,
+    monitor: &'a dyn Monitor,
+}
+
+impl<'a> Marker<'a> {
+    /// Without a mark yet.
+    pub fn new(repo: &'a Repository, monitor: &'a dyn Monitor) -> Marker<'a> {
+        let (packs, walked) = (HashMap::new(), BTreeSet::new());
+        Marker { repo, store: repo.packs(), packs, walked, stored: 0, dirs: Vec::new(), monitor }
+    }
+
+    /// Whether everything the snapshot needs is marked.
+    pub fn knows(&self, id: &SnapshotId) -> bool {
+        self.walked.contains(id)
+    }
+
+    /// The marks in a pack; none if it has none.
+    pub fn of(&self, pack: &PackId) -> Option<&Bits> {
+        self.packs.get(pack)
+    }
+
+    /// Marks everything that a snapshot reaches.
+    ///
+    /// # Errors
+    /// `Damaged`, naming the snapshot, when a manifest or tree cannot be read or a chunk is in no pack; `Interrupted`.
+    /// The marks are of no use then.
+    pub fn snapshot(&mut self, id: &SnapshotId) -> Result<()> {
+        if self.knows(id) {
+            return Ok(());
+        }
+        let whose = |e: Error| match e.kind() {
+            Kind::Damaged | Kind::NotFound => {
+                let why = format!("nothing was deleted: snapshot {} cannot be read as a whole: {e}", id.short());
+                Error::damaged(why).remedy("run `packmule check`; forgetting the snapshots it names lets prune go on")
+            }
+            _ => e,
+        };
+        let manifest = snapshots::manifest(self.repo, id).map_err(whose)?;
+        self.manifest(&manifest).map_err(whose)?;
+        self.walked.insert(*id);
+        Ok(())
+    }
+
+    fn manifest(&mut self, manifest: &Manifest) -> Result<()> {
+        self.entry(&manifest.root)?;
+        if let Some(sidecar) = &manifest.sidecar {
+            self.content(sidecar)?;
+        }
+        self.walk()
+    }
+
+    /// Goes through the directories found so far, and those below them. Whoever marks a tree chunk also looks at all its
+    /// entries, and whoever marks a node at all its children: that a mark is there means that nothing below is missing.
+    fn walk(&mut self) -> Result<()> {
+        while let Some((h, depth)) = self.dirs.pop() {
+            if self.monitor.cancelled() {
+                return Err(Error::new(Kind::Interrupted, "stopped before anything was deleted"));
+            }
+            if !self.chunk(&h)? {
+                continue;
+            }
+            let before = self.dirs.len();
+            if depth > 0 {
+                let children = dir_node(self.store.as_ref(), &h)?;
+                self.dirs.extend(children.into_iter().rev().map(|child| (child.h, depth - 1)));
+            } else {
+                for entry in leaf(self.store.as_ref(), &h)? {
+                    self.entry(&entry)?;
+                }
+                Counters::add(&self.monitor.counters().dirs, 1);
+            }
+            self.look_ahead(before);
+        }
+        Ok(())
+    }
+
+    fn look_ahead(&self, before: usize) {
+        use crate::crypto::hash::ChunkKind;
+        let kind = |depth| if depth == 0 { ChunkKind::Tree } else { ChunkKind::Node };
+        let ahead: Vec<_> = self.dirs[before..].iter().rev().take(AHEAD).map(|(h, depth)| (*h, kind(*depth))).collect();
+        if ahead.len() > 1 {
+            self.store.prefetch(&ahead);
+        }
+    }
+
+    fn entry(&mut self, entry: &Entry) -> Result<()> {
+        for (_, value) in &entry.xattrs {
+            if let XattrValue::Chunk { h, .. } = value {
+                self.chunk(h)?;
+            }
+        }
+        self.content(&entry.content)
+    }
+
+    fn content(&mut self, content: &Content) -> Result<()> {
+        match content {
+            Content::None | Content::Inline(_) => {}
+            Content::Extents(extents) => self.extents(extents)?,
+            Content::Indexed { h, depth } => self.file_nodes(*h, *depth)?,
+            Content::Dir(DirRef { entries: 0, .. }) => {}
+            Content::Dir(dir) => self.dirs.push((dir.h, dir.depth)),
+        }
+        Ok(())
+    }
+
+    fn file_nodes(&mut self, h: ContentHash, depth: u8) -> Result<()> {
+        let mut nodes = vec![(h, depth)];
+        while let Some((h, depth)) = nodes.pop() {
+            if !self.chunk(&h)? {
+                continue;
+            }
+            match (node::decode(&self.store.chunk(&h, crate::crypto::hash::ChunkKind::Node)?)?, depth) {
+                (Node::Extents(extents), 0) => self.extents(&extents)?,
+                (Node::File(children), 1..) => nodes.extend(children.iter().rev().map(|child| (child.h, depth - 1))),
+                _ => return Err(Error::damaged("an index node is not what its parent says")),
+            }
+        }
+        Ok(())
+    }
+
+    fn extents(&mut self, extents: &[Extent]) -> Result<()> {
+        for extent in extents {
+            if let Extent::Data { h, .. } = extent {
+                self.chunk(h)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks a chunk where the index has it; whether it was not marked there before.
+    fn chunk(&mut self, h: &ContentHash) -> Result<bool> {
+        let found = self.repo.index.find(&self.repo.keys.chunk_id(h))?;
+        let (at, info) = found.ok_or_else(|| Error::damaged("a chunk is in no pack of this repository"))?;
+        let pack = self.store.pack(&info)?;
+        let ordinal = ordinal(&pack, &at)?;
+        if pack.footer.chunks[ordinal].h != *h {
+            return Err(wrong_index());
+        }
+        Ok(self.set(&pack, &at, ordinal))
+    }
+
+    fn set(&mut self, pack: &OpenPack, at: &Location, ordinal: usize) -> bool {
+        let bits = self.packs.entry(pack.id).or_default();
+        let new = bits.set(ordinal);
+        if new {
+            let frame = &pack.footer.frames[at.frame as usize];
+            let share = share(frame.stored, frame.raw, pack.footer.chunks[ordinal].len);
+            bits.stored += share;
+            self.stored += share;
+        }
+        new
+    }
+
+    /// After a pack's chunks were rewritten: moves its marks to where the index now has them. Whether all went.
+    ///
+    /// # Errors
+    /// What the index gives.
+    pub fn transfer(&mut self, info: &PackInfo) -> Result<bool> {
+        let Some(bits) = self.packs.remove(&info.id) else { return Ok(true) };
+        let pack = self.store.pack(info)?;
+        let mut left = false;
+        for (ordinal, chunk) in pack.footer.chunks.iter().enumerate() {
+            if bits.has(ordinal) {
+                self.chunk(&chunk.h)?;
+            }
+        }
+        if let Some(still) = self.packs.get(&info.id) {
+            left = still.count > 0;
+        }
+        Ok(!left)
+    }
+}
+
+impl Needed for Marker<'_> {
+    fn needed(&self, info: &PackInfo, at: &Location) -> Result<bool> {
+        let Some(bits) = self.packs.get(&info.id) else { return Ok(false) };
+        let pack = self.store.pack(info)?;
+        Ok(bits.has(ordinal(&pack, at)?))
+    }
+}
+
+/// A chunk's place among all of its pack.
+fn ordinal(pack: &OpenPack, at: &Location) -> Result<usize> {
+    let frame = pack.footer.frames.get(at.frame as usize).ok_or_else(wrong_index)?;
+    if u32::from(at.slot) >= frame.count {
+        return Err(wrong_index());
+    }
+    Ok(frame.first as usize + usize::from(at.slot))
+}
+
+/// What a chunk of `len` bytes takes of a frame.
+pub fn share(stored: u32, raw: u32, len: u32) -> u64 {
+    u64::from(stored) * u64::from(len) / u64::from(raw.max(1))
+}
+
+fn wrong_index() -> Error {
+    Error::damaged("the index does not fit the packs").remedy("run `packmule rebuild-index`")
+}

@@ -1,0 +1,163 @@
+//! Deciding what becomes of each pack.
+
+use std::collections::BTreeSet;
+
+use crate::error::Result;
+use crate::format::footer::Footer;
+use crate::id::{PackId, SessionId};
+use crate::index::{PackInfo, PackNo};
+use crate::open::Repository;
+use crate::prune::MaxUnused;
+use crate::prune::mark::{Bits, Marker, share};
+
+/// A frame moves as it is when at least this much of it is needed, in percent; else its needed chunks are grouped anew.
+const MOSTLY: u64 = 50;
+/// A pack is not rewritten to gain less than this of its size, in percent.
+const WORTHWHILE: u64 = 5;
+
+/// A pack worth rewriting.
+#[derive(Clone, Copy, Debug)]
+pub struct Rewrite {
+    /// The pack.
+    pub info: PackInfo,
+    /// What rewriting it gives back, in bytes.
+    pub gain: u64,
+}
+
+/// What is to be done.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Packs that nothing needs, with their sizes.
+    pub unused: Vec<(PackId, u64)>,
+    /// Packs condemned by an earlier prune that are needed after all.
+    pub needed_again: Vec<PackId>,
+    /// Packs to rewrite, most gain for their size first.
+    pub rewrite: Vec<Rewrite>,
+    /// Bytes of all packs.
+    pub total: u64,
+    /// Bytes that are not needed and stay, being too few to be worth a rewrite.
+    pub left: u64,
+}
+
+/// What the plan goes by.
+pub struct Bounds<'a> {
+    /// Packs with later numbers came after the marking began.
+    pub newest: Option<PackNo>,
+    /// Sessions that were open when it began: what they wrote may not be named by a snapshot yet.
+    pub sessions: &'a BTreeSet<SessionId>,
+    /// How much may stay unused.
+    pub max_unused: MaxUnused,
+}
+
+/// Looks at every pack.
+///
+/// # Errors
+/// What index and footers give.
+pub fn make(repo: &Repository, marks: &Marker<'_>, bounds: &Bounds<'_>) -> Result<Plan> {
+    let mut plan = Plan::default();
+    let mut partly = Vec::new();
+    let mut used = 0;
+    // Shown outside of any transaction of the index, so that footers can be read meanwhile.
+    repo.index.packs(&mut |info| {
+        plan.total += info.size;
+        if bounds.newest.is_none_or(|newest| info.no > newest) {
+            return Ok(());
+        }
+        match marks.of(&info.id).filter(|bits| bits.count > 0) {
+            None if written_by(repo, info, bounds.sessions)? => {}
+            None => plan.unused.push((info.id, info.size)),
+            Some(bits) => {
+                used += bits.stored;
+                if info.condemned {
+                    plan.needed_again.push(info.id);
+                }
+                if !info.damaged
+                    && let Some(gain) = gain(repo, info, bits, bounds.max_unused.whole_frames())?
+                {
+                    partly.push(Rewrite { info: *info, gain });
+                }
+            }
+        }
+        Ok(())
+    })?;
+    choose(&mut plan, partly, used, bounds.max_unused);
+    Ok(plan)
+}
+
+/// Takes those that give back most for their size, until what stays unused is within the limit.
+fn choose(plan: &mut Plan, mut partly: Vec<Rewrite>, used: u64, max: MaxUnused) {
+    plan.left = partly.iter().map(|p| p.gain).sum();
+    partly.sort_by_key(|p| {
+        std::cmp::Reverse((u128::from(p.gain) * 1_000_000 / u128::from(p.info.size.max(1)), p.info.id))
+    });
+    let allowed = max.bytes(used);
+    for pack in partly {
+        let trifle = pack.gain * 100 < pack.info.size * WORTHWHILE;
+        if plan.left <= allowed || trifle && allowed > 0 {
+            break;
+        }
+        plan.left -= pack.gain;
+        plan.rewrite.push(pack);
+    }
+}
+
+/// Whether one of these sessions wrote the pack. An unreadable footer is no reason to keep a pack: the proof before
+/// unlinking is.
+fn written_by(repo: &Repository, info: &PackInfo, sessions: &BTreeSet<SessionId>) -> Result<bool> {
+    if sessions.is_empty() {
+        return Ok(false);
+    }
+    Ok(sessions.contains(&repo.packs().pack(info)?.footer.session))
+}
+
+/// What rewriting a pack gives back; none if all of it is needed.
+fn gain(repo: &Repository, info: &PackInfo, bits: &Bits, whole_frames: bool) -> Result<Option<u64>> {
+    let pack = repo.packs().pack(info)?;
+    if bits.count as usize == pack.footer.chunks.len() {
+        return Ok(None);
+    }
+    let mut gain = 0;
+    for (i, frame) in pack.footer.frames.iter().enumerate() {
+        gain += match fate(&pack.footer, i, bits, whole_frames) {
+            Fate::Drop => u64::from(frame.stored),
+            Fate::Regroup { needed } => u64::from(frame.stored).saturating_sub(needed),
+            Fate::Move => 0,
+        };
+    }
+    Ok((gain > 0).then_some(gain))
+}
+
+/// What becomes of a frame when its pack is rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing in it is needed.
+    Drop,
+    /// It is copied as it is.
+    Move,
+    /// Its needed chunks, which take so many bytes of it, join others in new frames.
+    Regroup {
+        /// Bytes.
+        needed: u64,
+    },
+}
+
+/// The fate of the `i`-th frame; `whole_frames` allows to move one that is mostly needed.
+pub fn fate(footer: &Footer, i: usize, bits: &Bits, whole_frames: bool) -> Fate {
+    let frame = &footer.frames[i];
+    let (mut count, mut raw, mut needed) = (0, 0u64, 0);
+    for ordinal in frame.chunks() {
+        if bits.has(ordinal) {
+            let len = footer.chunks[ordinal].len;
+            count += 1;
+            raw += u64::from(len);
+            needed += share(frame.stored, frame.raw, len);
+        }
+    }
+    if count == 0 {
+        Fate::Drop
+    } else if count == frame.count || whole_frames && raw * 100 >= u64::from(frame.raw) * MOSTLY {
+        Fate::Move
+    } else {
+        Fate::Regroup { needed }
+    }
+}
