@@ -1,0 +1,364 @@
+//! The synthetic tree above the snapshots, made from the list of snapshots alone: no manifest or tree is opened.
+//!
+//! ```text
+//! hosts/<host>/<source>/<time>     the snapshot's root          latest -> the newest
+//! snapshots/<time>_<host>_<source> -> the same, flat            ids/<id8>, tags/<tag>/… likewise
+//! versions/<host>/<source>/        every distinct version of every file: see `versions`
+//! ```
+//! A layout is immutable; a refresh builds the next one from it. Inode numbers are hashes of names and targets, so
+//! they are the same in every layout and every mount; a listing's positions are never given to another entry while
+//! the mount lives, so that a listing under way neither skips nor repeats what stays.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use repo::id::SnapshotId;
+
+use crate::names::{NAME_MAX, encode, time};
+use crate::number::{Hash, ROOT};
+use crate::view::SnapshotInfo;
+
+/// Where a listing's own entries begin: 1 and 2 are `.` and `..`.
+pub const FIRST: u64 = 3;
+/// The directories below the root, in listing order.
+const TOP: [&str; 5] = ["hosts", "ids", "snapshots", "tags", "versions"];
+
+/// A snapshot with its names.
+#[derive(Debug)]
+pub struct Snap {
+    /// As the view gave it.
+    pub info: SnapshotInfo,
+    /// The host as a name.
+    pub host: Arc<str>,
+    /// The source as a name.
+    pub source: Arc<str>,
+    /// The time as a name, unique in the source.
+    pub time: Arc<str>,
+}
+
+/// What an entry leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A synthetic directory, by inode.
+    Dir(u64),
+    /// A snapshot's root.
+    Snapshot(u32),
+    /// A symbolic link to a snapshot, from this many directories below the mount point; 0: from beside it.
+    Link(u8, u32),
+    /// The versions of a source, whose directory below `hosts` has this inode.
+    Versions(u64),
+}
+
+/// One entry of a synthetic directory.
+#[derive(Debug)]
+pub struct Item {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its position in listings.
+    pub cookie: u64,
+    /// Its inode.
+    pub ino: u64,
+    /// Where it leads.
+    pub target: Target,
+}
+
+/// A synthetic directory.
+#[derive(Debug)]
+pub struct Dir {
+    /// Its parent's inode.
+    pub parent: u64,
+    /// In order of position.
+    items: Vec<Item>,
+    /// Indices into `items`, in order of name.
+    by_name: Vec<u32>,
+    next: u64,
+    /// When its newest snapshot was captured, nanoseconds since the epoch.
+    pub mtime: i64,
+    /// Differs when the snapshots below do.
+    pub stamp: u64,
+}
+
+impl Dir {
+    /// The entry of that name.
+    pub fn get(&self, name: &[u8]) -> Option<&Item> {
+        let found = self.by_name.binary_search_by(|&i| self.items[i as usize].name.as_bytes().cmp(name));
+        found.ok().map(|i| &self.items[self.by_name[i] as usize])
+    }
+
+    /// The entries after position `cookie`, in order of position.
+    pub fn after(&self, cookie: u64) -> &[Item] {
+        &self.items[self.items.partition_point(|item| item.cookie <= cookie)..]
+    }
+}
+
+/// A name whose meaning the kernel must forget, or a directory whose listing it must.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Change {
+    /// This name in this directory is gone or means something else.
+    Name(u64, Arc<str>),
+    /// This directory's attributes and listing.
+    Listing(u64),
+}
+
+/// The whole synthetic tree at one version of the repository.
+#[derive(Debug)]
+pub struct Layout {
+    snaps: Vec<Snap>,
+    dirs: HashMap<u64, Dir>,
+    /// For inodes that are no directories of ours: the directory and index of their entry.
+    others: HashMap<u64, (u64, u32)>,
+}
+
+impl Layout {
+    /// The layout of these snapshots; `old` is the one that is shown until now.
+    pub fn new(mut infos: Vec<SnapshotInfo>, old: Option<&Layout>) -> Layout {
+        // Within a second the one recorded first keeps the plain name.
+        infos.sort_by_key(|s| (s.captured.div_euclid(1_000_000_000), s.recorded, s.id));
+        infos.dedup_by_key(|s| s.id);
+        let snaps = name_snapshots(infos);
+        let mut build =
+            Builder { old, layout: Layout { snaps: Vec::new(), dirs: HashMap::new(), others: HashMap::new() } };
+        build.all(&snaps);
+        build.layout.snaps = snaps;
+        build.layout
+    }
+
+    /// A directory of this layout, by inode.
+    pub fn dir(&self, ino: u64) -> Option<&Dir> {
+        self.dirs.get(&ino)
+    }
+
+    /// The entry with this inode that is no synthetic directory.
+    pub fn item(&self, ino: u64) -> Option<(u64, &Item)> {
+        let (dir, index) = self.others.get(&ino)?;
+        Some((*dir, &self.dirs[dir].items[*index as usize]))
+    }
+
+    /// A snapshot that an entry leads to.
+    pub fn snap(&self, index: u32) -> &Snap {
+        &self.snaps[index as usize]
+    }
+
+    /// The snapshots in a source's directory, oldest first.
+    pub fn history(&self, source_dir: u64) -> Vec<&Snap> {
+        let items = self.dirs.get(&source_dir).map_or(&[][..], |d| &d.items[..]);
+        let mut out: Vec<_> = items
+            .iter()
+            .filter_map(|item| match item.target {
+                Target::Snapshot(index) => Some(index),
+                _ => None,
+            })
+            .collect();
+        // The layout's order: by time.
+        out.sort_unstable();
+        out.into_iter().map(|i| self.snap(i)).collect()
+    }
+
+    /// The inodes of the directories of versions.
+    pub fn version_roots(&self) -> impl Iterator<Item = u64> {
+        let items = self.dirs.values().flat_map(|dir| &dir.items);
+        items.filter(|item| matches!(item.target, Target::Versions(_))).map(|item| item.ino)
+    }
+
+    /// What a symbolic link says.
+    pub fn link(&self, depth: u8, index: u32) -> String {
+        let snap = self.snap(index);
+        match depth {
+            0 => snap.time.to_string(),
+            _ => format!("{}hosts/{}/{}/{}", "../".repeat(depth.into()), snap.host, snap.source, snap.time),
+        }
+    }
+
+    /// What the kernel must forget when `next` replaces this layout.
+    pub fn changes(&self, next: &Layout) -> Vec<Change> {
+        let mut out = Vec::new();
+        for (ino, dir) in &self.dirs {
+            let Some(after) = next.dirs.get(ino) else { continue };
+            let gone = |item: &&Item| after.get(item.name.as_bytes()).is_none_or(|now| now.ino != item.ino);
+            let before = out.len();
+            out.extend(dir.items.iter().filter(gone).map(|item| Change::Name(*ino, item.name.clone())));
+            if out.len() > before || dir.stamp != after.stamp || dir.next != after.next {
+                out.push(Change::Listing(*ino));
+            }
+        }
+        out
+    }
+}
+
+/// Gives every snapshot its names. `infos` is in the order of time.
+fn name_snapshots(infos: Vec<SnapshotInfo>) -> Vec<Snap> {
+    let mut interned: HashMap<String, Arc<str>> = HashMap::new();
+    let mut intern = |raw: &str| -> Arc<str> {
+        interned.entry(raw.to_owned()).or_insert_with(|| encode(raw, NAME_MAX).into()).clone()
+    };
+    let mut taken: HashSet<(Arc<str>, Arc<str>, Arc<str>)> = HashSet::new();
+    infos
+        .into_iter()
+        .map(|info| {
+            let (host, source) = (intern(&info.host), intern(&info.source));
+            let plain = time(info.captured);
+            let time = unique(&plain, &info.id, |t| taken.insert((host.clone(), source.clone(), t.clone())));
+            Snap { info, host, source, time }
+        })
+        .collect()
+}
+
+/// `plain` if `take` accepts it, else with as much of the id as makes it unique.
+fn unique(plain: &str, id: &SnapshotId, mut take: impl FnMut(&Arc<str>) -> bool) -> Arc<str> {
+    let short: Arc<str> = plain.into();
+    if take(&short) {
+        return short;
+    }
+    let hex = id.to_hex();
+    [8, 64]
+        .into_iter()
+        .map(|digits| Arc::from(format!("{plain}~{}", &hex[..digits])))
+        .find(|name| take(name))
+        .unwrap_or(short)
+}
+
+struct Builder<'a> {
+    old: Option<&'a Layout>,
+    layout: Layout,
+}
+
+/// A directory's entries before they have positions.
+type Entries = Vec<(Arc<str>, u64, Target)>;
+
+impl Builder<'_> {
+    fn all(&mut self, snaps: &[Snap]) {
+        let top = TOP.map(|name| Hash::name(ROOT, name.as_bytes()));
+        let [hosts, ids, flat, tags, versions] = top;
+        self.sources(snaps, hosts, versions);
+        self.flat(snaps, flat, ids);
+        self.tags(snaps, tags);
+        let entries = TOP.iter().zip(top).map(|(name, ino)| (Arc::from(*name), ino, Target::Dir(ino))).collect();
+        self.dir(ROOT, ROOT, entries, snaps, 0..snaps.len() as u32);
+    }
+
+    fn sources(&mut self, snaps: &[Snap], hosts: u64, versions: u64) {
+        let mut tree: BTreeMap<&Arc<str>, BTreeMap<&Arc<str>, Vec<u32>>> = BTreeMap::new();
+        for (i, snap) in snaps.iter().enumerate() {
+            tree.entry(&snap.host).or_default().entry(&snap.source).or_default().push(i as u32);
+        }
+        let (mut all_hosts, mut all_versions) = (Entries::new(), Entries::new());
+        for (host, sources) in tree {
+            let host_ino = Hash::name(hosts, host.as_bytes());
+            let versions_ino = Hash::name(versions, host.as_bytes());
+            let (mut in_host, mut in_versions) = (Entries::new(), Entries::new());
+            let mut below = Vec::new();
+            for (source, members) in sources {
+                let ino = Hash::name(host_ino, source.as_bytes());
+                in_host.push((source.clone(), ino, Target::Dir(ino)));
+                in_versions.push((source.clone(), Hash::name(versions_ino, source.as_bytes()), Target::Versions(ino)));
+                self.source(snaps, host_ino, ino, &members);
+                below.extend(members);
+            }
+            self.dir(host_ino, hosts, in_host, snaps, below.iter().copied());
+            self.dir(versions_ino, versions, in_versions, snaps, below.iter().copied());
+            all_hosts.push((host.clone(), host_ino, Target::Dir(host_ino)));
+            all_versions.push((host.clone(), versions_ino, Target::Dir(versions_ino)));
+        }
+        let all = || 0..snaps.len() as u32;
+        self.dir(hosts, ROOT, all_hosts, snaps, all());
+        self.dir(versions, ROOT, all_versions, snaps, all());
+    }
+
+    fn source(&mut self, snaps: &[Snap], parent: u64, ino: u64, members: &[u32]) {
+        let root = |i: u32| {
+            let snap = &snaps[i as usize];
+            (snap.time.clone(), Hash::snapshot(&snap.info.id), Target::Snapshot(i))
+        };
+        let mut entries: Entries = members.iter().map(|i| root(*i)).collect();
+        if let Some(newest) = members.last() {
+            let link = Hash::link(ino, b"latest", &snaps[*newest as usize].info.id);
+            entries.push(("latest".into(), link, Target::Link(0, *newest)));
+        }
+        self.dir(ino, parent, entries, snaps, members.iter().copied());
+    }
+
+    fn flat(&mut self, snaps: &[Snap], flat: u64, ids: u64) {
+        let all = || 0..snaps.len() as u32;
+        let entries = flat_links(snaps, flat, 1, all());
+        self.dir(flat, ROOT, entries, snaps, all());
+        let mut taken: HashSet<Arc<str>> = HashSet::new();
+        let mut short = |i: u32| {
+            let id = &snaps[i as usize].info.id;
+            let name = unique(&id.short(), id, |n| taken.insert(n.clone()));
+            (name.clone(), Hash::link(ids, name.as_bytes(), id), Target::Link(1, i))
+        };
+        let entries = all().map(&mut short).collect();
+        self.dir(ids, ROOT, entries, snaps, all());
+    }
+
+    fn tags(&mut self, snaps: &[Snap], tags: u64) {
+        let mut tree: BTreeMap<Arc<str>, Vec<u32>> = BTreeMap::new();
+        for (i, snap) in snaps.iter().enumerate() {
+            let names: HashSet<String> = snap.info.tags.iter().map(|tag| encode(tag, NAME_MAX)).collect();
+            for name in names {
+                tree.entry(name.into()).or_default().push(i as u32);
+            }
+        }
+        let mut entries = Entries::new();
+        let mut below: HashSet<u32> = HashSet::new();
+        for (tag, members) in tree {
+            let ino = Hash::name(tags, tag.as_bytes());
+            let links = flat_links(snaps, ino, 2, members.iter().copied());
+            self.dir(ino, tags, links, snaps, members.iter().copied());
+            entries.push((tag, ino, Target::Dir(ino)));
+            below.extend(members);
+        }
+        self.dir(tags, ROOT, entries, snaps, below.into_iter());
+    }
+
+    /// Adds a directory; its entries keep the positions they had in the old layout.
+    fn dir(&mut self, ino: u64, parent: u64, entries: Entries, snaps: &[Snap], below: impl Iterator<Item = u32>) {
+        let old = self.old.and_then(|o| o.dirs.get(&ino));
+        let mut next = old.map_or(FIRST, |o| o.next);
+        let mut items: Vec<Item> = entries
+            .into_iter()
+            .map(|(name, ino, target)| {
+                let cookie = old.and_then(|o| o.get(name.as_bytes())).map(|item| item.cookie).unwrap_or_else(|| {
+                    next += 1;
+                    next - 1
+                });
+                Item { name, cookie, ino, target }
+            })
+            .collect();
+        items.sort_by_key(|item| item.cookie);
+        let mut by_name: Vec<u32> = (0..items.len() as u32).collect();
+        by_name.sort_by(|a, b| items[*a as usize].name.cmp(&items[*b as usize].name));
+        for (i, item) in items.iter().enumerate() {
+            if !matches!(item.target, Target::Dir(_)) {
+                self.layout.others.insert(item.ino, (ino, i as u32));
+            }
+        }
+        let (mut mtime, mut stamp) = (0, 0u64);
+        for i in below {
+            let info = &snaps[i as usize].info;
+            mtime = mtime.max(info.captured);
+            // A sum, so that the order does not matter.
+            stamp = stamp.wrapping_add(Hash::snapshot(&info.id) ^ info.captured as u64);
+        }
+        self.layout.dirs.insert(ino, Dir { parent, items, by_name, next, mtime, stamp });
+    }
+}
+
+/// `<time>_<host>_<source>` for each of `members`.
+fn flat_links(snaps: &[Snap], dir: u64, depth: u8, members: impl Iterator<Item = u32>) -> Entries {
+    let mut taken: HashSet<Arc<str>> = HashSet::new();
+    members
+        .map(|i| {
+            let snap = &snaps[i as usize];
+            // Leaves room for the two underscores and both ids that may follow a time.
+            let plain = format!("{}_{}_{}", snap.time, encode(&snap.info.host, 70), encode(&snap.info.source, 70));
+            let name = unique(&plain, &snap.info.id, |n| n.len() <= NAME_MAX && taken.insert(n.clone()));
+            (name.clone(), Hash::link(dir, name.as_bytes(), &snap.info.id), Target::Link(depth, i))
+        })
+        .collect()
+}
+
+/// Nanoseconds since the epoch as a filesystem's time.
+pub fn file_time(ns: i64) -> repo::format::tree::FileTime {
+    repo::format::tree::FileTime { secs: ns.div_euclid(1_000_000_000), nanos: ns.rem_euclid(1_000_000_000) as u32 }
+}
