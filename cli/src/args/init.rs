@@ -1,0 +1,54 @@
+//! `init`.
+
+use std::str::FromStr;
+
+use clap::Args;
+use repo::limits::{PACK_SIZE_MAX, PACK_SIZE_MIN};
+
+use super::Bytes;
+
+/// Options of `init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Make no recovery code: a lost password then loses every backup
+    #[arg(long)]
+    pub no_recovery_code: bool,
+
+    /// The name of the first key slot
+    #[arg(long, value_name = "NAME", default_value = "initial")]
+    pub label: String,
+
+    /// The size at which a pack file is closed: 4M to 64M
+    #[arg(long, value_name = "SIZE", default_value = "32M")]
+    pub pack_size: PackSize,
+}
+
+/// A pack size the format allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackSize(pub u32);
+
+impl FromStr for PackSize {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<PackSize, String> {
+        let Bytes(bytes) = s.parse()?;
+        match u32::try_from(bytes) {
+            Ok(size) if (PACK_SIZE_MIN..=PACK_SIZE_MAX).contains(&(size as usize)) => Ok(PackSize(size)),
+            _ => Err(format!("'{s}' is not between 4M and 64M")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pack_sizes_have_bounds() {
+        assert_eq!("4M".parse(), Ok(PackSize(4 << 20)));
+        assert_eq!("64MiB".parse(), Ok(PackSize(64 << 20)));
+        assert!("3M".parse::<PackSize>().is_err());
+        assert!("65M".parse::<PackSize>().is_err());
+        assert!("8G".parse::<PackSize>().is_err());
+    }
+}

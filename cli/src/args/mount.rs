@@ -1,0 +1,47 @@
+//! `mount` and `umount`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Filter, Octal};
+
+/// Options of `mount`.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// An existing empty directory, outside the repository
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// Let every user of this machine in; the kernel checks the permissions as captured
+    #[arg(long)]
+    pub allow_other: bool,
+
+    /// Show everything as owned by this numeric user
+    #[arg(long, value_name = "UID")]
+    pub uid: Option<u32>,
+
+    /// Show everything as owned by this numeric group
+    #[arg(long, value_name = "GID")]
+    pub gid: Option<u32>,
+
+    /// Take these permission bits (octal) away from everything shown
+    #[arg(long, value_name = "MASK")]
+    pub umask: Option<Octal>,
+
+    /// Return once the mount is ready, and serve it in the background
+    #[arg(long)]
+    pub background: bool,
+
+    /// Which snapshots.
+    #[command(flatten)]
+    pub filter: Filter,
+}
+
+/// Options of `umount`.
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// Where the repository is mounted
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}

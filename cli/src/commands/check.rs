@@ -1,0 +1,215 @@
+//! `check`.
+
+use repo::check::{About, Finding, Outcome, ReadData, check, repair_log};
+use repo::error::{Kind, Result, printable};
+use repo::open::{Access, Repository};
+use serde::Serialize;
+
+use super::open::open_repository;
+use crate::args::{CheckArgs, Subset};
+use crate::context::Context;
+use crate::exit::ExitCode;
+use crate::output::{Output, human, json};
+use crate::progress::Job;
+
+/// One finding, as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "finding")]
+struct Line {
+    /// `object`, `pack`, `snapshot`, `file`, `whole`, `unneeded`.
+    kind: &'static str,
+    /// One line.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pack: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hostname: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<json::Time>,
+    #[serde(flatten)]
+    path: Option<json::PathField>,
+}
+
+/// The last line, with restic's field names where it has them.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "summary")]
+struct Summary {
+    num_errors: u64,
+    broken_packs: u64,
+    suggest_repair_index: bool,
+    suggest_prune: bool,
+    files_affected: u64,
+    snapshots_checked: u64,
+    packs: u64,
+    packs_read: u64,
+    bytes_read: u64,
+    healed: u64,
+    recorded: bool,
+}
+
+/// Runs `check`.
+pub fn run(ctx: &Context, args: CheckArgs) -> Result<ExitCode> {
+    if args.repair_log {
+        repair(ctx)?;
+    }
+    let repo = open(ctx)?;
+    let read = read_data(&args);
+    let progress = ctx.monitor(Job::Other("packs"));
+    let mut unwritable = Ok(());
+    let mut index = false;
+    let result = check(&repo, read, &progress, &mut |finding| {
+        index |= matches!(finding, Finding::Object(_));
+        let told = tell(&ctx.output, finding);
+        if unwritable.is_ok() {
+            unwritable = told;
+        }
+    });
+    drop(progress);
+    repo.remember();
+    let outcome = result?;
+    unwritable?;
+    summarise(&ctx.output, &outcome, read, index)?;
+    Ok(if outcome.problems > 0 { ExitCode::Found } else { ExitCode::Ok })
+}
+
+/// For writing, so that the result can be recorded; where that cannot be, for reading.
+fn open(ctx: &Context) -> Result<Repository> {
+    match open_repository(ctx, Access::Write) {
+        Err(e) if matches!(e.kind(), Kind::ReadOnly | Kind::Damaged) => {
+            // What keeps it from being read as well is told by that failure.
+            let repo = open_repository(ctx, Access::Read)?;
+            if e.kind() == Kind::Damaged {
+                ctx.output.complain(format!("packmule: the result of this check is not recorded: {e}"));
+            }
+            Ok(repo)
+        }
+        other => other,
+    }
+}
+
+fn read_data(args: &CheckArgs) -> ReadData {
+    match args.read_data_subset {
+        _ if args.read_data => ReadData::All,
+        Some(Subset::Part { n, m }) => ReadData::Part { n, m },
+        Some(Subset::Percent(x)) => ReadData::Percent(x),
+        None => ReadData::None,
+    }
+}
+
+fn repair(ctx: &Context) -> Result<()> {
+    let repo = open_repository(ctx, Access::Repair)?;
+    let progress = ctx.monitor(Job::Other("records"));
+    let repaired = repair_log(&repo, &progress);
+    drop(progress);
+    let repaired = repaired?;
+    if repaired.damage.is_empty() {
+        return remark(&ctx.output, "the log is sound, nothing was repaired");
+    }
+    for damage in &repaired.damage {
+        remark(&ctx.output, damage)?;
+    }
+    for id in &repaired.found {
+        remark(
+            &ctx.output,
+            &format!("snapshot {id} is back: its manifest is there, and no readable record forgets it"),
+        )?;
+    }
+    let text = "the log goes on after the damage; tags, pins and forgotten snapshots whose records were lost are as if \
+                they had never been: look at `packmule snapshots`";
+    remark(&ctx.output, text)
+}
+
+fn remark(output: &Output, message: &str) -> Result<()> {
+    match output.json {
+        true => output.message(&json::Remark::Notice { message }),
+        false => output.remark(message),
+    }
+}
+
+fn tell(output: &Output, finding: &Finding<'_>) -> Result<()> {
+    if output.json { output.message_now(&line(finding)) } else { output.line(text(finding)) }
+}
+
+/// `host/source:time:path` as people write it, with the snapshot's short id.
+fn place(about: &About<'_>, path: Option<&std::path::Path>) -> String {
+    let time = json::Time::from_nanos(about.captured.0).map_or_else(String::new, |t| human::time(t.0));
+    let path = path.map_or_else(String::new, |p| format!(" /{}", printable(p).trim_start_matches('/')));
+    format!("{} {}/{} {time}{path}", about.id.short(), about.host, about.source)
+}
+
+fn text(finding: &Finding<'_>) -> String {
+    match finding {
+        Finding::Object(error) => format!("damaged: {error}"),
+        Finding::Pack { error, .. } => format!("damaged pack: {error}"),
+        Finding::Snapshot { snapshot, error } => format!("lost snapshot: {}: {error}", place(snapshot, None)),
+        Finding::File { snapshot, path, error } => {
+            format!("affected: {}: {error}", place(snapshot, Some(path)))
+        }
+        Finding::Whole(id) => format!("healed: pack {id} is whole again"),
+        Finding::Unneeded(id) => {
+            format!("healed: pack {id} is damaged, but no snapshot needs anything in it; prune removes it")
+        }
+        _ => "something else was found".to_owned(),
+    }
+}
+
+fn line(finding: &Finding<'_>) -> Line {
+    use std::os::unix::ffi::OsStrExt;
+    let (kind, message, pack, about, path) = match finding {
+        Finding::Object(e) => ("object", e.to_string(), None, None, None),
+        Finding::Pack { id, error } => ("pack", error.to_string(), Some(*id), None, None),
+        Finding::Snapshot { snapshot, error } => ("snapshot", error.to_string(), None, Some(snapshot), None),
+        Finding::File { snapshot, path, error } => ("file", error.to_string(), None, Some(snapshot), Some(*path)),
+        Finding::Whole(id) => ("whole", String::new(), Some(*id), None, None),
+        Finding::Unneeded(id) => ("unneeded", String::new(), Some(*id), None, None),
+        _ => ("other", String::new(), None, None, None),
+    };
+    Line {
+        kind,
+        message,
+        pack: pack.map(|id| id.to_hex()),
+        snapshot: about.map(|a| a.id.to_hex()),
+        hostname: about.map(|a| a.host.to_owned()),
+        source: about.map(|a| a.source.to_owned()),
+        time: about.and_then(|a| json::Time::from_nanos(a.captured.0)),
+        path: path.map(|p| json::PathField::new(p.as_os_str().as_bytes())),
+    }
+}
+
+fn summarise(output: &Output, done: &Outcome, read: ReadData, index: bool) -> Result<()> {
+    if output.json {
+        return output.message(&Summary {
+            num_errors: done.problems,
+            broken_packs: done.damaged_packs,
+            suggest_repair_index: index,
+            suggest_prune: done.healed > 0,
+            files_affected: done.files,
+            snapshots_checked: done.snapshots,
+            packs: done.packs,
+            packs_read: done.packs_read,
+            bytes_read: done.bytes_read,
+            healed: done.healed,
+            recorded: done.recorded,
+        });
+    }
+    let what = match read {
+        ReadData::None => "their data was not read (--read-data does)".to_owned(),
+        _ => format!("{} of {} read", human::count(done.packs_read, "pack"), human::size(done.bytes_read)),
+    };
+    let (snapshots, packs) = (human::count(done.snapshots, "snapshot"), human::count(done.packs, "pack"));
+    output.remark(format!("checked {snapshots} and {packs}; {what}"))?;
+    if done.problems == 0 {
+        return output.remark("no damage was found");
+    }
+    let (problems, bad) = (human::count(done.problems, "problem"), human::count(done.damaged_packs, "damaged pack"));
+    output.line(format!("{problems}: {bad}, {} affected", human::count(done.files, "file")))?;
+    if done.damaged_packs > 0 && done.recorded {
+        output.line("the next backup of the same data stores what is damaged again; then run check once more")?;
+    }
+    Ok(())
+}

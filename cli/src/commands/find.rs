@@ -1,0 +1,162 @@
+//! `find`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::ffi::OsStrExt;
+
+use fs::layout::Layout;
+use fs::view::SnapshotInfo;
+use repo::error::{Kind, Result};
+use repo::find::{Patterns, Query, Version, find};
+use repo::format::record::State;
+use repo::format::tree::Entry;
+use repo::id::SnapshotId;
+use repo::open::{Access, Repository};
+use repo::path::SnapPath;
+use repo::snapshots::manifest;
+
+use super::open::open_repository;
+use super::{entry, which};
+use crate::args::FindArgs;
+use crate::context::Context;
+use crate::exit::ExitCode;
+use crate::output::{human, json};
+use crate::progress::Job;
+
+/// Runs `find`.
+pub fn run(ctx: &Context, args: FindArgs) -> Result<ExitCode> {
+    let query = query(&args)?;
+    let repo = open_repository(ctx, Access::Read)?;
+    let state = repo.log.state();
+    let ids = which::resolve_all(&repo, &args.snapshot, &which::filter(&args.filter))?;
+    let mut histories: BTreeMap<(String, String), Vec<SnapshotId>> = BTreeMap::new();
+    for id in ids {
+        if let Some(s) = state.snapshots.get(&id) {
+            histories.entry((s.host.clone(), s.source.clone())).or_default().push(id);
+        }
+    }
+    let mounted = mount_paths(&state);
+    let store = repo.store();
+    let monitor = ctx.monitor(Job::Look("entries"));
+    let (mut failed, mut matches) = (0, 0u64);
+    for ((host, source), ids) in &histories {
+        let (ids, roots, lost) = roots(ctx, &repo, ids)?;
+        failed += lost;
+        let history = History { ctx, state: &state, mounted: &mounted, host, source, ids: &ids, long: args.long };
+        failed += find(store.as_ref(), &roots, &query, &monitor, &mut |path, versions| {
+            matches += 1;
+            history.show(path, versions)
+        })?;
+    }
+    drop(monitor);
+    if matches == 0 && !ctx.output.json && !ctx.output.quiet {
+        ctx.output.complain("nothing matches");
+    }
+    ctx.output.flush()?;
+    Ok(if failed > 0 { ExitCode::Failed } else { ExitCode::Ok })
+}
+
+fn query(args: &FindArgs) -> Result<Query> {
+    let patterns: Vec<&[u8]> = args.patterns.iter().map(|p| p.as_bytes()).collect();
+    Ok(Query {
+        patterns: Patterns::new(&patterns, args.ignore_case)?,
+        kinds: args.kind.iter().flat_map(|k| k.entry_types()).copied().collect(),
+        min_size: args.min_size.map(|b| b.0),
+        max_size: args.max_size.map(|b| b.0),
+        oldest: args.oldest.map(|at| entry::file_time(at.first())),
+        newest: args.newest.map(|at| entry::file_time(at.last())),
+    })
+}
+
+/// The root directories of the snapshots that can be read, and how many cannot.
+fn roots(ctx: &Context, repo: &Repository, ids: &[SnapshotId]) -> Result<(Vec<SnapshotId>, Vec<Entry>, u64)> {
+    let (mut readable, mut roots, mut lost) = (Vec::new(), Vec::new(), 0);
+    for id in ids {
+        match manifest(repo, id) {
+            Ok(manifest) => {
+                readable.push(*id);
+                roots.push(manifest.root);
+            }
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
+                lost += 1;
+                ctx.output.complain(format!("packmule: warning: {e}"));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((readable, roots, lost))
+}
+
+/// Where a mount shows each snapshot, relative to the mount's directory.
+fn mount_paths(state: &State) -> HashMap<SnapshotId, String> {
+    let shown = state.snapshots.iter().filter(|(_, s)| s.forgotten.is_none());
+    let infos: Vec<SnapshotInfo> = shown
+        .map(|(id, s)| SnapshotInfo {
+            id: *id,
+            host: s.host.clone(),
+            source: s.source.clone(),
+            captured: s.captured.0,
+            recorded: s.recorded.0,
+            tags: Vec::new(),
+        })
+        .collect();
+    let count = infos.len() as u32;
+    let layout = Layout::new(infos, None);
+    (0..count)
+        .map(|i| layout.snap(i))
+        .map(|snap| (snap.info.id, format!("hosts/{}/{}/{}", snap.host, snap.source, snap.time)))
+        .collect()
+}
+
+struct History<'a> {
+    ctx: &'a Context,
+    state: &'a State,
+    mounted: &'a HashMap<SnapshotId, String>,
+    host: &'a str,
+    source: &'a str,
+    ids: &'a [SnapshotId],
+    long: bool,
+}
+
+impl History<'_> {
+    fn show(&self, path: &SnapPath, versions: &[Version]) -> Result<()> {
+        let output = &self.ctx.output;
+        if !output.json {
+            let of = human::path(format!("{} {}", self.host, self.source).as_bytes());
+            let count = human::count(versions.len() as u64, "version");
+            output.line(format!("/{}  ({of}, {count})", human::path(path.as_bytes())))?;
+        }
+        versions.iter().try_for_each(|version| self.version(path, version))
+    }
+
+    fn version(&self, path: &SnapPath, version: &Version) -> Result<()> {
+        let captured = |i: usize| self.ids.get(i).and_then(|id| self.state.snapshots.get(id)).map(|s| s.captured);
+        let (Some(first), Some(last), Some(id)) =
+            (captured(version.first), captured(version.last), self.ids.get(version.last))
+        else {
+            return Ok(());
+        };
+        let mount = self.mounted.get(id).map_or("", String::as_str);
+        let mount_path = [mount.as_bytes(), b"/", path.as_bytes()].concat();
+        if self.ctx.output.json {
+            return self.ctx.output.message(&json::FindMatch {
+                node: entry::node(path.as_bytes(), &version.entry),
+                hostname: self.host.to_owned(),
+                source: self.source.to_owned(),
+                snapshot: id.to_hex(),
+                first_seen: json::Time::of(first),
+                last_seen: json::Time::of(last),
+                hits: version.count as u64,
+                mount_path: json::MountPath::new(&mount_path),
+            });
+        }
+        let time = |at| human::time(human::timestamp(at));
+        let seen = if version.count == 1 {
+            format!("seen {}", time(last))
+        } else {
+            format!("seen {} to {} in {} snapshots", time(first), time(last), version.count)
+        };
+        let size = human::size(version.entry.size);
+        let what = if self.long { entry::long(&version.entry, false) } else { size };
+        self.ctx.output.line(format!("    {what}, {seen}, {} {}", id.short(), human::path(&mount_path)))
+    }
+}

@@ -1,0 +1,193 @@
+//! `forget`.
+
+use std::collections::BTreeSet;
+
+use jiff::tz::TimeZone;
+use repo::clock::Time;
+use repo::error::{Error, Kind, Result};
+use repo::forget::{Group, Options, Outcome, forget_by_policy, forget_named};
+use repo::format::record::{SnapshotState, State};
+use repo::id::SnapshotId;
+use repo::open::{Access, Repository};
+use repo::prune;
+use repo::retention::{Count, Policy, Within};
+use repo::select::Filter;
+use serde::Serialize;
+
+use super::open::open_repository;
+use super::{snapshots, which};
+use crate::args::{ForgetArgs, Keep, KeepArgs};
+use crate::context::Context;
+use crate::exit::ExitCode;
+use crate::output::{Output, human, json};
+use crate::progress::Job;
+use crate::select::SnapshotName;
+
+/// One history, with restic's field names.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "forget_group")]
+struct GroupMessage {
+    host: String,
+    source: String,
+    keep: Vec<json::Snapshot>,
+    remove: Vec<json::Snapshot>,
+    reasons: Vec<KeptFor>,
+}
+
+/// Why one snapshot is kept.
+#[derive(Serialize)]
+struct KeptFor {
+    snapshot: String,
+    matches: Vec<&'static str>,
+}
+
+/// The result as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "forgotten")]
+struct Summary {
+    dry_run: bool,
+    snapshots: Vec<String>,
+    already_forgotten: Vec<String>,
+    held_until: json::Time,
+}
+
+/// Runs `forget`. Snapshots that are named win over rules, which then come from a profile.
+pub fn run(ctx: &Context, args: ForgetArgs) -> Result<ExitCode> {
+    if args.snapshots.is_empty() && args.keep.is_empty() {
+        return Err(Error::new(Kind::Usage, "nothing says what to forget")
+            .remedy("name snapshots, or give a rule such as --keep-daily 7"));
+    }
+    let repo = open_repository(ctx, if args.dry_run { Access::Read } else { Access::Write })?;
+    let outcome = forget(ctx, &repo, &args)?;
+    repo.remember();
+    let state = repo.log.state();
+    if ctx.output.json {
+        tell_json(&ctx.output, &state, &outcome, args.dry_run)?;
+    } else {
+        tell(&ctx.output, &state, &outcome, &args)?;
+    }
+    ctx.output.flush()?;
+    if !args.prune {
+        return Ok(ExitCode::Ok);
+    }
+    let options = prune::Options {
+        release_held: args.release_held,
+        accept_clock: args.accept_clock,
+        dry_run: args.dry_run,
+        suppose_forgotten: if args.dry_run { outcome.forgotten } else { Vec::new() },
+        ..prune::Options::default()
+    };
+    super::prune::prune_and_tell(ctx, &repo, &options)
+}
+
+fn forget(ctx: &Context, repo: &Repository, args: &ForgetArgs) -> Result<Outcome> {
+    let options = Options { accept_clock: args.accept_clock, dry_run: args.dry_run, ..Options::default() };
+    let filter = which::history_filter(&args.filter);
+    let progress = ctx.monitor(Job::Other("snapshots"));
+    if !args.snapshots.is_empty() {
+        return forget_named(repo, &named(repo, &args.snapshots, &filter)?, &options, &progress);
+    }
+    // Paths stand in manifests, which are read before the others have to wait.
+    let with_paths: Option<BTreeSet<SnapshotId>> = match filter.paths.is_empty() {
+        true => None,
+        false => Some(which::resolve_all(repo, &[], &filter)?.into_iter().collect()),
+    };
+    let selected = |id: &SnapshotId, snapshot: &SnapshotState| {
+        filter.admits(snapshot) && with_paths.as_ref().is_none_or(|ids| ids.contains(id))
+    };
+    let zone = TimeZone::system();
+    let offset = |time: Time| i64::from(zone.to_offset(human::timestamp(time)).seconds());
+    forget_by_policy(repo, &policy(&args.keep), &selected, &offset, &options, &progress)
+}
+
+/// The snapshots named; an id may be of one that is forgotten already, which is then said.
+fn named(repo: &Repository, names: &[SnapshotName], filter: &Filter) -> Result<Vec<SnapshotId>> {
+    let resolve = |name: &SnapshotName| {
+        let forgotten = !matches!(name, SnapshotName::Latest(_));
+        which::resolve(repo, name, &Filter { forgotten, ..filter.clone() })
+    };
+    names.iter().map(resolve).collect()
+}
+
+fn policy(keep: &KeepArgs) -> Policy {
+    let count = |keep: Option<Keep>| {
+        keep.map(|keep| match keep {
+            Keep::Newest(n) => Count::Newest(n),
+            Keep::Unlimited => Count::Unlimited,
+        })
+    };
+    Policy {
+        last: count(keep.keep_last),
+        hourly: count(keep.keep_hourly),
+        daily: count(keep.keep_daily),
+        weekly: count(keep.keep_weekly),
+        monthly: count(keep.keep_monthly),
+        yearly: count(keep.keep_yearly),
+        within: keep.keep_within.map(|span| Within {
+            years: span.years,
+            months: span.months,
+            days: span.days + 7 * span.weeks,
+            hours: span.hours,
+        }),
+        tags: keep.keep_tag.iter().map(|list| list.0.clone()).collect(),
+    }
+}
+
+fn tell_json(output: &Output, state: &State, outcome: &Outcome, dry_run: bool) -> Result<()> {
+    let message = |id: &SnapshotId| Some(snapshots::message(id, state.snapshots.get(id)?, None));
+    for group in &outcome.groups {
+        let (keep, remove): (Vec<_>, Vec<_>) = group.decisions.iter().partition(|d| !d.keep.is_empty());
+        let reason = |d: &&repo::retention::Decision| KeptFor {
+            snapshot: d.id.to_hex(),
+            matches: d.keep.iter().map(|reason| reason.words()).collect(),
+        };
+        output.message(&GroupMessage {
+            host: group.host.clone(),
+            source: group.source.clone(),
+            reasons: keep.iter().map(reason).collect(),
+            keep: keep.iter().filter_map(|d| message(&d.id)).collect(),
+            remove: remove.iter().filter_map(|d| message(&d.id)).collect(),
+        })?;
+    }
+    output.message(&Summary {
+        dry_run,
+        snapshots: outcome.forgotten.iter().map(|id| id.to_hex()).collect(),
+        already_forgotten: outcome.already.iter().map(|id| id.to_hex()).collect(),
+        held_until: json::Time::of(outcome.until),
+    })
+}
+
+fn tell(output: &Output, state: &State, outcome: &Outcome, args: &ForgetArgs) -> Result<()> {
+    if !output.quiet {
+        outcome.groups.iter().try_for_each(|group| show(output, state, group))?;
+    }
+    for id in &outcome.already {
+        output.line(format!("snapshot {} was forgotten before", id.short()))?;
+    }
+    let n = human::count(outcome.forgotten.len() as u64, "snapshot");
+    let verb = if args.dry_run { "would forget" } else { "forgot" };
+    let until = human::time(human::timestamp(outcome.until));
+    let them = if outcome.forgotten.len() == 1 { "it" } else { "them" };
+    match outcome.forgotten.len() {
+        0 => output.line(format!("{verb} no snapshot")),
+        _ if args.release_held => output.line(format!("{verb} {n}, to be freed at once")),
+        _ => output.line(format!("{verb} {n}; `packmule unforget` brings {them} back until {until}")),
+    }
+}
+
+/// One history as a table, newest first.
+fn show(output: &Output, state: &State, group: &Group) -> Result<()> {
+    output.line(format!("{} {}:", human::path(group.host.as_bytes()), human::path(group.source.as_bytes())))?;
+    let mut table = human::Table::new(&["ID", "Time", "Tags", "Kept as"]);
+    for decision in &group.decisions {
+        let Some(snapshot) = state.snapshots.get(&decision.id) else { continue };
+        let why: Vec<_> = decision.keep.iter().map(|reason| reason.words()).collect();
+        table.row([
+            decision.id.short(),
+            human::time(human::timestamp(snapshot.recorded.min(snapshot.received))),
+            snapshot.tags.iter().cloned().collect::<Vec<_>>().join(","),
+            if why.is_empty() { "(forgotten)".to_owned() } else { why.join(", ") },
+        ]);
+    }
+    table.lines().iter().try_for_each(|line| output.line(line))
+}

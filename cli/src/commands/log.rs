@@ -1,0 +1,170 @@
+//! `log`.
+
+use std::collections::VecDeque;
+
+use repo::error::{Error, Result};
+use repo::format::record::{Entry, Outcome, Record};
+use repo::id::{PackId, SnapshotId};
+use repo::open::Access;
+
+use super::open::open_repository;
+use crate::args::LogArgs;
+use crate::context::Context;
+use crate::exit::ExitCode;
+use crate::output::{human, json};
+
+/// In a line, more ids than this are only counted.
+const LISTED: usize = 8;
+
+/// Runs `log`.
+pub fn run(ctx: &Context, args: LogArgs) -> Result<ExitCode> {
+    let repo = open_repository(ctx, Access::Read)?;
+    let since = args.since.map(|at| at.first());
+    let last = args.last.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let mut kept: VecDeque<Result<Line>> = VecDeque::new();
+    let mut failed = false;
+    repo.log.history(&mut |found| {
+        let line = found.map(|entry| Line::of(&entry));
+        if line.as_ref().is_ok_and(|l| since.is_some_and(|since| human::timestamp(l.time) < since)) {
+            return Ok(());
+        }
+        let Some(last) = last else { return show(ctx, line, &mut failed) };
+        if kept.len() >= last {
+            kept.pop_front();
+        }
+        kept.push_back(line);
+        Ok(())
+    })?;
+    kept.into_iter().try_for_each(|line| show(ctx, line, &mut failed))?;
+    ctx.output.flush()?;
+    Ok(if failed { ExitCode::Failed } else { ExitCode::Ok })
+}
+
+/// A record as it is shown: small, whatever a checkpoint holds.
+struct Line {
+    seq: u64,
+    time: repo::clock::Time,
+    kind: &'static str,
+    text: String,
+}
+
+fn show(ctx: &Context, line: std::result::Result<Line, Error>, failed: &mut bool) -> Result<()> {
+    let line = match line {
+        Ok(line) => line,
+        Err(e) => {
+            *failed = true;
+            ctx.output.complain(format!("packmule: warning: {e}"));
+            return Ok(());
+        }
+    };
+    if ctx.output.json {
+        let time = json::Time::of(line.time);
+        return ctx.output.message(&json::LogRecord { seq: line.seq, time, kind: line.kind, message: line.text });
+    }
+    let time = human::time(human::timestamp(line.time));
+    ctx.output.line(format!("{:>8}  {time}  {}", line.seq, human::path(line.text.as_bytes())))
+}
+
+impl Line {
+    fn of(entry: &Entry) -> Line {
+        let (kind, mut text) = describe(&entry.record);
+        if !entry.trusted {
+            text.push_str(" (its clock disagreed with the records before)");
+        }
+        Line { seq: entry.seq, time: entry.time, kind, text }
+    }
+}
+
+/// What happened, in a word for programs and in a line for people.
+fn describe(record: &Record) -> (&'static str, String) {
+    match record {
+        Record::SessionBegin { session, purpose, host, pid, .. } => {
+            ("session-begin", format!("{purpose} began on {host}, process {pid}, as session {}", session.short()))
+        }
+        Record::PacksAdded { session, packs, .. } => {
+            let size = packs.iter().map(|p| p.size).sum();
+            let packs = human::count(packs.len() as u64, "pack");
+            ("packs-added", format!("session {} stored {packs}, {}", session.short(), human::size(size)))
+        }
+        Record::SnapshotRecorded { snapshot, host, source, tags, .. } => {
+            let tags = if tags.is_empty() { String::new() } else { format!(", tags {}", tags.join(",")) };
+            ("snapshot-recorded", format!("snapshot {} of {host} {source}{tags}", snapshot.short()))
+        }
+        Record::SessionEnd { session, outcome } => {
+            let how = match outcome {
+                Outcome::Done => "is done",
+                Outcome::Failed => "failed",
+                Outcome::Adopted => "was interrupted; its packs are kept",
+            };
+            ("session-end", format!("session {} {how}", session.short()))
+        }
+        Record::Forgotten { snapshots, .. } => ("forgotten", format!("forgot {}", of_snapshots(snapshots))),
+        Record::Unforgotten { snapshots } => ("unforgotten", format!("brought back {}", of_snapshots(snapshots))),
+        Record::Tagged { snapshot, add, remove } => {
+            let signed = |sign, tags: &[String]| tags.iter().map(|t| format!(" {sign}{t}")).collect::<String>();
+            ("tagged", format!("tags of {}:{}{}", snapshot.short(), signed('-', remove), signed('+', add)))
+        }
+        Record::Pinned { snapshots } => ("pinned", format!("pinned {}", of_snapshots(snapshots))),
+        Record::Unpinned { snapshots } => ("unpinned", format!("unpinned {}", of_snapshots(snapshots))),
+        Record::Condemned { packs, .. } => ("condemned", format!("to be removed: {}", of_packs(packs))),
+        Record::Uncondemned { packs } => ("uncondemned", format!("kept after all: {}", of_packs(packs))),
+        Record::SweepIntent { packs, snapshots, .. } => {
+            ("sweep-intent", format!("removing {} and {}", of_packs(packs), of_snapshots(snapshots)))
+        }
+        Record::Swept { packs, snapshots } => {
+            ("swept", format!("removed {} and {}", of_packs(packs), of_snapshots(snapshots)))
+        }
+        Record::Damage { packs, .. } => ("damage", format!("found damaged: {}", of_packs(packs))),
+        Record::Healed { packs } => ("healed", format!("no longer damaged: {}", of_packs(packs))),
+        Record::KeyEpoch { epoch, .. } => ("key-epoch", format!("new master key, epoch {epoch}")),
+        Record::CheckDone { data, ok, subset, .. } => {
+            let what = if *data { "checked the data" } else { "checked the structure" };
+            let subset = if subset.is_empty() { String::new() } else { format!(" ({subset})") };
+            let result = if *ok { "nothing wrong" } else { "found damage" };
+            ("check-done", format!("{what}{subset}: {result}"))
+        }
+        Record::ClockAccepted => ("clock-accepted", "the clock was accepted as right".to_owned()),
+        Record::Checkpoint { state } => {
+            ("checkpoint", format!("checkpoint of {}", human::count(state.snapshots.len() as u64, "snapshot")))
+        }
+        Record::Ignored { kind, .. } => ("unknown", format!("a newer program's record of type {kind}")),
+    }
+}
+
+fn of_snapshots(ids: &[SnapshotId]) -> String {
+    listed("snapshot", ids.iter().map(SnapshotId::short))
+}
+
+fn of_packs(ids: &[PackId]) -> String {
+    listed("pack", ids.iter().map(PackId::short))
+}
+
+/// `2 packs (ab12cd34 …)`.
+fn listed(noun: &str, ids: impl ExactSizeIterator<Item = String>) -> String {
+    let count = ids.len();
+    let mut list = ids.take(LISTED).collect::<Vec<_>>().join(" ");
+    if count > LISTED {
+        list.push_str(" …");
+    }
+    match count {
+        0 => format!("no {noun}s"),
+        _ => format!("{} ({list})", human::count(count as u64, noun)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_as_words() {
+        let ids: Vec<SnapshotId> = (0..9).map(|n| SnapshotId([n; 32])).collect();
+        let (kind, text) = describe(&Record::Pinned { snapshots: ids });
+        assert_eq!(kind, "pinned");
+        assert!(text.starts_with("pinned 9 snapshots (00000000 01010101") && text.ends_with("07070707 …)"), "{text}");
+        let swept = Record::Swept { packs: vec![PackId([1; 32])], snapshots: vec![] };
+        assert_eq!(describe(&swept).1, "removed 1 pack (01010101) and no snapshots");
+        let tagged = Record::Tagged { snapshot: SnapshotId([2; 32]), add: vec!["a".into()], remove: vec!["b".into()] };
+        assert_eq!(describe(&tagged).1, "tags of 02020202: -b +a");
+    }
+}

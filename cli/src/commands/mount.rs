@@ -1,0 +1,120 @@
+//! `mount`.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use fs::ops::Presentation;
+use fs::session::{Options, mount};
+use repo::error::{Error, Kind, Result, printable};
+use repo::open::Access;
+
+use super::open::{open_repository, place};
+use crate::args::MountArgs;
+use crate::context::Context;
+use crate::exit::ExitCode;
+use crate::view::RepositoryView;
+
+/// Set for the process that serves a mount in the background: it says on its standard output when it is ready.
+const SERVING: &str = "PACKMULE_MOUNT_SERVING";
+
+/// Runs `mount`.
+pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
+    let serving = std::env::var_os(SERVING).is_some();
+    check_mount_point(&place(ctx)?.root, &args.dir)?;
+    if args.background && !serving {
+        return start_in_background(ctx, &args);
+    }
+    if serving {
+        ctx.output.only_data();
+    }
+    let options = options(ctx, &args)?;
+    let repo = open_repository(ctx, Access::Read)?;
+    let view = RepositoryView::new(repo, super::which::filter(&args.filter), Arc::clone(&ctx.output));
+    let mounted = mount(Arc::new(view), &args.dir, &options)?;
+    let unmounter = mounted.unmounter();
+    let output = Arc::clone(&ctx.output);
+    fs::signal::on_stop(move || {
+        if let Err(e) = unmounter.unmount() {
+            output.complain(format!("packmule: error: {e}"));
+        }
+    })?;
+    if serving {
+        detach()?;
+    } else {
+        let dir = printable(mounted.path());
+        ctx.output.remark(format!("mounted on {dir}; Ctrl-C or `packmule umount {dir}` ends it"))?;
+        ctx.output.flush()?;
+    }
+    mounted.wait()?;
+    Ok(ExitCode::Ok)
+}
+
+fn options(ctx: &Context, args: &MountArgs) -> Result<Options> {
+    let presented = args.uid.is_some() || args.gid.is_some() || args.umask.is_some();
+    let presentation = presented.then(|| Presentation {
+        uid: args.uid.unwrap_or_else(|| nix::unistd::getuid().as_raw()),
+        gid: args.gid.unwrap_or_else(|| nix::unistd::getgid().as_raw()),
+        umask: args.umask.map_or(0o022, |mask| mask.0),
+    });
+    let name = format!("packmule:{}", ctx.target()?.display());
+    Ok(Options { name, allow_other: args.allow_other, presentation, ..Options::default() })
+}
+
+/// A mount over the repository, or inside it, would make it wait for itself.
+fn check_mount_point(root: &Path, dir: &Path) -> Result<()> {
+    let at = dir.canonicalize().map_err(|e| Error::io("open the mount point", dir, e))?;
+    if let Ok(root) = root.canonicalize()
+        && (at.starts_with(&root) || root.starts_with(&at))
+    {
+        return Err(Error::new(Kind::Refused, "the mount point and the repository overlap:")
+            .at(dir)
+            .remedy("mount on an empty directory elsewhere"));
+    }
+    let mut entries = std::fs::read_dir(&at).map_err(|e| Error::io("list the mount point", dir, e))?;
+    if entries.next().is_some() {
+        return Err(Error::new(Kind::Refused, "the mount point is not empty:")
+            .at(dir)
+            .remedy("mount on an empty directory"));
+    }
+    Ok(())
+}
+
+/// Runs this same command line in a child that keeps serving, and returns once it says that the mount is ready. A
+/// fork would not do: threads and the index's mapping do not survive it.
+fn start_in_background(ctx: &Context, args: &MountArgs) -> Result<ExitCode> {
+    let program = std::env::current_exe().map_err(|e| Error::io("find", "this program", e))?;
+    let mut child = Command::new(&program)
+        .args(std::env::args_os().skip(1))
+        .env(SERVING, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| Error::io("start", &program, e))?;
+    let mut said = Vec::new();
+    if let Some(out) = child.stdout.take() {
+        // Ends when the child is ready or gone.
+        out.take(64).read_to_end(&mut said).map_err(|e| Error::io("hear from", &program, e))?;
+    }
+    if said == b"ready" {
+        ctx.output.remark(format!("mounted on {}", printable(&args.dir)))?;
+        return Ok(ExitCode::Ok);
+    }
+    let status = child.wait().map_err(|e| Error::io("wait for", &program, e))?;
+    // The child has said why.
+    Ok(status.code().and_then(|code| ExitCode::from_code(code as u8)).unwrap_or(ExitCode::Failed))
+}
+
+/// Leaves the terminal and tells the parent that the mount is ready.
+fn detach() -> Result<()> {
+    let failed = |e: nix::errno::Errno| Error::io("leave", "the terminal", e.into());
+    let mut stdout = std::io::stdout();
+    nix::unistd::setsid().map_err(failed)?;
+    std::env::set_current_dir("/").map_err(|e| Error::io("change to", "/", e))?;
+    stdout.write_all(b"ready").and_then(|()| stdout.flush()).map_err(|e| Error::io("tell", "the starter", e))?;
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null");
+    let null = null.map_err(|e| Error::io("open", "/dev/null", e))?;
+    nix::unistd::dup2_stdin(&null).map_err(failed)?;
+    nix::unistd::dup2_stdout(&null).map_err(failed)?;
+    nix::unistd::dup2_stderr(&null).map_err(failed)
+}

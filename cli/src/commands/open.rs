@@ -1,0 +1,102 @@
+//! Opening the repository that a command works on.
+
+use std::path::{Path, PathBuf};
+
+use repo::error::{Error, Kind, Result};
+use repo::keyslots;
+use repo::open::{Access, Place, Repository, Sealed};
+
+use crate::context::Context;
+use crate::progress::Job;
+use crate::secret::Secret;
+
+/// A password that is asked for may be typed wrong this often, the first time included.
+const TRIES: u32 = 3;
+
+/// What to do about a secret that opens nothing.
+const WRONG: &str =
+    "check that it is this repository's; `packmule key list` shows its slots, and the recovery code opens it too";
+
+/// Opens the repository with the user's secret; asks again when a typed one is wrong.
+///
+/// # Errors
+/// What names no repository or secret, and as [`Sealed::open`] and [`Sealed::unlock`].
+pub fn open_repository(ctx: &Context, access: Access) -> Result<Repository> {
+    open_with_secret(ctx, access).map(|(repo, _)| repo)
+}
+
+/// As [`open_repository`], with the secret that opened it.
+///
+/// # Errors
+/// As [`open_repository`].
+pub fn open_with_secret(ctx: &Context, access: Access) -> Result<(Repository, keyslots::Secret)> {
+    let place = place(ctx)?;
+    let mut tried = 0;
+    loop {
+        // Before the question: where there is no repository, no password is asked for.
+        let sealed = Sealed::open(place.clone(), access)?;
+        let secret = engine_secret(ctx.secret()?)?;
+        tried += 1;
+        let opened = sealed.unlock(&secret, &ctx.monitor(Job::Look("packs")));
+        match opened {
+            Err(e) if e.kind() == Kind::WrongPassword && ctx.asks_for_secret() && tried < TRIES => {
+                ctx.output.complain(format!("packmule: {e}; try again"));
+            }
+            Err(e) if e.kind() == Kind::WrongPassword => return Err(e.or_remedy(WRONG)),
+            other => return other.map(|repo| (repo, secret)),
+        }
+    }
+}
+
+/// Where the repository is and where this machine keeps what it knows of it.
+///
+/// # Errors
+/// As [`Context::target`]; `Usage` when no cache directory can be named.
+pub fn place(ctx: &Context) -> Result<Place> {
+    let root = ctx.target()?.to_owned();
+    Ok(Place { root, index_dir: ctx.index_dir().map(Path::to_owned), cache: cache_dir()? })
+}
+
+/// A secret as the engine takes it.
+///
+/// # Errors
+/// `Usage` for a text that is no identity.
+pub fn engine_secret(secret: Secret) -> Result<keyslots::Secret> {
+    match secret {
+        Secret::Password(text) => Ok(keyslots::Secret::Passphrase(text)),
+        Secret::Identity(text) => keyslots::Secret::identity(&text),
+    }
+}
+
+fn cache_dir() -> Result<PathBuf> {
+    let root = nix::unistd::geteuid().is_root();
+    cache_from(&|name| std::env::var_os(name).map(PathBuf::from), root).ok_or_else(|| {
+        Error::new(Kind::Usage, "there is no place for the cache").remedy("set HOME or XDG_CACHE_HOME to a directory")
+    })
+}
+
+/// The user's cache directory, as the XDG specification has it: relative paths do not count.
+fn cache_from(var: &dyn Fn(&str) -> Option<PathBuf>, root: bool) -> Option<PathBuf> {
+    let absolute = |name| var(name).filter(|path| path.is_absolute());
+    absolute("XDG_CACHE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+        .or_else(|| root.then(|| PathBuf::from("/var/cache")))
+        .map(|dir| dir.join("packmule"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_is_the_user_s() {
+        let dir = |vars: &[(&str, &str)], root| {
+            cache_from(&|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v)), root)
+        };
+        let some = |s: &str| Some(PathBuf::from(s));
+        assert_eq!(dir(&[("XDG_CACHE_HOME", "/c"), ("HOME", "/h")], false), some("/c/packmule"));
+        assert_eq!(dir(&[("XDG_CACHE_HOME", "c"), ("HOME", "/h")], false), some("/h/.cache/packmule"));
+        assert_eq!(dir(&[("HOME", "")], true), some("/var/cache/packmule"));
+        assert_eq!(dir(&[], false), None);
+    }
+}

@@ -1,0 +1,141 @@
+//! `prune`.
+
+use repo::error::Result;
+use repo::open::{Access, Repository};
+use repo::prune::{MaxUnused, Options, Outcome, prune};
+use serde::Serialize;
+
+use super::open::open_repository;
+use crate::args::{PruneArgs, Unused};
+use crate::context::Context;
+use crate::exit::ExitCode;
+use crate::output::{Output, human, json};
+use crate::progress::Job;
+
+/// Dates on which space comes back that are listed one by one.
+const DATES: usize = 10;
+
+/// The result as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "summary")]
+struct Summary {
+    dry_run: bool,
+    snapshots_removed: Vec<String>,
+    packs_deleted: u64,
+    packs_rewritten: u64,
+    bytes_deleted: u64,
+    bytes_written: u64,
+    bytes_freed: u64,
+    bytes_before: u64,
+    bytes_unused: u64,
+    packs_kept_after_all: u64,
+    packs_damaged: u64,
+    freed_later: Vec<Later>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<String>,
+    packs_waiting: u64,
+    bytes_waiting: u64,
+}
+
+/// What comes back on a date.
+#[derive(Serialize)]
+struct Later {
+    time: json::Time,
+    bytes: u64,
+}
+
+/// Runs `prune`.
+pub fn run(ctx: &Context, args: PruneArgs) -> Result<ExitCode> {
+    let max_unused = match args.max_unused {
+        Unused::Percent(p) => MaxUnused::Percent(p),
+        Unused::Bytes(n) => MaxUnused::Bytes(n),
+        Unused::Unlimited => MaxUnused::Unlimited,
+    };
+    let options = Options {
+        release_held: args.release_held,
+        accept_clock: args.accept_clock,
+        dry_run: args.dry_run,
+        max_unused,
+        ..Options::default()
+    };
+    let repo = open_repository(ctx, if args.dry_run { Access::Read } else { Access::Write })?;
+    prune_and_tell(ctx, &repo, &options)
+}
+
+/// Prunes an open repository and says what came of it.
+///
+/// # Errors
+/// As [`prune`].
+pub fn prune_and_tell(ctx: &Context, repo: &Repository, options: &Options) -> Result<ExitCode> {
+    let progress = ctx.monitor(Job::Other("snapshots"));
+    let done = prune(repo, options, &progress);
+    drop(progress);
+    let done = done?;
+    repo.remember();
+    if ctx.output.json {
+        ctx.output.message(&summary(&done, options.dry_run))?;
+    } else {
+        tell(&ctx.output, &done, options.dry_run)?;
+    }
+    ctx.output.flush()?;
+    Ok(ExitCode::Ok)
+}
+
+fn summary(done: &Outcome, dry_run: bool) -> Summary {
+    Summary {
+        dry_run,
+        snapshots_removed: done.snapshots_removed.iter().map(|id| id.to_hex()).collect(),
+        packs_deleted: done.packs_deleted,
+        packs_rewritten: done.packs_rewritten,
+        bytes_deleted: done.bytes_deleted,
+        bytes_written: done.bytes_written,
+        bytes_freed: done.freed(),
+        bytes_before: done.bytes_before,
+        bytes_unused: done.bytes_unused,
+        packs_kept_after_all: done.packs_uncondemned,
+        packs_damaged: done.packs_damaged,
+        freed_later: done.later.iter().map(|(at, bytes)| Later { time: json::Time::of(*at), bytes: *bytes }).collect(),
+        waiting: done.waiting.as_ref().map(ToString::to_string),
+        packs_waiting: done.packs_waiting,
+        bytes_waiting: done.bytes_waiting,
+    }
+}
+
+fn tell(output: &Output, done: &Outcome, dry_run: bool) -> Result<()> {
+    let freed = if dry_run { "would free" } else { "freed" };
+    let packs = human::count(done.packs_deleted, "pack");
+    output.line(format!(
+        "{freed} {} now: {packs} deleted, {} rewritten",
+        human::size(done.freed()),
+        human::count(done.packs_rewritten, "pack"),
+    ))?;
+    if !done.snapshots_removed.is_empty() {
+        let snapshots = human::count(done.snapshots_removed.len() as u64, "forgotten snapshot");
+        output.line(format!("{}: {snapshots}", if dry_run { "would remove for good" } else { "removed for good" }))?;
+    }
+    let later: Vec<_> = done.later.iter().filter(|(_, bytes)| *bytes > 0).collect();
+    for (at, bytes) in later.iter().take(DATES) {
+        let date = human::time(human::timestamp(*at));
+        output.line(format!("{} more on {date}, when the hold of forgotten snapshots ends", human::size(*bytes)))?;
+    }
+    if later.len() > DATES {
+        let rest: u64 = later[DATES..].iter().map(|(_, bytes)| bytes).sum();
+        output.line(format!("{} more after that", human::size(rest)))?;
+    }
+    if let Some(waiting) = &done.waiting {
+        let held = match done.packs_waiting {
+            0 => "what it may need".to_owned(),
+            n => format!("{} in {}", human::size(done.bytes_waiting), human::count(n, "pack")),
+        };
+        output.line(format!("{waiting}; {held} can be freed by the next prune after it ends"))?;
+    }
+    if done.bytes_unused > 0 {
+        let unused = human::size(done.bytes_unused);
+        output.remark(format!("{unused} that nothing needs stays in packs that are mostly in use"))?;
+    }
+    if done.packs_damaged > 0 {
+        let damaged = human::count(done.packs_damaged, "damaged pack");
+        output.line(format!("left as it was: {damaged}; run `packmule check`"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! `status`.
+
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use repo::clock::Time;
+use repo::error::Result;
+use repo::format::record::{CheckState, State};
+use repo::open::Access;
+use repo::status::{Freshness, status};
+
+use super::open::open_repository;
+use super::which;
+use crate::args::StatusArgs;
+use crate::context::Context;
+use crate::exit::ExitCode;
+use crate::output::human::{self, Table};
+use crate::output::json;
+
+/// Runs `status`.
+pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
+    let repo = open_repository(ctx, Access::Read)?;
+    let state = repo.log.state();
+    let ids = which::resolve_all(&repo, &[], &which::filter(&args.filter))?;
+    let chosen: std::collections::BTreeSet<_> = ids.into_iter().collect();
+    let mut only = State::clone(&state);
+    only.snapshots.retain(|id, _| chosen.contains(id));
+    let found = status(&only, &|_| true);
+    let now = repo.clock.now();
+    // What is older than this is late.
+    let limit = args.max_age.map(|span| span.before(human::timestamp(now), &TimeZone::system()));
+    let is_late = |f: &Freshness| limit.is_some_and(|limit| human::timestamp(f.as_of()) < limit);
+    // Nothing at all is later than anything.
+    let late = found.values().any(is_late) || (limit.is_some() && found.is_empty());
+    if ctx.output.json {
+        for ((host, source), f) in &found {
+            ctx.output.message(&json::SourceStatus {
+                hostname: host.clone(),
+                source: source.clone(),
+                snapshot_id: f.newest.to_hex(),
+                time: json::Time::of(f.captured),
+                received: json::Time::of(f.received),
+                age_seconds: f.age(now).as_secs(),
+                snapshots_count: f.snapshots,
+                late: is_late(f),
+            })?;
+        }
+        ctx.output.message(&json::RepositoryStatus {
+            late,
+            last_check: state.last_check.as_ref().map(check_message),
+            last_data_check: state.last_data_check.as_ref().map(check_message),
+            damaged_packs: state.damaged.len() as u64,
+            sessions: state.sessions.len() as u64,
+            forgotten_snapshots: state.snapshots.values().filter(|s| s.forgotten.is_some()).count() as u64,
+        })?;
+    } else {
+        let mut table = Table::new(&["Host", "Source", "Newest", "Time", ">Age", ">Snapshots", ""]);
+        for ((host, source), f) in &found {
+            table.row([
+                host.clone(),
+                source.clone(),
+                f.newest.short(),
+                human::time(human::timestamp(f.captured)),
+                age(f.age(now)),
+                f.snapshots.to_string(),
+                if is_late(f) { "LATE".to_owned() } else { String::new() },
+            ]);
+        }
+        if found.is_empty() {
+            ctx.output.line(if late { "no snapshots: LATE" } else { "no snapshots" })?;
+        } else {
+            table.lines().iter().try_for_each(|line| ctx.output.line(line))?;
+        }
+        repository(ctx, &state, now)?;
+    }
+    ctx.output.flush()?;
+    // Damage that is known is as bad as a backup that is late: monitoring must not miss it.
+    let unsound = |check: &Option<CheckState>| check.as_ref().is_some_and(|c| !c.ok);
+    let damaged = !state.damaged.is_empty() || unsound(&state.last_check) || unsound(&state.last_data_check);
+    Ok(if late || damaged { ExitCode::Found } else { ExitCode::Ok })
+}
+
+fn repository(ctx: &Context, state: &State, now: Time) -> Result<()> {
+    let check = |what: &str, check: &Option<CheckState>| match check {
+        None => format!("{what}: never"),
+        Some(c) => {
+            let result = if c.ok { "nothing wrong" } else { "FOUND DAMAGE" };
+            let subset =
+                if c.subset.is_empty() { String::new() } else { format!(", {}", human::path(c.subset.as_bytes())) };
+            format!("{what}: {} ago{subset}, {result}", age(now.since(c.at)))
+        }
+    };
+    ctx.output.line(check("last check", &state.last_check))?;
+    ctx.output.line(check("last check of data", &state.last_data_check))?;
+    if !state.damaged.is_empty() {
+        ctx.output.line(format!("{} known to be damaged", human::count(state.damaged.len() as u64, "pack")))?;
+    }
+    if !state.sessions.is_empty() {
+        ctx.output.line(format!("{} at work or interrupted", human::count(state.sessions.len() as u64, "writer")))?;
+    }
+    Ok(())
+}
+
+fn check_message(check: &CheckState) -> json::CheckStatus {
+    json::CheckStatus { time: json::Time::of(check.at), ok: check.ok, subset: check.subset.clone() }
+}
+
+/// `3d 4h`, `4h 12m`, `12m`: the two largest units.
+fn age(span: Duration) -> String {
+    let minutes = span.as_secs() / 60;
+    let (days, hours, minutes) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
+    match (days, hours) {
+        (0, 0) => format!("{minutes}m"),
+        (0, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages() {
+        for (secs, text) in [(59, "0m"), (3599, "59m"), (3600, "1h 0m"), (90_000, "1d 1h")] {
+            assert_eq!(age(Duration::from_secs(secs)), text);
+        }
+    }
+}

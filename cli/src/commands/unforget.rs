@@ -1,0 +1,50 @@
+//! `unforget`.
+
+use repo::error::{Error, Kind, Result};
+use repo::forget::unforget;
+use repo::open::Access;
+use repo::select::Filter;
+use serde::Serialize;
+
+use super::open::open_repository;
+use super::which;
+use crate::args::UnforgetArgs;
+use crate::context::Context;
+use crate::exit::ExitCode;
+use crate::output::human;
+use crate::progress::Job;
+use crate::select::SnapshotName;
+
+/// The result as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "summary")]
+struct Summary {
+    /// All 64 digits of each snapshot taken back.
+    unforgotten: Vec<String>,
+}
+
+/// Runs `unforget`.
+pub fn run(ctx: &Context, args: UnforgetArgs) -> Result<ExitCode> {
+    if args.snapshots.iter().any(|name| matches!(name, SnapshotName::Latest(_))) {
+        return Err(Error::new(Kind::Usage, "'latest' does not say which forgotten snapshot is meant")
+            .remedy("give ids, as `packmule snapshots --forgotten` shows them"));
+    }
+    let repo = open_repository(ctx, Access::Write)?;
+    let filter = Filter { forgotten: true, ..Filter::default() };
+    let ids = which::resolve_all(&repo, &args.snapshots, &filter)?;
+    let progress = ctx.monitor(Job::Other("snapshots"));
+    let back = unforget(&repo, &ids, &progress);
+    drop(progress);
+    let back = back?;
+    repo.remember();
+    if ctx.output.json {
+        ctx.output.message(&Summary { unforgotten: back.iter().map(|id| id.to_hex()).collect() })?;
+    } else {
+        for id in ids.iter().filter(|id| !back.contains(id)) {
+            ctx.output.remark(format!("snapshot {} was not forgotten", id.short()))?;
+        }
+        ctx.output.remark(format!("took back {}", human::count(back.len() as u64, "snapshot")))?;
+    }
+    ctx.output.flush()?;
+    Ok(ExitCode::Ok)
+}

@@ -1,0 +1,231 @@
+//! Profiles: TOML files that give defaults for options, so that `packmule -P NAME backup` needs no more.
+//!
+//! A key is an option's long name. Keys at the top are global options; those of one command stand in a table with the
+//! command's name, and its PATHs there as `paths`:
+//!
+//! ```toml
+//! repo = "/srv/backup"
+//! password-file = "/etc/packmule/password"
+//!
+//! [backup]
+//! paths = ["/etc", "/home"]
+//! exclude-caches = true
+//!
+//! [forget]
+//! keep-daily = 14
+//! ```
+
+use std::borrow::Cow;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use repo::error::{Error, Kind, Result};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The largest profile read, in bytes.
+const MAX_PROFILE: u64 = 1024 * 1024;
+
+/// One profile as written; keys and values are not checked yet.
+#[derive(Debug)]
+pub struct Profile {
+    path: PathBuf,
+    /// In the file's order of tables, by name within one.
+    pub entries: Vec<Entry>,
+}
+
+/// One key of a profile.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The command whose table it is in; none at the top.
+    pub command: Option<String>,
+    /// An option's long name.
+    pub key: String,
+    /// Its value.
+    pub value: Value,
+    /// Its line, from 1.
+    pub line: usize,
+}
+
+/// What a key is set to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Of a flag.
+    Flag(bool),
+    /// A text or number.
+    One(String),
+    /// Several texts or numbers.
+    Many(Vec<String>),
+}
+
+impl Profile {
+    /// Reads `NAME.toml` from the first of `dirs` that has it.
+    ///
+    /// # Errors
+    /// `Usage` for a name that is no file name, for no such profile, and for what is no TOML; `Refused` if everybody can
+    /// write the file (it may name commands to run); I/O errors.
+    pub fn load(name: &str, dirs: &[PathBuf]) -> Result<Profile> {
+        if name.is_empty() || name.starts_with('.') || name.contains('/') {
+            return Err(Error::new(Kind::Usage, format!("'{}' is not a profile's name", name.escape_debug())));
+        }
+        let candidates: Vec<PathBuf> = dirs.iter().map(|d| d.join(format!("{name}.toml"))).collect();
+        for path in &candidates {
+            match std::fs::metadata(path) {
+                Ok(meta) if meta.mode() & 0o002 != 0 => {
+                    return Err(Error::new(Kind::Refused, "everybody can change the profile")
+                        .at(path)
+                        .remedy("run chmod o-w on it"));
+                }
+                Ok(meta) if meta.len() > MAX_PROFILE => {
+                    return Err(Error::new(Kind::Usage, "larger than any profile is").at(path));
+                }
+                Ok(_) => {
+                    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read the profile", path, e))?;
+                    return Profile::parse(path, &text);
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io("read the profile", path, e)),
+            }
+        }
+        let places: Vec<String> = candidates.iter().map(|p| repo::error::printable(p)).collect();
+        Err(Error::new(Kind::Usage, format!("there is no profile {name}: neither {}", places.join(" nor "))))
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Profile> {
+        let mut profile = Profile { path: path.to_owned(), entries: Vec::new() };
+        let line_at =
+            |offset: usize| text.as_bytes()[..offset.min(text.len())].iter().filter(|&&b| b == b'\n').count() + 1;
+        let document = DeTable::parse(text).map_err(|e| {
+            profile.wrong(line_at(e.span().map_or(0, |s| s.start)), e.message().lines().next().unwrap_or_default())
+        })?;
+        for (key, item) in document.get_ref() {
+            let line = line_at(key.span().start);
+            let Some(table) = item.get_ref().as_table() else {
+                let entry = profile.entry(None, key, item, line)?;
+                profile.entries.push(entry);
+                continue;
+            };
+            if table.is_empty() {
+                // Kept so that an unknown command is noticed.
+                let (command, value) = (Some(key.get_ref().to_string()), Value::Many(Vec::new()));
+                profile.entries.push(Entry { command, key: String::new(), value, line });
+            }
+            for (inner, item) in table {
+                let entry = profile.entry(Some(key.get_ref()), inner, item, line_at(inner.span().start))?;
+                profile.entries.push(entry);
+            }
+        }
+        Ok(profile)
+    }
+
+    fn entry(
+        &self,
+        command: Option<&str>,
+        key: &Spanned<Cow<'_, str>>,
+        item: &Spanned<DeValue<'_>>,
+        line: usize,
+    ) -> Result<Entry> {
+        let key = key.get_ref().to_string();
+        let wrong =
+            || self.wrong(line, &format!("{key} must be a text, a number, true, false, or a list of texts or numbers"));
+        let value = match item.get_ref() {
+            DeValue::Boolean(on) => Value::Flag(*on),
+            DeValue::Array(items) => {
+                Value::Many(items.iter().map(|i| scalar(i.get_ref())).collect::<Option<_>>().ok_or_else(wrong)?)
+            }
+            one => Value::One(scalar(one).ok_or_else(wrong)?),
+        };
+        Ok(Entry { command: command.map(str::to_owned), key, value, line })
+    }
+
+    /// An error about one line of the profile: "FILE line N: …".
+    pub fn wrong(&self, line: usize, what: &str) -> Error {
+        Error::new(Kind::Usage, format!("{} line {line}: {what}", repo::error::printable(&self.path)))
+    }
+}
+
+fn scalar(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
+        DeValue::Float(number) => Some(number.as_str().to_owned()),
+        _ => None,
+    }
+}
+
+/// Where profiles are looked for: the system's first, then the user's.
+pub fn directories() -> Vec<PathBuf> {
+    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let user = var("XDG_CONFIG_HOME").or_else(|| var("HOME").map(|h| h.join(".config")));
+    let mut dirs = vec![PathBuf::from("/etc/packmule")];
+    dirs.extend(user.map(|u| u.join("packmule")));
+    dirs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn parse(text: &str) -> Result<Profile> {
+        Profile::parse(Path::new("/p.toml"), text)
+    }
+
+    #[test]
+    fn entries_know_their_command_and_line() {
+        let text =
+            "repo = '/r'\n\n[backup]\npaths = ['/a', \"/b\"]\nexclude-caches = true\n[forget]\nkeep-daily = 7\n[ls]\n";
+        let mut entries = parse(text).unwrap().entries;
+        entries.sort_by_key(|e| e.line);
+        let entry = |command: Option<&str>, key: &str, value, line| Entry {
+            command: command.map(str::to_owned),
+            key: key.to_owned(),
+            value,
+            line,
+        };
+        let expected = [
+            entry(None, "repo", Value::One("/r".into()), 1),
+            entry(Some("backup"), "paths", Value::Many(vec!["/a".into(), "/b".into()]), 4),
+            entry(Some("backup"), "exclude-caches", Value::Flag(true), 5),
+            entry(Some("forget"), "keep-daily", Value::One("7".into()), 7),
+            entry(Some("ls"), "", Value::Many(vec![]), 8),
+        ];
+        assert_eq!(entries, expected);
+    }
+
+    #[test]
+    fn errors_name_file_and_line() {
+        for (text, place) in [
+            ("repo = '/r'\nrepo = '/s'\n", "/p.toml line 2: "),
+            ("\n\nrepo = \n", "/p.toml line 3: "),
+            ("[backup]\npaths = [['a']]", "/p.toml line 2: "),
+            ("[backup]\n\n[backup.more]\nx = 1", "/p.toml line 3: "),
+            ("when = 2026-01-01", "/p.toml line 1: "),
+        ] {
+            let e = parse(text).unwrap_err();
+            assert_eq!(e.kind(), Kind::Usage);
+            assert!(e.to_string().starts_with(place), "{text}: {e}");
+            assert_eq!(e.to_string().lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn the_first_directory_that_has_it_wins() {
+        let (system, user) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let dirs = [system.path().to_owned(), user.path().to_owned()];
+        let absent = Profile::load("home", &dirs).unwrap_err();
+        assert_eq!(absent.kind(), Kind::Usage);
+        assert!(absent.to_string().contains(&*user.path().to_string_lossy()), "{absent}");
+        std::fs::write(user.path().join("home.toml"), "repo = 'user'").unwrap();
+        assert_eq!(Profile::load("home", &dirs).unwrap().entries[0].value, Value::One("user".into()));
+        let path = system.path().join("home.toml");
+        std::fs::write(&path, "repo = 'system'").unwrap();
+        assert_eq!(Profile::load("home", &dirs).unwrap().entries[0].value, Value::One("system".into()));
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+        assert_eq!(Profile::load("home", &dirs).unwrap_err().kind(), Kind::Refused);
+        for name in ["", "../x", ".x", "a/b"] {
+            assert_eq!(Profile::load(name, &dirs).unwrap_err().kind(), Kind::Usage, "{name}");
+        }
+    }
+}

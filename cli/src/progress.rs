@@ -1,0 +1,481 @@
+//! A monitor that shows: a bar on a terminal, status lines with `--json`, nothing otherwise; and the engine's events as lines.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use repo::error::{Error, Kind, Result};
+use repo::monitor::{Action, Counters, Event, Monitor};
+
+use crate::output::{Output, human, json};
+
+/// The most lines remembered so that each is printed once.
+const MAX_REMEMBERED: usize = 100_000;
+/// A rate over less than this is no basis for an estimate.
+const ETA_AFTER: Duration = Duration::from_secs(2);
+
+/// What runs, as far as its status differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// A backup: `files_done`, `bytes_done`.
+    Backup,
+    /// A restore: `files_restored`, `bytes_restored`.
+    Restore,
+    /// Anything else; the word names what is counted: "packs", "snapshots".
+    Other(&'static str),
+    /// As `Other`, for what only looks: standard output holds what was asked for and nothing else, so a bar on a
+    /// terminal is all there is, and in JSON remarks go to standard error.
+    Look(&'static str),
+}
+
+/// How often progress is updated, per second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate(f64);
+
+impl Rate {
+    /// From `PACKMULE_PROGRESS_FPS`; by default 10 a second for a bar, and one a second for JSON.
+    ///
+    /// # Errors
+    /// `Usage` for what is no number above 0 and up to 60.
+    pub fn new(env: Option<&str>, json: bool) -> Result<Rate> {
+        let Some(text) = env.filter(|t| !t.is_empty()) else {
+            return Ok(Rate(if json { 1.0 } else { 10.0 }));
+        };
+        match text.parse::<f64>() {
+            Ok(fps) if fps > 0.0 && fps <= 60.0 => Ok(Rate(fps)),
+            _ => Err(Error::new(Kind::Usage, "PACKMULE_PROGRESS_FPS must be a number above 0 and up to 60")),
+        }
+    }
+
+    fn interval(self) -> Duration {
+        // The lower bound keeps tiny rates within what a duration can hold.
+        Duration::from_secs_f64(1.0 / self.0.max(1e-6))
+    }
+}
+
+/// The monitor of one operation. Dropping it removes the bar.
+pub struct Progress {
+    shared: Arc<Shared>,
+    ticker: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+struct Shared {
+    output: Arc<Output>,
+    job: Job,
+    counters: Counters,
+    stop: Arc<AtomicBool>,
+    started: Instant,
+    phase: Mutex<String>,
+    said: Mutex<HashSet<u64>>,
+    hasher: RandomState,
+    bar: Option<ProgressBar>,
+}
+
+/// What is known at one moment.
+struct Glance {
+    elapsed: Duration,
+    remaining: Option<Duration>,
+    /// From 0 to 1; none while the totals are unknown.
+    share: Option<f64>,
+    files: u64,
+    total_files: u64,
+    bytes: u64,
+    total_bytes: u64,
+    errors: u64,
+    stored: u64,
+    phase: String,
+}
+
+impl Progress {
+    /// Starts showing `job`. `stop` is what [`Monitor::cancelled`] tells.
+    pub fn start(output: Arc<Output>, job: Job, rate: Rate, stop: Arc<AtomicBool>) -> Progress {
+        let draws = output.terminal && !output.json && !output.quiet;
+        let bar = draws.then(|| {
+            let target = ProgressDrawTarget::stderr_with_hz(rate.0.ceil() as u8);
+            let bar = ProgressBar::with_draw_target(Some(0), target);
+            bar.set_style(ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        output.attach(bar.clone());
+        let shows = draws || (output.json && !output.quiet && !matches!(job, Job::Look(_)));
+        let shared = Arc::new(Shared {
+            output,
+            job,
+            counters: Counters::default(),
+            stop,
+            started: Instant::now(),
+            phase: Mutex::default(),
+            said: Mutex::default(),
+            hasher: RandomState::new(),
+            bar,
+        });
+        let ticker = shows.then(|| ticker(Arc::clone(&shared), rate.interval())).flatten();
+        Progress { shared, ticker }
+    }
+
+    /// How long the operation has run.
+    pub fn elapsed(&self) -> Duration {
+        self.shared.started.elapsed()
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some((end, thread)) = self.ticker.take() {
+            drop(end);
+            let _ = thread.join();
+        }
+        if let Some(bar) = &self.shared.bar {
+            bar.finish_and_clear();
+        }
+        self.shared.output.attach(None);
+    }
+}
+
+/// Shows progress at every interval until the returned sender is dropped. Without a thread there is just no progress.
+fn ticker(shared: Arc<Shared>, interval: Duration) -> Option<(Sender<()>, JoinHandle<()>)> {
+    let (end, ended) = mpsc::channel();
+    let work = move || {
+        while ended.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+            shared.show();
+        }
+    };
+    let thread = std::thread::Builder::new().name("progress".into()).spawn(work).ok()?;
+    Some((end, thread))
+}
+
+impl Shared {
+    fn phase(&self) -> MutexGuard<'_, String> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn glance(&self) -> Glance {
+        let c = &self.counters;
+        let (files, total_files) = (Counters::get(&c.files), Counters::get(&c.total_files));
+        let (bytes, total_bytes) = (Counters::get(&c.bytes), Counters::get(&c.total_bytes));
+        let elapsed = self.started.elapsed();
+        let share = match (total_bytes, total_files) {
+            (0, 0) => None,
+            (0, total) => Some(files as f64 / total as f64),
+            (total, _) => Some(bytes as f64 / total as f64),
+        };
+        let share = share.map(|s| s.min(1.0));
+        Glance {
+            elapsed,
+            remaining: share.and_then(|s| remaining(elapsed, s)),
+            share,
+            files,
+            total_files,
+            bytes,
+            total_bytes,
+            errors: Counters::get(&c.errors),
+            stored: Counters::get(&c.stored),
+            phase: self.phase().clone(),
+        }
+    }
+
+    fn show(&self) {
+        let glance = self.glance();
+        match &self.bar {
+            Some(bar) => bar.set_message(glance.text(self.job)),
+            // A listener that went away does not stop a backup.
+            None => drop(self.output.message_now(&glance.message(self.job))),
+        }
+    }
+
+    /// Whether this is said for the first time, as far as is remembered.
+    fn first(&self, said: impl std::hash::Hash) -> bool {
+        let hash = self.hasher.hash_one(said);
+        let mut known = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < MAX_REMEMBERED { known.insert(hash) } else { !known.contains(&hash) }
+    }
+
+    fn item_error(&self, path: &Path, during: &str, error: &Error) {
+        if !self.first(("error", path, during)) {
+            return;
+        }
+        if self.output.json {
+            let field = json::PathField::new(path.as_os_str().as_bytes());
+            self.output.complain_json(&json::ItemError {
+                error: json::Message { message: error.to_string() },
+                during: during.to_owned(),
+                item: field.path,
+                item_b64: field.path_b64,
+            });
+        } else if error.path().is_some_and(|at| at.file_name() == path.file_name()) {
+            self.output.complain(format!("error: {error}"));
+        } else {
+            let path = human::path(path.as_os_str().as_bytes());
+            self.output.complain(format!("error: cannot {during} {path}: {error}"));
+        }
+    }
+
+    fn item(&self, path: &Path, action: Action, size: u64) {
+        let (level, verb, word) = match action {
+            Action::New => (1, "new", "new"),
+            Action::Changed => (1, "modified", "modified"),
+            Action::Unchanged => (2, "unchanged", "unchanged"),
+            Action::Restored => (1, "restored", "restored"),
+            Action::Kept => (2, "unchanged", "kept"),
+            Action::Deleted => (1, "deleted", "deleted"),
+        };
+        if self.output.verbose < level {
+            return;
+        }
+        let raw = path.as_os_str().as_bytes();
+        // A broken pipe shows when the command prints its result.
+        let _ = if self.output.json {
+            let field = json::PathField::new(raw);
+            let (item, item_b64) = (field.path, field.path_b64);
+            self.output.message(&json::VerboseStatus { action: verb, item, item_b64, data_size: size })
+        } else {
+            self.output.line(format!("{word:<9}  {}, {}", human::path(raw), human::size(size)))
+        };
+    }
+
+    fn remark(&self, message: &str, warning: bool) {
+        if (self.output.quiet && !warning) || !self.first(("remark", message)) {
+            return;
+        }
+        match (self.output.json, warning) {
+            (true, false) if matches!(self.job, Job::Look(_)) => {
+                self.output.complain_json(&json::Remark::Notice { message });
+            }
+            (true, false) => drop(self.output.message_now(&json::Remark::Notice { message })),
+            (true, true) => self.output.complain_json(&json::Remark::Warning { message }),
+            (false, false) => self.output.complain(message),
+            (false, true) => self.output.complain(format!("warning: {message}")),
+        }
+    }
+}
+
+/// The time left at the average rate so far.
+fn remaining(elapsed: Duration, share: f64) -> Option<Duration> {
+    if share <= 0.0 || elapsed < ETA_AFTER {
+        return None;
+    }
+    Duration::try_from_secs_f64(elapsed.as_secs_f64() * (1.0 - share) / share).ok()
+}
+
+impl Glance {
+    fn text(&self, job: Job) -> String {
+        let mut out = format!("[{}]", human::duration(self.elapsed));
+        if let Some(share) = self.share {
+            out += &format!(" {:.1}%", (share * 1000.0).floor() / 10.0);
+        }
+        if !self.phase.is_empty() {
+            out += &format!(" {}:", self.phase);
+        }
+        let noun = match job {
+            Job::Backup | Job::Restore => "files",
+            Job::Other(noun) | Job::Look(noun) => noun,
+        };
+        out += &amount(self.files, noun, self.bytes);
+        if self.share.is_some() {
+            out += &format!(" of{}", amount(self.total_files, noun, self.total_bytes));
+        }
+        if self.errors > 0 {
+            out += &format!(", {}", human::count(self.errors, "error"));
+        }
+        if let Some(left) = self.remaining {
+            out += &format!(", {} left", human::duration(left));
+        }
+        out
+    }
+
+    fn message(&self, job: Job) -> serde_json::Value {
+        let (seconds_elapsed, seconds_remaining) = (self.elapsed.as_secs(), self.remaining.map(|r| r.as_secs()));
+        let percent_done = self.share.unwrap_or(0.0);
+        let value = match job {
+            Job::Restore => serde_json::to_value(json::RestoreStatus {
+                seconds_elapsed,
+                seconds_remaining,
+                percent_done,
+                total_files: self.total_files,
+                files_restored: self.files,
+                total_bytes: self.total_bytes,
+                bytes_restored: self.bytes,
+                error_count: self.errors,
+            }),
+            Job::Backup | Job::Other(_) | Job::Look(_) => serde_json::to_value(json::Status {
+                seconds_elapsed,
+                seconds_remaining,
+                percent_done,
+                total_files: self.total_files,
+                files_done: self.files,
+                total_bytes: self.total_bytes,
+                bytes_done: self.bytes,
+                error_count: self.errors,
+                bytes_stored: self.stored,
+                phase: self.phase.clone(),
+            }),
+        };
+        value.unwrap_or_default()
+    }
+}
+
+fn amount(files: u64, noun: &str, bytes: u64) -> String {
+    match bytes {
+        0 => format!(" {files} {noun}"),
+        _ => format!(" {files} {noun} {}", human::size(bytes)),
+    }
+}
+
+impl Monitor for Progress {
+    fn event(&self, event: Event<'_>) {
+        match event {
+            Event::Phase(name) => name.clone_into(&mut self.shared.phase()),
+            Event::Notice(message) => self.shared.remark(message, false),
+            Event::Warning(message) => self.shared.remark(message, true),
+            Event::ItemError { path, during, error } => self.shared.item_error(path, during, error),
+            Event::Item { path, action, size } => self.shared.item(path, action, size),
+            // The engine may learn to say more than is shown.
+            _ => {}
+        }
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    fn cancelled(&self) -> bool {
+        self.shared.stop.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::testing::{Kept, kept};
+    use std::ffi::OsStr;
+
+    fn start(json: bool, quiet: bool, verbose: u8, job: Job) -> (Progress, Kept, Kept) {
+        let (output, out, err) = kept(json, quiet, verbose);
+        (Progress::start(output, job, Rate(50.0), Arc::default()), out, err)
+    }
+
+    fn some_events(progress: &Progress) {
+        let odd = Path::new(OsStr::from_bytes(b"/a\xff"));
+        let error = Error::new(Kind::Io, "no luck");
+        for _ in 0..2 {
+            progress.event(Event::ItemError { path: odd, during: "read", error: &error });
+            progress.event(Event::Notice("rebuilding"));
+            progress.event(Event::Warning("slow disk"));
+        }
+        progress.event(Event::Item { path: Path::new("/new"), action: Action::New, size: 2048 });
+        progress.event(Event::Item { path: Path::new("/old"), action: Action::Unchanged, size: 1 });
+    }
+
+    #[test]
+    fn events_are_said_once_as_text() {
+        let (progress, out, err) = start(false, false, 1, Job::Backup);
+        some_events(&progress);
+        assert_eq!(out.text(), "new        /new, 2.000 KiB\n");
+        assert_eq!(err.text(), "error: cannot read /a\u{fffd}: no luck\nrebuilding\nwarning: slow disk\n");
+    }
+
+    #[test]
+    fn quiet_keeps_warnings_and_errors() {
+        let (progress, out, err) = start(false, true, 0, Job::Backup);
+        some_events(&progress);
+        assert_eq!(out.text(), "");
+        assert_eq!(err.text(), "error: cannot read /a\u{fffd}: no luck\nwarning: slow disk\n");
+    }
+
+    #[test]
+    fn events_are_said_once_as_json() {
+        let (output, out, err) = kept(true, false, 2);
+        // So slow that no status line comes in between.
+        let progress = Progress::start(output, Job::Backup, Rate(0.001), Arc::default());
+        some_events(&progress);
+        drop(progress);
+        let types = |text: &str| -> Vec<String> {
+            let parse = |l: &str| serde_json::from_str::<serde_json::Value>(l).unwrap();
+            text.lines().map(|l| parse(l)["message_type"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(types(&out.text()), ["notice", "verbose_status", "verbose_status"]);
+        assert_eq!(types(&err.text()), ["error", "warning"]);
+        assert!(err.text().contains("\"item_b64\":\"L2H/\""));
+    }
+
+    #[test]
+    fn status_lines_come_by_themselves() {
+        for (job, field) in
+            [(Job::Backup, "bytes_done"), (Job::Restore, "bytes_restored"), (Job::Other("packs"), "bytes_done")]
+        {
+            let (progress, out, _) = start(true, false, 0, job);
+            Counters::add(&progress.counters().bytes, 25);
+            Counters::add(&progress.counters().total_bytes, 100);
+            while out.text().lines().count() < 2 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            drop(progress);
+            let text = out.text();
+            let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+            assert_eq!(last["message_type"], "status");
+            assert_eq!((&last[field], &last["percent_done"]), (&25.into(), &0.25.into()));
+        }
+    }
+
+    #[test]
+    fn estimates() {
+        assert_eq!(remaining(Duration::from_secs(10), 0.25), Some(Duration::from_secs(30)));
+        assert_eq!(remaining(Duration::from_secs(10), 1.0), Some(Duration::ZERO));
+        assert_eq!(remaining(Duration::from_secs(1), 0.5), None);
+        assert_eq!(remaining(Duration::from_secs(10), 0.0), None);
+    }
+
+    #[test]
+    fn the_bar_says_it_in_a_line() {
+        let mut glance = Glance {
+            elapsed: Duration::from_secs(72),
+            remaining: None,
+            share: None,
+            files: 3,
+            total_files: 0,
+            bytes: 2048,
+            total_bytes: 0,
+            errors: 0,
+            stored: 0,
+            phase: String::new(),
+        };
+        assert_eq!(glance.text(Job::Backup), "[1:12] 3 files 2.000 KiB");
+        glance = Glance {
+            remaining: Some(Duration::from_secs(24)),
+            share: Some(0.75),
+            total_files: 4,
+            bytes: 0,
+            errors: 1,
+            phase: "verify".into(),
+            ..glance
+        };
+        assert_eq!(glance.text(Job::Other("packs")), "[1:12] 75.0% verify: 3 packs of 4 packs, 1 error, 0:24 left");
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!(Rate::new(None, true).unwrap(), Rate(1.0));
+        assert_eq!(Rate::new(Some(""), false).unwrap(), Rate(10.0));
+        assert_eq!(Rate::new(Some("0.5"), false).unwrap().interval(), Duration::from_secs(2));
+        for bad in ["0", "-1", "61", "x", "nan"] {
+            assert_eq!(Rate::new(Some(bad), false).unwrap_err().kind(), Kind::Usage, "{bad}");
+        }
+        assert!(Rate::new(Some("1e-300"), false).unwrap().interval() < Duration::from_secs(10_000_000));
+    }
+
+    #[test]
+    fn the_stop_flag_is_passed_on() {
+        let stop = Arc::new(AtomicBool::new(false));
+        let progress = Progress::start(kept(false, false, 0).0, Job::Backup, Rate(1.0), Arc::clone(&stop));
+        assert!(!progress.cancelled());
+        stop.store(true, Ordering::Relaxed);
+        assert!(progress.cancelled());
+    }
+}

@@ -1,0 +1,191 @@
+//! Times and spans as typed.
+
+use std::str::FromStr;
+
+use jiff::civil::{Date, DateTime};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+/// A point in time as typed, in the local zone unless it carries one. A date alone is its whole day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    first: Timestamp,
+    last: Timestamp,
+}
+
+impl At {
+    /// The first instant meant: for "at or after".
+    pub fn first(&self) -> Timestamp {
+        self.first
+    }
+
+    /// The last instant meant: for "at or before".
+    pub fn last(&self) -> Timestamp {
+        self.last
+    }
+
+    /// Parses `2026-11-17`, `2026-11-17 18:00[:00]`, RFC 3339, or a mount's directory name `2026-11-17T18-00-00Z`.
+    pub fn parse(text: &str, zone: &TimeZone) -> Result<At, String> {
+        let text = text.trim();
+        if let Ok(instant) = text.parse::<Timestamp>() {
+            return Ok(At { first: instant, last: instant });
+        }
+        if let Some(instant) = directory_name(text) {
+            return Ok(At { first: instant, last: instant });
+        }
+        let wrong =
+            |_| format!("'{text}' is not a time such as \"2026-11-17 18:00\", 2026-11-17 or 2026-11-17T18:00:00Z");
+        let resolve = |civil: DateTime| civil.to_zoned(zone.clone()).map(|z| z.timestamp()).map_err(wrong);
+        if text.len() == "2026-11-17".len() {
+            let date: Date = text.parse().map_err(wrong)?;
+            let first = resolve(date.at(0, 0, 0, 0))?;
+            let last = resolve(date.at(23, 59, 59, 999_999_999))?;
+            return Ok(At { first, last });
+        }
+        let instant = resolve(text.parse().map_err(wrong)?)?;
+        Ok(At { first: instant, last: instant })
+    }
+}
+
+/// `2026-11-17T18-00-00Z`, as a mount names its directories.
+fn directory_name(text: &str) -> Option<Timestamp> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    if time.len() != "18-00-00".len() {
+        return None;
+    }
+    format!("{date}T{}Z", time.replace('-', ":")).parse().ok()
+}
+
+impl FromStr for At {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<At, String> {
+        At::parse(s, &TimeZone::system())
+    }
+}
+
+/// A span of calendar time as restic writes it: `1y5m7d2h`, `72h`, `2w`. `m` is months.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Calendar years.
+    pub years: u32,
+    /// Calendar months.
+    pub months: u32,
+    /// Calendar weeks.
+    pub weeks: u32,
+    /// Calendar days.
+    pub days: u32,
+    /// Hours.
+    pub hours: u32,
+}
+
+/// No part of a span may be larger: keeps calendar arithmetic in range.
+const MAX_PART: u32 = 100_000;
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Span, String> {
+        let wrong =
+            || format!("'{s}' is not a span such as 72h, 7d, 2w or 1y5m7d (y, m = months, w, d, h; largest first)");
+        let mut span = Span::default();
+        let mut rest = s;
+        let mut next_rank = 0;
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+            let number: u32 = rest[..digits].parse().ok().filter(|n| *n <= MAX_PART).ok_or_else(wrong)?;
+            let unit = rest[digits..].chars().next().ok_or_else(wrong)?;
+            let rank = "ymwdh".find(unit).filter(|r| *r >= next_rank).ok_or_else(wrong)?;
+            next_rank = rank + 1;
+            *[&mut span.years, &mut span.months, &mut span.weeks, &mut span.days, &mut span.hours][rank] = number;
+            rest = &rest[digits + unit.len_utf8()..];
+        }
+        if span == Span::default() {
+            return Err(wrong());
+        }
+        Ok(span)
+    }
+}
+
+impl Span {
+    /// The instant this span before `end`, by the calendar of `zone`. Before the year -9999 it stays at the earliest instant.
+    pub fn before(&self, end: Timestamp, zone: &TimeZone) -> Timestamp {
+        let calendar = jiff::Span::new()
+            .try_years(self.years)
+            .and_then(|s| s.try_months(self.months))
+            .and_then(|s| s.try_weeks(self.weeks))
+            .and_then(|s| s.try_days(self.days));
+        let back = calendar.and_then(|span| end.to_zoned(zone.clone()).checked_sub(span)).map(|z| z.timestamp());
+        let back = back.and_then(|t| t.checked_sub(SignedDuration::from_hours(self.hours.into())));
+        back.unwrap_or(Timestamp::MIN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn berlin() -> TimeZone {
+        TimeZone::get("Europe/Berlin").unwrap()
+    }
+
+    fn utc(s: &str) -> Timestamp {
+        s.parse().unwrap()
+    }
+
+    #[test]
+    fn times_are_local_unless_they_say_otherwise() {
+        for (text, instant) in [
+            ("2026-11-17 18:00", "2026-11-17T17:00:00Z"),
+            ("2026-11-17T18:00", "2026-11-17T17:00:00Z"),
+            ("2026-07-17 18:00:30", "2026-07-17T16:00:30Z"),
+            ("2026-11-17T18:00:00Z", "2026-11-17T18:00:00Z"),
+            ("2026-11-17 18:00+05:00", "2026-11-17T13:00:00Z"),
+            ("2026-11-17T18-00-01Z", "2026-11-17T18:00:01Z"),
+            // Skipped by the change to summer time: the time an hour later.
+            ("2026-03-29 02:30", "2026-03-29T01:30:00Z"),
+        ] {
+            let at = At::parse(text, &berlin()).unwrap();
+            assert_eq!((at.first(), at.last()), (utc(instant), utc(instant)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_its_whole_day() {
+        let at = At::parse("2026-11-17", &berlin()).unwrap();
+        assert_eq!(at.first(), utc("2026-11-16T23:00:00Z"));
+        assert_eq!(at.last(), utc("2026-11-17T22:59:59.999999999Z"));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in
+            ["", "yesterday", "2026-13-01", "2026-11-17 25:00", "18:00", "2026-11", "9999999999-01-01", "T18-00-00Z"]
+        {
+            assert!(At::parse(text, &berlin()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn spans() {
+        let span = Span { years: 1, months: 5, days: 7, ..Span::default() };
+        assert_eq!("1y5m7d".parse(), Ok(span));
+        assert_eq!("72h".parse(), Ok(Span { hours: 72, ..Span::default() }));
+        assert_eq!("2w".parse(), Ok(Span { weeks: 2, ..Span::default() }));
+        for text in ["", "h", "72", "1d1y", "1h1h", "-1h", "0h", "1min", "1 h", "4294967296h", "100001y", "1é"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn spans_follow_the_calendar() {
+        let end = utc("2026-03-31T10:00:00Z");
+        let before = |s: &str| s.parse::<Span>().unwrap().before(end, &berlin());
+        assert_eq!(before("26h"), utc("2026-03-30T08:00:00Z"));
+        // The clock went forward on the 29th: the same hour of the day is an hour later in UTC.
+        assert_eq!(before("7d"), utc("2026-03-24T11:00:00Z"));
+        assert_eq!(before("1m"), utc("2026-02-28T11:00:00Z"));
+        assert_eq!(before("1y"), utc("2025-03-31T10:00:00Z"));
+        assert_eq!(before("99999y"), Timestamp::MIN);
+    }
+}

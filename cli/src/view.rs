@@ -1,0 +1,99 @@
+//! A local repository as a mount sees it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fs::view::{SnapshotInfo, Usage, View};
+use parking_lot::Mutex;
+use repo::error::{Error, Kind, Result};
+use repo::format::manifest::Manifest;
+use repo::id::SnapshotId;
+use repo::monitor::Void;
+use repo::open::Repository;
+use repo::pack::source::FrameSource;
+use repo::select::{self, Filter};
+use repo::snapshots;
+
+use crate::output::Output;
+
+/// The repository, the snapshots that are to be shown, and where complaints go.
+pub struct RepositoryView {
+    repo: Repository,
+    filter: Filter,
+    output: Arc<Output>,
+    /// Paths of snapshots, where the filter asks for them: a manifest is read once.
+    paths: Mutex<BTreeMap<SnapshotId, Vec<Vec<u8>>>>,
+}
+
+impl RepositoryView {
+    /// Shows what passes `filter`.
+    pub fn new(repo: Repository, filter: Filter, output: Arc<Output>) -> RepositoryView {
+        RepositoryView { repo, filter, output, paths: Mutex::default() }
+    }
+
+    fn paths_of(&self, id: &SnapshotId) -> Result<Vec<Vec<u8>>> {
+        if let Some(known) = self.paths.lock().get(id) {
+            return Ok(known.clone());
+        }
+        let paths = snapshots::manifest(&self.repo, id)?.paths;
+        self.paths.lock().insert(*id, paths.clone());
+        Ok(paths)
+    }
+}
+
+impl View for RepositoryView {
+    fn version(&self) -> Result<u64> {
+        self.repo.refresh(&Void::default())?;
+        // An open handle would keep the space of a pack that a prune has removed.
+        self.repo.backend.close_handles();
+        Ok(self.repo.log.position().seq)
+    }
+
+    fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
+        let state = self.repo.log.state();
+        let ids = select::matching(&state, &self.filter, &mut |id| {
+            // One damaged manifest must not take all other snapshots out of sight.
+            self.paths_of(id).or_else(|e| match e.kind() {
+                Kind::Damaged | Kind::NotFound => {
+                    self.report("", &e);
+                    Ok(Vec::new())
+                }
+                _ => Err(e),
+            })
+        })?;
+        let info = |id: &SnapshotId| {
+            let snapshot = state.snapshots.get(id)?;
+            Some(SnapshotInfo {
+                id: *id,
+                host: snapshot.host.clone(),
+                source: snapshot.source.clone(),
+                captured: snapshot.captured.0,
+                recorded: snapshot.recorded.0,
+                tags: snapshot.tags.iter().cloned().collect(),
+            })
+        };
+        Ok(ids.iter().filter_map(info).collect())
+    }
+
+    fn manifest(&self, id: &SnapshotId) -> Result<Manifest> {
+        snapshots::manifest(&self.repo, id)
+    }
+
+    fn source(&self) -> Arc<dyn FrameSource> {
+        self.repo.store()
+    }
+
+    fn usage(&self) -> Result<Usage> {
+        let mut stored = 0;
+        self.repo.index.packs(&mut |pack| {
+            stored += pack.size;
+            Ok(())
+        })?;
+        Ok(Usage { stored, free: self.repo.backend.free_space()?.unwrap_or(0) })
+    }
+
+    fn report(&self, path: &str, error: &Error) {
+        let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
+        self.output.complain(format!("packmule: {place}{error}"));
+    }
+}

@@ -1,0 +1,570 @@
+//! Every kind of bad input by name: the documented exit code, one line that says what and where and what to do,
+//! nothing lost, no panic, no hang.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use support::{Mount, PASSWORD, Ran, Running, Site, Undo, copy, edit, files, noise, saved};
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_wrong_password_is_12() {
+    let site = Site::filled();
+    for words in [vec!["snapshots"], vec!["backup", "."], vec!["check"], vec!["mount", text(&site.mnt())]] {
+        site.with_password(&words, "not the password").refused(12, &[text(&site.repo())]);
+    }
+    site.with_password(&["snapshots"], PASSWORD).ok();
+    // None at all, and nobody to ask.
+    let ran = Running::start(site.program(&["snapshots"])).wait();
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    let listed = site.run(&["key", "list"]).ok();
+    assert!(!listed.text().contains(PASSWORD));
+}
+
+#[test]
+fn where_there_is_no_repository_it_is_10() {
+    let site = Site::bare();
+    let commands: [&[&str]; 6] =
+        [&["snapshots"], &["backup", "."], &["check"], &["prune"], &["rebuild-index"], &["mount", "../mnt"]];
+    for prepare in
+        [|_: &Path| {}, |p: &Path| fs::create_dir(p).unwrap(), |p: &Path| fs::write(p.join("x"), "").unwrap()]
+    {
+        prepare(&site.repo());
+        for words in commands {
+            site.run(words).refused(10, &[text(&site.repo())]);
+        }
+    }
+    // Nothing was made there either.
+    assert_eq!(files(&site.repo()), [site.repo().join("x")]);
+    site.with_password(&["init"], PASSWORD).refused(1, &[text(&site.repo())]);
+    fs::remove_dir_all(site.repo()).unwrap();
+    fs::write(site.repo(), "a file").unwrap();
+    for words in commands {
+        site.run(words).refused(10, &[text(&site.repo())]);
+    }
+}
+
+#[test]
+fn what_may_not_be_looked_at_is_not_called_absent() {
+    let site = Site::filled();
+    // A link to itself fails for root, too.
+    fs::rename(site.repo(), site.path().join("away")).unwrap();
+    symlink("repo", site.repo()).unwrap();
+    site.run(&["snapshots"]).refused(1, &[text(&site.repo())]);
+}
+
+#[test]
+fn a_newer_format_is_refused_untouched() {
+    let site = Site::filled();
+    let config = site.repo().join("config");
+    edit(&config, |bytes| {
+        let version = u16::from_le_bytes([bytes[8], bytes[9]]) + 1;
+        bytes[8..10].copy_from_slice(&version.to_le_bytes());
+        let body = bytes.len() - 32;
+        let sum = checksum(&bytes[..body]);
+        bytes[body..].copy_from_slice(&sum);
+    });
+    let before = files(&site.repo());
+    for words in [vec!["snapshots"], vec!["backup", "."], vec!["check"], vec!["prune"], vec!["key", "list"]] {
+        let ran = site.run(&words).refused(1, &[text(&config)]);
+        assert!(ran.err.contains("newer"), "{}", ran.err);
+    }
+    assert_eq!(files(&site.repo()), before);
+}
+
+/// The checksum at the end of a config, as docs/format.md says.
+fn checksum(body: &[u8]) -> [u8; 32] {
+    blake3::derive_key("packmule 2026-11-23 v1 checksum: small file", body)
+}
+
+/// What befalls a file.
+type Harm = fn(&mut Vec<u8>);
+
+const DAMAGES: [(&str, Harm); 7] = [
+    ("cut by a byte", |b| b.truncate(b.len() - 1)),
+    ("cut in the middle", |b| b.truncate(b.len() / 2)),
+    ("emptied", |b| b.clear()),
+    ("zeroed", |b| b.fill(0)),
+    ("a bit flipped at the start", |b| b[0] ^= 1),
+    ("a bit flipped in the middle", |b| {
+        let at = b.len() / 2;
+        b[at] ^= 4;
+    }),
+    ("a bit flipped at the end", |b| {
+        let at = b.len() - 1;
+        b[at] ^= 0x80;
+    }),
+];
+
+/// Two files of every kind that a repository has: one to damage and one to swap it with.
+fn kinds(repo: &Path) -> Vec<(&'static str, Vec<PathBuf>)> {
+    let mut packs = files(&repo.join("packs"));
+    packs.sort_by_key(|p| std::cmp::Reverse(p.metadata().unwrap().len()));
+    let small: Vec<_> = packs.iter().rev().take(2).cloned().collect();
+    packs.truncate(2);
+    vec![
+        ("large pack", packs),
+        ("small pack", small),
+        ("roll-up", files(&repo.join("footers"))),
+        ("manifest", files(&repo.join("snapshots"))),
+        ("log record", files(&repo.join("log")).into_iter().skip(1).collect()),
+        ("key slot", files(&repo.join("keys"))),
+        ("config", vec![repo.join("config")]),
+    ]
+}
+
+/// After some damage: nothing ends in a panic, a hang or wrong bytes, and `check` finds it.
+fn survives(site: &Site, what: &str, path: &Path) {
+    let check = site.run(&["check", "--read-data"]);
+    let key = path.starts_with(site.repo().join("keys"));
+    // Without a slot that opens there is nobody to check; the password's slot may be the sound one.
+    let check = if key && check.code != 5 { site.with_password(&["check", "--read-data"], PASSWORD) } else { check };
+    assert_eq!(check.code, 5, "{what}: {}{}", check.err, check.text());
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let said = check.err.clone() + &check.text();
+    // The packs of an absent roll-up are counted.
+    let named = said.contains(&name[..8.min(name.len())]) || (!path.exists() && said.contains("rebuild-index"));
+    assert!(named, "{what}: {path:?} is not named in {said}");
+    for snapshot in ["latest", "latest~1"] {
+        for file in ["large", "dir/deep/noise", "dir/small"] {
+            let ran = site.run(&["dump", snapshot, file]);
+            let wanted = fs::read(site.src().join(file)).unwrap();
+            match ran.code {
+                0 => assert!(ran.out == wanted, "{what}: wrong bytes of {file}"),
+                _ => {
+                    assert!(wanted.starts_with(&ran.out), "{what}: wrong bytes of {file} before it failed");
+                    assert!(ran.err.contains("error: "), "{what}: {}", ran.err);
+                }
+            }
+        }
+    }
+    for words in [vec!["snapshots"], vec!["ls", "latest"], vec!["stats"], vec!["prune"], vec!["rebuild-index"]] {
+        let ran = site.run(&words);
+        let said = ["error: ", "warning: "].iter().any(|word| ran.err.contains(word));
+        assert!(ran.code == 0 || said, "{what}: {}: {}", ran.words, ran.err);
+    }
+}
+
+fn damage_matrix(kind: &str) {
+    let sound = Site::filled();
+    let count = kinds(&sound.repo()).len();
+    let at = (0..count).find(|i| kinds(&sound.repo())[*i].0 == kind).unwrap();
+    for (damage, apply) in DAMAGES {
+        let site = of(&sound);
+        let path = kinds(&site.repo())[at].1[0].clone();
+        edit(&path, apply);
+        survives(&site, &format!("{kind} {damage}"), &path);
+    }
+    let site = of(&sound);
+    let paths = kinds(&site.repo())[at].1.clone();
+    // A slot's name says nothing: each opens as before.
+    if let [one, two, ..] = &paths[..]
+        && kind != "key slot"
+    {
+        let (a, b) = (fs::read(one).unwrap(), fs::read(two).unwrap());
+        fs::write(one, b).unwrap();
+        fs::write(two, a).unwrap();
+        survives(&site, &format!("{kind} swapped"), one);
+    }
+    if kind != "config" && kind != "key slot" {
+        let site = of(&sound);
+        let path = kinds(&site.repo())[at].1[0].clone();
+        fs::remove_file(&path).unwrap();
+        survives(&site, &format!("{kind} missing"), &path);
+    }
+}
+
+/// A copy of a site: the same repository and source.
+fn of(sound: &Site) -> Site {
+    let site = Site::bare();
+    copy(&sound.repo(), &site.repo());
+    fs::remove_dir(site.src()).unwrap();
+    copy(&sound.src(), &site.src());
+    site
+}
+
+#[test]
+fn a_damaged_large_pack_is_found_and_never_read_wrongly() {
+    damage_matrix("large pack");
+}
+
+#[test]
+fn a_damaged_small_pack_is_found_and_never_read_wrongly() {
+    damage_matrix("small pack");
+}
+
+#[test]
+fn a_damaged_roll_up_is_found() {
+    damage_matrix("roll-up");
+}
+
+#[test]
+fn a_damaged_manifest_is_found() {
+    damage_matrix("manifest");
+}
+
+#[test]
+fn a_damaged_log_record_is_found() {
+    damage_matrix("log record");
+}
+
+#[test]
+fn a_damaged_key_slot_is_found() {
+    damage_matrix("key slot");
+}
+
+#[test]
+fn a_damaged_config_is_found() {
+    damage_matrix("config");
+}
+
+#[test]
+fn the_next_backup_heals_damaged_packs() {
+    let site = Site::filled();
+    let pack = kinds(&site.repo())[0].1[0].clone();
+    edit(&pack, |b| {
+        let at = b.len() / 2;
+        b[at] ^= 1;
+    });
+    site.run(&["check", "--read-data"]).exits(5);
+    let healed = site.backup();
+    site.restores(&healed, &site.src());
+    site.restores("latest~1", &site.src());
+}
+
+#[test]
+fn a_damaged_log_says_how_to_go_on_and_then_does() {
+    let site = Site::filled();
+    let records = files(&site.repo().join("log"));
+    let victim = &records[records.len() / 2];
+    edit(victim, |b| b.fill(0));
+    site.run(&["backup", "."]).refused(1, &[text(victim), "--repair-log"]);
+    let repaired = site.run(&["check", "--repair-log"]);
+    assert!([0, 5].contains(&repaired.code), "{}", repaired.err);
+    assert_eq!(site.snapshots().len(), 2);
+    site.backup();
+    site.run(&["check", "--read-data"]).ok();
+    site.restores("latest", &site.src());
+}
+
+// The index.
+
+fn index_survives(site: &Site, what: &str, told: bool) {
+    let ran = site.run(&["ls", "latest", "-R"]).ok();
+    if told {
+        assert!(ran.err.contains("index"), "{what}: nothing was said: {}", ran.err);
+    }
+    site.run(&["check"]).ok();
+    site.restores("latest", &site.src());
+    site.backup();
+}
+
+#[test]
+fn a_damaged_index_is_built_anew() {
+    let sound = Site::filled();
+    for (damage, apply) in DAMAGES {
+        let site = of(&sound);
+        site.run(&["snapshots"]).ok();
+        edit(&site.database(), apply);
+        index_survives(&site, damage, true);
+    }
+}
+
+#[test]
+fn a_foreign_or_absent_index_is_built_anew() {
+    let (sound, foreign) = (Site::filled(), Site::new());
+    foreign.write("other", &noise(9, 100_000));
+    foreign.backup();
+    type Change = fn(&Site, &Site);
+    let changes: [(&str, Change); 8] = [
+        ("all of another's", |own, other| {
+            fs::remove_dir_all(own.repo().join("index")).unwrap();
+            let (from, to) = (other.repo().join("index"), own.repo().join("index"));
+            let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+            assert!(done.success());
+        }),
+        ("another's data", |own, other| {
+            fs::copy(other.database(), own.database()).unwrap();
+        }),
+        ("another's data and no state", |own, other| {
+            fs::copy(other.database(), own.database()).unwrap();
+            fs::remove_file(own.repo().join("index/state")).unwrap();
+        }),
+        ("no data", |own, _| fs::remove_file(own.database()).unwrap()),
+        ("no lock", |own, _| fs::remove_file(own.database().with_file_name("lock.mdb")).unwrap()),
+        ("none", |own, _| fs::remove_dir_all(own.repo().join("index")).unwrap()),
+        ("words instead", |own, _| fs::write(own.database(), "no database at all").unwrap()),
+        ("a broken link instead", |own, _| {
+            let data = own.database();
+            fs::remove_file(&data).unwrap();
+            symlink("nowhere", data).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let site = of(&sound);
+        site.run(&["snapshots"]).ok();
+        change(&site, &foreign);
+        index_survives(&site, what, what != "no lock");
+    }
+    // Not ours to remove.
+    let index = sound.repo().join("index");
+    fs::remove_dir_all(&index).unwrap();
+    fs::write(&index, "no index").unwrap();
+    sound.run(&["snapshots"]).refused(1, &[text(&index)]);
+}
+
+#[test]
+fn an_older_copy_is_noticed_by_who_saw_a_newer_one() {
+    let site = Site::filled();
+    let old = site.path().join("old");
+    copy(&site.repo(), &old);
+    site.write("later", b"later");
+    site.backup();
+    fs::remove_dir_all(site.repo()).unwrap();
+    copy(&old, &site.repo());
+    let ran = site.run(&["backup", "."]).refused(1, &[text(&site.repo())]);
+    assert!(ran.err.contains("older than what this machine has seen"), "{}", ran.err);
+    // Reading goes on, and says so.
+    let listed = site.run(&["snapshots"]).ok();
+    assert!(listed.err.contains("older than what this machine has seen"), "{}", listed.err);
+    site.run(&["prune"]).refused(1, &[]);
+    site.run(&["forget", "latest"]).refused(1, &[]);
+    // As the remedy says.
+    fs::remove_dir_all(site.home().join(".cache/packmule/seen")).unwrap();
+    site.backup();
+    site.run(&["check"]).ok();
+}
+
+// Sources.
+
+fn summary(ran: &Ran) -> serde_json::Value {
+    ran.json().into_iter().find(|m| m["message_type"] == "summary").unwrap()
+}
+
+#[test]
+fn a_source_may_be_a_file_a_broken_link_or_empty() {
+    let site = Site::new();
+    site.write("file", b"only this");
+    symlink("nowhere", site.src().join("broken")).unwrap();
+    fs::create_dir(site.src().join("empty")).unwrap();
+    for name in ["file", "broken", "empty"] {
+        let ran = site.run(&["--json", "backup", name, "--source", name]).ok();
+        let id = saved(&ran);
+        let target = site.path().join(format!("to-{name}"));
+        site.run(&["restore", &id, "--target", text(&target)]).ok();
+        let restored = target.join(name);
+        match name {
+            "file" => assert_eq!(fs::read(restored).unwrap(), b"only this"),
+            "broken" => assert_eq!(fs::read_link(restored).unwrap(), Path::new("nowhere")),
+            _ => assert_eq!(fs::read_dir(restored).unwrap().count(), 0),
+        }
+    }
+    // As the snapshot's root.
+    let empty = site.src().join("empty");
+    let mut command = site.command(&["--json", "backup", ".", "--source", "nothing"]);
+    command.current_dir(&empty);
+    let ran = Running::start(command).wait().ok();
+    assert_eq!(summary(&ran)["total_files_processed"], 0);
+    site.restores(&saved(&ran), &empty);
+    site.run(&["check", "--read-data"]).ok();
+}
+
+#[test]
+fn a_source_that_is_not_there_is_said() {
+    let site = Site::new();
+    site.write("file", b"x");
+    let none = site.run(&["backup", "absent"]);
+    assert_ne!(none.code, 0);
+    assert!(none.err.contains("absent"), "{}", none.err);
+    // One of two: the rest is saved, and it shows.
+    let some = site.run(&["--json", "backup", "file", "absent"]).exits(3);
+    assert!(some.err.contains("absent"), "{}", some.err);
+    saved(&some);
+}
+
+#[test]
+fn the_repository_is_no_source() {
+    let site = Site::filled();
+    for source in [site.repo(), site.repo().join("packs")] {
+        let ran = site.run(&["backup", text(&source)]);
+        assert_ne!(ran.code, 0, "{}", ran.err);
+        ran.refused(1, &[text(&source)]);
+    }
+    // What holds it is one: without it.
+    let ran = site.run(&["--json", "backup", text(site.path()), "--source", "around"]).ok();
+    let listed = site.run(&["ls", &saved(&ran), "-R"]).ok().text();
+    assert!(listed.contains("src/dir/small") && !listed.contains("packs/"), "{listed}");
+    // Also when it is called otherwise.
+    let link = site.path().join("link");
+    symlink(site.repo(), &link).unwrap();
+    let mut inside = site.command(&["backup", "."]);
+    inside.current_dir(&link);
+    Running::start(inside).wait().refused(1, &[]);
+}
+
+#[test]
+fn a_command_that_fails_saves_nothing() {
+    let site = Site::new();
+    let ran = site.run(&["backup", "--stdin-from-command", "--", "sh", "-c", "echo half; exit 3"]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    let ran = site.run(&["backup", "--stdin-from-command", "--", "/no/such/program"]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert!(ran.err.contains("/no/such/program"), "{}", ran.err);
+    assert!(site.snapshots().is_empty());
+}
+
+// Mount points.
+
+#[test]
+fn a_mount_point_must_be_an_empty_directory_elsewhere() {
+    let site = Site::filled();
+    fs::write(site.mnt().join("x"), "").unwrap();
+    site.run(&["mount", text(&site.mnt())]).refused(1, &["not empty", text(&site.mnt())]);
+    site.run(&["mount", "--background", text(&site.mnt())]).refused(1, &["not empty", text(&site.mnt())]);
+    for at in [site.repo(), site.repo().join("tmp"), site.path().to_owned()] {
+        site.run(&["mount", text(&at)]).refused(1, &[text(&at)]);
+    }
+    let link = site.path().join("link");
+    symlink(site.repo().join("tmp"), &link).unwrap();
+    site.run(&["mount", text(&link)]).refused(1, &["overlap"]);
+    let absent = site.path().join("absent");
+    let ran = site.run(&["mount", text(&absent)]);
+    assert!([1, 2].contains(&ran.code) && ran.err.contains(text(&absent)), "{}", ran.err);
+    let file = site.mnt().join("x");
+    let ran = site.run(&["mount", text(&file)]);
+    assert!([1, 2].contains(&ran.code) && ran.err.contains(text(&file)), "{}", ran.err);
+    fs::remove_file(&file).unwrap();
+    // One mount over another would hide it.
+    let mounted = Mount::new(&site, &site.mnt(), &[]);
+    site.run(&["mount", text(&site.mnt())]).refused(1, &["not empty"]);
+    site.run(&["mount", text(&site.mnt().join("hosts"))]).refused(1, &[]);
+    mounted.unmount();
+    let ran = site.run(&["umount", text(&site.mnt())]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    let _undo = Undo(site.mnt());
+}
+
+#[test]
+fn restore_targets_and_names_that_make_no_sense() {
+    let site = Site::filled();
+    let target = site.path().join("target");
+    fs::write(&target, "a file").unwrap();
+    let ran = site.run(&["restore", "latest", "--target", text(&target)]);
+    assert!([1, 2].contains(&ran.code) && ran.err.contains(text(&target)), "{}", ran.err);
+    let to = site.path().join("to");
+    for name in ["ffffffff", "latest~9"] {
+        let ran = site.run(&["restore", name, "--target", text(&to)]);
+        assert_eq!(ran.code, 1, "{}", ran.err);
+    }
+    let ran = site.run(&["restore", "latest:/absent", "--target", text(&to)]);
+    assert!(ran.code == 1 && ran.err.contains("absent"), "{}", ran.err);
+    let ran = site.run(&["restore", "latest", "--target", text(&site.repo())]);
+    assert_eq!(ran.code, 1, "restored over the repository: {}", ran.err);
+    site.run(&["check", "--read-data"]).ok();
+}
+
+#[test]
+fn a_restore_around_the_repository_leaves_it_alone() {
+    let site = Site::new();
+    // A directory of the repository's name held something else when it was captured.
+    let whole = site.path().join("whole");
+    fs::create_dir_all(whole.join("repo/packs")).unwrap();
+    fs::write(whole.join("repo/config"), "another kind of config").unwrap();
+    fs::write(whole.join("file"), "a file").unwrap();
+    let mut command = site.command(&["--json", "backup", ".", "--source", "whole"]);
+    command.current_dir(&whole);
+    let with = saved(&Running::start(command).wait().ok());
+    site.write("some/file", b"content");
+    let without = site.backup();
+    let target = site.path().join("target");
+    fs::create_dir(&target).unwrap();
+    fs::rename(site.repo(), target.join("repo")).unwrap();
+    symlink(target.join("repo"), site.repo()).unwrap();
+    let before = files(&target.join("repo"));
+    for (id, code) in [(&without, 0), (&with, 1)] {
+        let ran = site.run(&["restore", id, "--target", text(&target), "--delete"]).exits(code);
+        assert!(ran.err.contains("repository itself"), "{}", ran.err);
+        let left = files(&target.join("repo"));
+        assert!(before.iter().all(|f| left.contains(f)), "{}", ran.err);
+    }
+    for inside in ["repo", "repo/packs", "repo/new"] {
+        let at = target.join(inside);
+        site.run(&["restore", &with, "--target", text(&at)]).refused(1, &["inside the repository", text(&at)]);
+    }
+    site.run(&["check", "--read-data"]).ok();
+}
+
+// The clock.
+
+/// A library that moves the clock of a program by `PACKMULE_TEST_SHIFT` seconds, and has nobody keep it right.
+const SHIFT: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <sys/timex.h>
+#include <time.h>
+int clock_gettime(clockid_t id, struct timespec *ts) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int done = real(id, ts);
+    const char *by = getenv("PACKMULE_TEST_SHIFT");
+    if (id == CLOCK_REALTIME && by) ts->tv_sec += atol(by);
+    return done;
+}
+int adjtimex(struct timex *t) { t->status |= STA_UNSYNC; return TIME_ERROR; }
+"#;
+
+#[test]
+fn a_clock_ten_years_off_deletes_nothing() {
+    let site = Site::filled();
+    let (code, library) = (site.path().join("shift.c"), site.path().join("shift.so"));
+    fs::write(&code, SHIFT).unwrap();
+    let built = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o", text(&library), text(&code), "-ldl"])
+        .status()
+        .expect("these tests need a C compiler");
+    assert!(built.success());
+    let at = |shift: i64, words: &[&str]| {
+        let mut command = site.command(words);
+        command.env("LD_PRELOAD", &library).env("PACKMULE_TEST_SHIFT", shift.to_string());
+        Running::start(command).wait()
+    };
+    let backup = ["--json", "backup", ".", "--source", "data", "--host", "web"];
+    let decade = 10 * 365 * 86_400;
+    let year = |ran: &Ran| ran.json().last().unwrap()["time"].as_str().unwrap()[..4].parse::<i32>().unwrap();
+    let now = year(&site.run(&["--json", "snapshots"]).ok());
+    for shift in [decade, -decade] {
+        let id = saved(&at(shift, &backup).ok());
+        let listed = at(shift, &["--json", "snapshots", &id]).ok();
+        assert_eq!((year(&listed) - now).signum(), shift.signum() as i32, "the library moves no clock");
+        for words in [
+            vec!["prune"],
+            vec!["prune", "--release-held"],
+            vec!["forget", "--keep-last", "1", "--prune"],
+            vec!["forget", &id],
+        ] {
+            at(shift, &words).refused(1, &["--accept-clock"]);
+        }
+        at(shift, &["check"]).ok();
+        at(shift, &["rebuild-index"]).ok();
+        // The right clock is not led astray.
+        site.run(&["prune"]).ok();
+        site.restores(&id, &site.src());
+    }
+    assert_eq!(site.snapshots().len(), 4);
+    site.run(&["forget", "--keep-last", "3"]).ok();
+    // What is said on purpose counts, and can be taken back.
+    at(decade, &["forget", "--keep-last", "2", "--accept-clock"]).ok();
+    at(decade, &["prune"]).ok();
+    site.run(&["prune"]).refused(1, &["--accept-clock"]);
+    site.backup();
+    site.run(&["prune", "--accept-clock"]).ok();
+    site.run(&["prune"]).ok();
+    site.run(&["check", "--read-data"]).ok();
+}
