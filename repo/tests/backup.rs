@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use repo::capture::{Options, Outcome, ParentChoice, backup};
+use repo::capture::{Options, Outcome, backup};
 use repo::crypto::slot::Argon2Cost;
 use repo::format::tree::{Content, Entry, EntryType};
 use repo::keyslots::{NewSlots, Secret};
@@ -43,26 +43,11 @@ impl Site {
 
     fn options(&self) -> Options {
         Options {
-            paths: vec![self.src()],
-            stdin: None,
-            host: "testhost".into(),
             source: Some("test".into()),
-            allow_changed_paths: false,
             username: "tester".into(),
             program: "test".into(),
             tags: vec![],
-            excludes: vec![],
-            iexcludes: vec![],
-            markers: vec![],
-            larger_than: None,
-            one_file_system: false,
-            read_devices: false,
-            force: false,
-            parent: ParentChoice::Newest,
-            skip_if_unchanged: false,
-            read_concurrency: None,
-            strict: false,
-            dry_run: false,
+            ..Options::new(vec![self.src()], "testhost")
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use repo::capture::{Options, ParentChoice, backup};
+use repo::capture::{Options, backup};
 use repo::crypto::hash::ChunkKind;
 use repo::crypto::slot::Argon2Cost;
 use repo::format::tree::XattrValue;
@@ -68,25 +68,10 @@ fn a_flood_of_attributes_comes_back_and_harms_nothing_else() {
 
 fn options(path: PathBuf) -> Options {
     Options {
-        paths: vec![path],
-        stdin: None,
-        host: "testhost".into(),
         source: Some("test".into()),
-        allow_changed_paths: false,
         username: "tester".into(),
         program: "test".into(),
         tags: vec![],
-        excludes: vec![],
-        iexcludes: vec![],
-        markers: vec![],
-        larger_than: None,
-        one_file_system: false,
-        read_devices: false,
-        force: false,
-        parent: ParentChoice::Newest,
-        skip_if_unchanged: false,
-        read_concurrency: None,
-        strict: false,
-        dry_run: false,
+        ..Options::new(vec![path], "testhost")
     }
 }

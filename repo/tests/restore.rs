@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use repo::capture::{Options as Backup, ParentChoice, backup};
+use repo::capture::{Options as Backup, backup};
 use repo::crypto::slot::Argon2Cost;
 use repo::id::SnapshotId;
 use repo::keyslots::{NewSlots, Secret};
@@ -32,26 +32,11 @@ fn open(root: &Path, cache: &Path, access: Access) -> Repository {
 
 fn options(src: PathBuf) -> Backup {
     Backup {
-        paths: vec![src],
-        stdin: None,
-        host: "testhost".into(),
         source: Some("test".into()),
-        allow_changed_paths: false,
         username: "tester".into(),
         program: "test".into(),
         tags: vec![],
-        excludes: vec![],
-        iexcludes: vec![],
-        markers: vec![],
-        larger_than: None,
-        one_file_system: false,
-        read_devices: false,
-        force: false,
-        parent: ParentChoice::Newest,
-        skip_if_unchanged: false,
-        read_concurrency: None,
-        strict: false,
-        dry_run: false,
+        ..Backup::new(vec![src], "testhost")
     }
 }
 

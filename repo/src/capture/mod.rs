@@ -116,6 +116,34 @@ pub struct Options {
     pub dry_run: bool,
 }
 
+impl Options {
+    /// The paths of a host, and nothing asked for beyond that.
+    pub fn new(paths: Vec<PathBuf>, host: impl Into<String>) -> Options {
+        Options {
+            paths,
+            stdin: None,
+            host: host.into(),
+            source: None,
+            allow_changed_paths: false,
+            username: String::new(),
+            program: String::new(),
+            tags: Vec::new(),
+            excludes: Vec::new(),
+            iexcludes: Vec::new(),
+            markers: Vec::new(),
+            larger_than: None,
+            one_file_system: false,
+            read_devices: false,
+            force: false,
+            parent: ParentChoice::Newest,
+            skip_if_unchanged: false,
+            read_concurrency: None,
+            strict: false,
+            dry_run: false,
+        }
+    }
+}
+
 /// What a backup did.
 pub struct Outcome {
     /// The snapshot, acknowledged; none for a dry run or when nothing changed and that was to be skipped.

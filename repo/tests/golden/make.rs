@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use repo::backend::Object as Stored;
-use repo::capture::{Options, ParentChoice, backup};
+use repo::capture::{Options, backup};
 use repo::chunker::ChunkerParams;
 use repo::clock::Time;
 use repo::crypto::hash::{ChunkKind, content_hash};
@@ -358,26 +358,11 @@ impl Source {
 
     fn backup(&self, repo: &Repository, tags: &[&str]) -> SnapshotId {
         let options = Options {
-            paths: vec!["src".into()],
-            stdin: None,
-            host: "golden".into(),
             source: Some("captured".into()),
-            allow_changed_paths: false,
             username: "nobody".into(),
             program: "golden 1".into(),
             tags: tags.iter().map(|t| t.to_string()).collect(),
-            excludes: vec![],
-            iexcludes: vec![],
-            markers: vec![],
-            larger_than: None,
-            one_file_system: false,
-            read_devices: false,
-            force: false,
-            parent: ParentChoice::Newest,
-            skip_if_unchanged: false,
-            read_concurrency: None,
-            strict: false,
-            dry_run: false,
+            ..Options::new(vec!["src".into()], "golden")
         };
         let outcome = backup(repo, options, &Recording::default()).unwrap();
         assert_eq!(outcome.stats.errors, 0);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use repo::backend::fault::Fault;
 use repo::backend::memory::Memory;
 use repo::backend::{Area, Backend, Object};
-use repo::capture::{Options, Outcome, ParentChoice, backup};
+use repo::capture::{Options, Outcome, backup};
 use repo::check::{Finding, Outcome as Checked, ReadData, check};
 use repo::crypto::slot::Argon2Cost;
 use repo::error::Result;
@@ -104,26 +104,11 @@ impl Site {
 
     pub fn options(&self) -> Options {
         Options {
-            paths: vec![self.src()],
-            stdin: None,
-            host: "testhost".into(),
             source: Some("test".into()),
-            allow_changed_paths: false,
             username: "tester".into(),
             program: "test".into(),
             tags: vec![],
-            excludes: vec![],
-            iexcludes: vec![],
-            markers: vec![],
-            larger_than: None,
-            one_file_system: false,
-            read_devices: false,
-            force: false,
-            parent: ParentChoice::Newest,
-            skip_if_unchanged: false,
-            read_concurrency: None,
-            strict: false,
-            dry_run: false,
+            ..Options::new(vec![self.src()], "testhost")
         }
     }
 
