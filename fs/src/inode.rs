@@ -1,21 +1,13 @@
-//! The table of what the kernel holds: exactly the captured entries, counted as the kernel counts them.
-//!
-//! Two live entries whose numbers fall together are told apart: the later one gets the next free number.
+//! A captured entry in use, with all that is asked about it.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use repo::format::tree::{Content, DirRef, Entry, EntryType, FileTime, XattrValue};
 use repo::id::SnapshotId;
 
-use crate::number::{CAPTURED, Hash};
+use crate::number::Hash;
 use crate::versions;
-
-const SHARDS: usize = 64;
 
 /// What a node is, beyond its attributes.
 pub enum Body {
@@ -52,7 +44,7 @@ pub struct Meta {
 
 /// Which of several entries an inode number stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Identity {
+pub(crate) enum Identity {
     Child(u64, Box<[u8]>),
     Group(SnapshotId, Box<[u8; 32]>),
 }
@@ -83,7 +75,7 @@ pub struct Node {
     pub body: Body,
     /// Bytes that are not in holes, plus one; 0 while not counted.
     pub data_bytes: AtomicU64,
-    identity: Identity,
+    pub(crate) identity: Identity,
 }
 
 impl Node {
@@ -173,6 +165,14 @@ impl Node {
         repo::error::printable(std::path::Path::new(std::ffi::OsStr::new(&*String::from_utf8_lossy(&joined))))
     }
 
+    /// Where it can be found again: in which captured directory, and where in it. None for directories, which are kept
+    /// for what is below them, for files with several names, and for versions.
+    pub(crate) fn place(&self) -> Option<(&Arc<Node>, u64)> {
+        let found_by_place = !self.linked && matches!(self.body, Body::File(_) | Body::Symlink(_) | Body::Special);
+        let parent = self.parent.as_ref().filter(|parent| parent.dir().is_some());
+        parent.filter(|_| found_by_place).map(|parent| (parent, self.position))
+    }
+
     /// The directory listing it has, if it is a captured directory.
     pub fn dir(&self) -> Option<&DirRef> {
         match &self.body {
@@ -186,111 +186,6 @@ fn meta(entry: &Entry) -> Meta {
     let Entry { kind, mode, uid, gid, mtime, size, rdev, .. } = *entry;
     let size = if kind == EntryType::Symlink { entry.target.len() as u64 } else { size };
     Meta { kind, mode, uid, gid, mtime, size, rdev }
-}
-
-/// Numbers in the table are hashes already.
-#[derive(Default)]
-struct AsIs(u64);
-
-impl Hasher for AsIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|b| self.0 = self.0.rotate_left(8) ^ u64::from(*b));
-    }
-
-    fn write_u64(&mut self, n: u64) {
-        // The low bits are positions in a directory, the high ones a hash: the map wants both ends mixed.
-        self.0 = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
-struct Held {
-    node: Arc<Node>,
-    lookups: u64,
-}
-
-type Shard = HashMap<u64, Held, BuildHasherDefault<AsIs>>;
-
-/// The entries that the kernel holds.
-pub struct Table {
-    shards: Vec<Mutex<Shard>>,
-}
-
-impl Default for Table {
-    fn default() -> Table {
-        Table { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
-    }
-}
-
-impl Table {
-    fn shard(&self, ino: u64) -> &Mutex<Shard> {
-        // Neighbours in a directory lie in one shard for a while, which keeps it in the processor's cache.
-        &self.shards[(ino >> 6) as usize % SHARDS]
-    }
-
-    /// Counts one more lookup of `node` and returns what the table holds for it: another name of the same file may
-    /// have been there first.
-    pub fn hold(&self, mut node: Node) -> Arc<Node> {
-        loop {
-            match self.shard(node.ino).lock().entry(node.ino) {
-                Slot::Vacant(slot) => {
-                    let node = Arc::new(node);
-                    slot.insert(Held { node: node.clone(), lookups: 1 });
-                    return node;
-                }
-                Slot::Occupied(mut slot) if slot.get().node.identity == node.identity => {
-                    let held = slot.get_mut();
-                    held.lookups += 1;
-                    return held.node.clone();
-                }
-                Slot::Occupied(_) => {}
-            }
-            node.ino = (node.ino.wrapping_add(1) & (CAPTURED - 1)) | CAPTURED;
-        }
-    }
-
-    /// The entry with this number, if the kernel holds it.
-    pub fn get(&self, ino: u64) -> Option<Arc<Node>> {
-        self.shard(ino).lock().get(&ino).map(|held| held.node.clone())
-    }
-
-    /// The kernel gives back `lookups`; at none left the entry goes.
-    pub fn forget(&self, ino: u64, lookups: u64) {
-        let mut shard = self.shard(ino).lock();
-        let Slot::Occupied(mut slot) = shard.entry(ino) else { return };
-        let held = slot.get_mut();
-        held.lookups = held.lookups.saturating_sub(lookups);
-        // Dropped after the lock: the last name in a deep directory drops all its parents.
-        let gone = (held.lookups == 0).then(|| slot.remove());
-        if gone.is_some() && shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
-            let room = shard.len() * 2;
-            shard.shrink_to(room);
-        }
-        drop(shard);
-        drop(gone);
-    }
-
-    /// Entries held.
-    pub fn len(&self) -> usize {
-        self.shards.iter().map(|s| s.lock().len()).sum()
-    }
-
-    /// Whether none is held.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The inodes of the unions held.
-    pub fn unions(&self) -> Vec<u64> {
-        let mut out = Vec::new();
-        for shard in &self.shards {
-            out.extend(shard.lock().iter().filter(|(_, h)| matches!(h.node.body, Body::Union(_))).map(|(ino, _)| *ino));
-        }
-        out
-    }
 }
 
 impl Node {

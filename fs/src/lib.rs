@@ -11,6 +11,7 @@ pub mod layout;
 pub mod listing;
 pub mod versions;
 pub mod inode;
+pub mod table;
 pub mod prefetch;
 pub mod ops;
 pub mod fuse;

@@ -336,6 +336,35 @@ fn the_table_holds_what_the_kernel_holds() {
 }
 
 #[test]
+fn files_that_were_not_used_for_long_are_found_again() {
+    // More than are kept whole.
+    const FILES: usize = 20_000;
+    let memory = Memory::new();
+    let file = |i: usize| {
+        let mut entry = memory.store.file(&format!("f{i:05}"), format!("content of {i}").as_bytes());
+        entry.xattrs = vec![(b"user.number".to_vec(), XattrValue::Inline(i.to_string().into_bytes()))];
+        entry.mode = 0o400 + (i % 8) as u32;
+        entry
+    };
+    memory.add(id(1), "web1", "etc", T0, &[], memory.store.dir("", (0..FILES).map(file).collect()));
+    let ops = ops(&memory);
+    let listed = list(&ops, walk(&ops, SNAPSHOT));
+    assert_eq!((listed.len(), ops.held()), (FILES, FILES));
+    for (step, files) in [(1, FILES), (7919, 1000)] {
+        for i in (0..files).map(|i| i * step % FILES) {
+            let (entry, ino) = (&listed[i], listed[i].looked.attr.ino);
+            assert_eq!(ops.getattr(ino).unwrap(), entry.looked, "{i}");
+            assert_eq!(ops.xattr(ino, b"user.number").unwrap(), i.to_string().into_bytes());
+            assert_eq!(read_all(&ops, ino, 100).unwrap(), format!("content of {i}").into_bytes());
+        }
+    }
+    assert_eq!(ops.held(), FILES, "being found again is no lookup");
+    listed.iter().for_each(|e| ops.forget(e.looked.attr.ino, 1));
+    assert_eq!(ops.held(), 0);
+    assert!(listed.iter().all(|e| matches!(ops.getattr(e.looked.attr.ino), Err(Fail::Stale))));
+}
+
+#[test]
 fn damage_costs_only_what_needs_it_and_is_told_once() {
     let memory = Memory::new();
     let bad = memory.store.file("bad", &[1; 5000]);

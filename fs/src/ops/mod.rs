@@ -18,11 +18,12 @@ use repo::id::ContentHash;
 use repo::pack::source::FrameSource;
 
 use crate::errno::{Fail, Outcome};
-use crate::inode::{Body, Node, Table};
+use crate::inode::{Body, Node};
 use crate::layout::{Change, Layout, Target, file_time};
 use crate::listing::Listings;
 use crate::number::is_captured;
 use crate::prefetch::Prefetch;
+use crate::table::{Known, Table};
 use crate::view::{Usage, View};
 
 pub use attr::{Attr, Looked, Presentation};
@@ -154,7 +155,7 @@ impl Ops {
 
     fn thing(&self, ino: u64) -> Outcome<Thing> {
         if is_captured(ino) {
-            return self.table.get(ino).map(Thing::Node).ok_or(Fail::Stale);
+            return self.captured(ino).map(Thing::Node);
         }
         let layout = self.layout();
         if layout.dir(ino).is_some() {
@@ -166,6 +167,23 @@ impl Ops {
             Some((dir, Target::Versions(source_dir))) => Ok(Thing::Node(self.versions(&layout, ino, dir, source_dir))),
             // Forgotten, but somebody is still in it.
             _ => self.roots.lock().get(&ino).cloned().map(Thing::Node).ok_or(Fail::Stale),
+        }
+    }
+
+    /// A captured entry that the kernel holds; reads its directory unless the entry was used lately.
+    fn captured(&self, ino: u64) -> Outcome<Arc<Node>> {
+        match self.table.get(ino).ok_or(Fail::Stale)? {
+            Known::Node(node) => Ok(node),
+            Known::At(parent, position) => {
+                let dir = parent.dir().ok_or(Fail::Stale)?;
+                let read = || {
+                    let piece = self.listings.at(&*self.source, dir, position)?;
+                    let found = position.checked_sub(piece.start).and_then(|i| piece.entries.get(i as usize)).cloned();
+                    found.ok_or_else(|| Error::damaged("a directory is shorter than it was"))
+                };
+                let entry = self.told(&parent, read().map_err(Fail::Repo))?;
+                Ok(self.table.found(ino, Node::child(&parent, position, entry)))
+            }
         }
     }
 
