@@ -15,6 +15,7 @@ use fuser::{
 use repo::error::Error;
 use repo::format::tree::{EntryType, FileTime};
 
+use crate::awake::Awake;
 use crate::errno::{Fail, Outcome, errno};
 use crate::ops::attr::FOREVER;
 use crate::ops::{Attr, Found, Ops, Seek};
@@ -30,12 +31,21 @@ pub struct Adapter {
     acl: bool,
     no_open: bool,
     no_opendir: bool,
+    awake: Awake,
 }
 
 impl Adapter {
     /// For `ops`; `acl` has the kernel check permissions, ACLs included.
     pub fn new(ops: Arc<Ops>, acl: bool) -> Adapter {
-        Adapter { ops, acl, no_open: false, no_opendir: false }
+        Adapter { ops, acl, no_open: false, no_opendir: false, awake: Awake::new() }
+    }
+
+    /// Runs an operation; a panic becomes an error of this one call, or the thread would be lost and the mount hang.
+    fn run<T>(&self, operation: impl FnOnce() -> Outcome<T>) -> Result<T, Errno> {
+        self.awake.request();
+        let outcome = catch_unwind(AssertUnwindSafe(operation));
+        let outcome = outcome.unwrap_or_else(|_| Err(Fail::Repo(Error::bug("an operation panicked"))));
+        outcome.map_err(|fail| Errno::from_i32(errno(&fail)))
     }
 }
 
@@ -43,12 +53,6 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs an operation; a panic becomes an error of this one call, or the thread would be lost and the mount hang.
-fn run<T>(operation: impl FnOnce() -> Outcome<T>) -> Result<T, Errno> {
-    let outcome = catch_unwind(AssertUnwindSafe(operation));
-    let outcome = outcome.unwrap_or_else(|_| Err(Fail::Repo(Error::bug("an operation panicked"))));
-    outcome.map_err(|fail| Errno::from_i32(errno(&fail)))
-}
 
 fn file_type(kind: EntryType) -> FileType {
     match kind {
@@ -139,7 +143,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match run(|| self.ops.lookup(parent.0, name.as_bytes())) {
+        match self.run(|| self.ops.lookup(parent.0, name.as_bytes())) {
             Ok(Found::Entry(found)) => {
                 reply.entry_with_ttls(&found.attr_for, &found.name_for, &file_attr(&found.attr), Generation(0));
             }
@@ -154,14 +158,14 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match run(|| self.ops.getattr(ino.0)) {
+        match self.run(|| self.ops.getattr(ino.0)) {
             Ok(found) => reply.attr(&found.attr_for, &file_attr(&found.attr)),
             Err(e) => reply.error(e),
         }
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match run(|| self.ops.readlink(ino.0)) {
+        match self.run(|| self.ops.readlink(ino.0)) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(e),
         }
@@ -193,14 +197,14 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        SCRATCH.with_borrow_mut(|scratch| match run(|| self.ops.read(ino.0, offset, size, scratch)) {
+        SCRATCH.with_borrow_mut(|scratch| match self.run(|| self.ops.read(ino.0, offset, size, scratch)) {
             Ok(data) => reply.data(&data),
             Err(e) => reply.error(e),
         });
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let listed = run(|| {
+        let listed = self.run(|| {
             let mut listing = self.ops.list(ino.0, offset)?;
             while let Some(entry) = self.ops.next(&mut listing) {
                 // A plain listing counts no lookups.
@@ -219,7 +223,7 @@ impl Filesystem for Adapter {
     }
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let listed = run(|| {
+        let listed = self.run(|| {
             let mut listing = self.ops.list(ino.0, offset)?;
             while let Some(entry) = self.ops.next(&mut listing) {
                 // One lifetime serves name and attributes here: the shorter.
@@ -248,11 +252,11 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        xattr_reply(run(|| self.ops.xattr(ino.0, name.as_bytes())), size, reply);
+        xattr_reply(self.run(|| self.ops.xattr(ino.0, name.as_bytes())), size, reply);
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        xattr_reply(run(|| self.ops.xattrs(ino.0)), size, reply);
+        xattr_reply(self.run(|| self.ops.xattrs(ino.0)), size, reply);
     }
 
     fn ioctl(
@@ -271,7 +275,7 @@ impl Filesystem for Adapter {
     }
 
     fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        let found = run(|| {
+        let found = self.run(|| {
             let what = match whence {
                 libc::SEEK_DATA => Seek::Data,
                 libc::SEEK_HOLE => Seek::Hole,

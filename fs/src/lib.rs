@@ -14,6 +14,7 @@ pub mod inode;
 pub mod table;
 pub mod prefetch;
 pub mod ops;
+mod awake;
 pub mod fuse;
 pub mod device;
 pub mod signal;
