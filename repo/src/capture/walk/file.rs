@@ -5,44 +5,36 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use crossbeam_channel::bounded;
 
-use super::{At, Walk, stat_of};
-use crate::capture::event::{Event, Linked};
+use super::{At, File, Walk, stat_of};
+use crate::capture::event::{Event, Linked, NEVER};
 use crate::capture::parent::Known;
 use crate::capture::read::{Job, Origin, QUEUE, WHOLE};
-use crate::capture::scan::{Meta, Xattrs, read_link, xattrs_at};
+use crate::capture::scan::{Attributes, Meta, read_link, xattrs_at};
 use crate::error::{Error, Kind, Result};
 use crate::format::tree::{Entry, EntryType, FileTime};
 use crate::limits::{KIB, MAX_SYMLINK};
 use crate::monitor::Action;
 
 impl Walk<'_> {
-    pub(super) fn visit_file(
-        &mut self,
-        at: &At,
-        fd: &Arc<OwnedFd>,
-        name: &[u8],
-        meta: &Meta,
-        known: Option<Known>,
-        device: bool,
-    ) -> Result<()> {
-        if let (Some(known), Some(parent)) = (&known, &mut self.parent) {
-            parent.pass(&known.entry);
-        }
+    pub(super) fn visit_file(&mut self, at: &At, file: File<'_>) -> Result<()> {
+        let File { dir, name, meta, known, named, device } = file;
+        self.pass(known.as_ref());
         let stat = stat_of(meta);
         let path = at.real().to_owned();
         let mut entry = self.entry(name, meta);
+        let action = if known.is_some() { Action::Changed } else { Action::New };
+        let same = known.and_then(|k| self.unchanged(k, meta));
         if meta.nlink > 1 {
             let (group, last) = self.link(meta, &at.snap);
             entry.link_group = Some(group);
             if let Some(last) = last.filter(|_| meta.kind == EntryType::File) {
-                return self.send(Event::Link { entry, stat, path, last });
+                let action = if same.is_some() { Action::Unchanged } else { action };
+                return self.send(Event::Link { entry, stat, action, path, named, last });
             }
         }
-        let action = if known.is_some() { Action::Changed } else { Action::New };
         if device {
             let mut as_file = self.entry(name, meta);
             as_file.kind = EntryType::File;
@@ -51,50 +43,55 @@ impl Walk<'_> {
                 // A link's own mode would open the device's content to everybody.
                 as_file.mode = 0o600;
             }
-            return self.read(Origin::Device(path.clone()), as_file, &Meta { size: u64::MAX, ..*meta }, action, path);
+            let endless = Meta { size: u64::MAX, ..*meta };
+            return self.read(Origin::Device(path.clone()), as_file, &endless, action, path, named);
         }
-        if let Some(same) = known.and_then(|k| self.unchanged(k, meta)) {
+        if let Some(same) = same {
             let same = Entry { link_group: entry.link_group, user: entry.user, group: entry.group, ..same };
             return self.send(Event::Ready { entry: same, stat, xattrs: Vec::new(), action: Action::Unchanged, path });
         }
         match meta.kind {
-            EntryType::File => self.read(Origin::Name(Arc::clone(fd), name.to_vec()), entry, meta, action, path),
-            _ => self.special(fd, name, meta, entry, action, path),
+            EntryType::File => self.read(Origin::Name(dir, name.to_vec()), entry, meta, action, path, named),
+            _ => self.special(&dir, meta, entry, action, path, named),
         }
     }
 
+    /// A link, device, pipe or socket.
     fn special(
-        &mut self,
-        fd: &Arc<OwnedFd>,
-        name: &[u8],
+        &self,
+        dir: &OwnedFd,
         meta: &Meta,
         mut entry: Entry,
         action: Action,
         path: PathBuf,
+        named: bool,
     ) -> Result<()> {
-        let read = || -> io::Result<(Vec<u8>, Xattrs)> {
-            let link = meta.kind == EntryType::Symlink;
-            let target = if link { read_link(fd.as_fd(), name)? } else { Vec::new() };
-            if link && (target.is_empty() || target.len() > MAX_SYMLINK) {
-                return Err(io::Error::from_raw_os_error(libc::EINVAL));
-            }
-            Ok((target, xattrs_at(fd.as_fd(), name)?))
+        let target = match meta.kind {
+            EntryType::Symlink => read_link(dir.as_fd(), &entry.name).and_then(|target| match target.len() {
+                1..=MAX_SYMLINK => Ok(target),
+                _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            }),
+            _ => Ok(Vec::new()),
         };
-        match read() {
-            Ok((target, xattrs)) => {
+        let Attributes { xattrs, failed } = xattrs_at(dir.as_fd(), &entry.name);
+        let mut stat = stat_of(meta);
+        match (target, failed) {
+            (Ok(target), failed) if failed.as_ref().is_none_or(|e| e.kind() != io::ErrorKind::NotFound) => {
+                if let Some(e) = failed {
+                    self.failures.report(&path, "read the attributes of", e)?;
+                    stat = NEVER;
+                }
                 entry.size = target.len() as u64;
                 entry.target = target;
-                self.send(Event::Ready { entry, stat: stat_of(meta), xattrs, action, path })
+                self.send(Event::Ready { entry, stat, xattrs, action, path })
             }
-            Err(e) => {
-                self.failed(&path, "read", e);
-                Ok(())
-            }
+            (Err(e), _) if e.kind() != io::ErrorKind::NotFound => self.failures.report(&path, "read", e),
+            _ => self.failures.gone(&path, named),
         }
     }
 
     /// Sends a job to the readers and the event that takes its result.
-    fn read(&self, from: Origin, entry: Entry, meta: &Meta, action: Action, path: PathBuf) -> Result<()> {
+    fn read(&self, from: Origin, entry: Entry, meta: &Meta, action: Action, path: PathBuf, named: bool) -> Result<()> {
         let whole = meta.size <= WHOLE;
         let budget = if whole { meta.size + KIB as u64 } else { 0 };
         self.budget.take(budget);
@@ -102,7 +99,7 @@ impl Walk<'_> {
         let (out, content) = bounded(queue);
         let gone = || Error::new(Kind::Interrupted, "the backup ended early");
         self.jobs.send(Job { from, meta: *meta, out }).map_err(|_| gone())?;
-        self.send(Event::File { entry, content, budget, action, path })
+        self.send(Event::File { entry, content, budget, action, path, named })
     }
 
     /// A stream as the one file of the snapshot's root, called `name`.
@@ -118,7 +115,7 @@ impl Walk<'_> {
         let entry = self.entry(name, meta);
         let path = PathBuf::from(std::ffi::OsString::from_vec(name.to_vec()));
         let endless = Meta { size: u64::MAX, ..*meta };
-        self.read(Origin::Stream(pipe), entry, &endless, Action::New, path)?;
+        self.read(Origin::Stream(pipe), entry, &endless, Action::New, path, false)?;
         self.send(Event::Leave)
     }
 
