@@ -49,7 +49,7 @@ impl<'a> Failures<'a> {
     /// Something has gone since it was listed: as if it had never been there, unless the user asked for just this.
     ///
     /// # Errors
-    /// None as yet; see [`Failures::report`].
+    /// As [`Failures::report`].
     pub fn gone(&self, path: &Path, named: bool) -> Result<()> {
         if named {
             self.missing.fetch_add(1, Ordering::Relaxed);
