@@ -30,6 +30,7 @@ use output::{Output, json};
 
 fn main() -> std::process::ExitCode {
     signals::default_sigpipe();
+    repo::capture::raise_open_files();
     let words: Vec<OsString> = std::env::args_os().collect();
     let code = match args::parse(&words, &profile::directories()) {
         Ok(parsed) => dispatch(parsed),

@@ -222,6 +222,89 @@ fn ctrl_c_stops_waiting_for_a_silent_command() {
 }
 
 #[test]
+fn ctrl_c_that_reaches_the_command_as_well_is_an_interruption() {
+    let site = Site::new();
+    let begun = site.path().join("begun");
+    let script = format!("echo output; : >'{}'; exec sleep 300", text(&begun));
+    let running = site.start(&["backup", "--stdin-from-command", "--", "sh", "-c", &script]);
+    eventually("the command runs", || begun.exists());
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let group = nix::unistd::Pid::from_raw(running.pid());
+    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGINT).unwrap();
+    let ran = running.wait();
+    assert_eq!(ran.code, 130, "{}", ran.err);
+    assert!(site.snapshots().is_empty());
+}
+
+#[test]
+fn ctrl_c_ends_a_command_that_has_closed_its_output() {
+    let site = Site::new();
+    let begun = site.path().join("begun");
+    // Once it ends when asked, once it does not.
+    for trap in ["", "trap '' TERM;"] {
+        let script = format!("{trap} exec >&-; echo $$ >'{0}.new'; mv '{0}.new' '{0}'; exec sleep 300", text(&begun));
+        let running = site.start(&["backup", "--stdin-from-command", "--", "sh", "-c", &script]);
+        eventually("the command runs", || begun.exists());
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        running.signal(nix::sys::signal::Signal::SIGINT);
+        let asked = std::time::Instant::now();
+        let ran = running.wait();
+        assert_eq!(ran.code, 130, "{}", ran.err);
+        assert!(asked.elapsed().as_secs() < 20, "it took {:?} to stop", asked.elapsed());
+        let pid = fs::read_to_string(&begun).unwrap();
+        assert!(!Path::new("/proc").join(pid.trim()).exists(), "the command was left behind");
+        fs::remove_file(&begun).unwrap();
+        assert!(site.snapshots().is_empty());
+    }
+}
+
+/// The program with a limit of open files that it cannot raise.
+fn limited(site: &Site, files: u32, words: &[&str]) -> Running {
+    let plain = site.command(words);
+    let mut command = std::process::Command::new("prlimit");
+    command.arg(format!("--nofile={files}:{files}")).arg(plain.get_program()).args(plain.get_args());
+    command.env_clear().current_dir(plain.get_current_dir().unwrap());
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Running::start(command)
+}
+
+#[test]
+fn few_open_files_are_enough_for_deep_and_wide_trees() {
+    let site = Site::new();
+    let mut at = site.src();
+    for _ in 0..600 {
+        at.push("d");
+        fs::create_dir(&at).unwrap();
+        // After the directory: the walk comes back to where this is.
+        fs::write(at.join("later"), b"x").unwrap();
+    }
+    for i in 0..60 {
+        fs::create_dir_all(site.src().join(format!("wide{}/{i}/below", i % 3))).unwrap();
+        fs::write(site.src().join(format!("wide{}/{i}/file", i % 3)), noise(i, 5000)).unwrap();
+    }
+    let words = ["--json", "backup", ".", "--source", "data", "--host", "web"];
+    let ran = limited(&site, 64, &words).wait().ok();
+    let done = summary(&ran);
+    assert_eq!(done["total_files_processed"], 660, "{done}");
+    site.restores(&saved(&ran), &site.src());
+    // Too few for anything: one error that says what to do, and not one for each file.
+    let ran = limited(&site, 12, &words[1..]).wait().refused(1, &["limit of open files"]);
+    assert!(ran.err.lines().count() < 5, "{}", ran.err);
+}
+
+#[test]
+fn a_relative_source_is_named_by_where_it_is() {
+    let site = Site::new();
+    site.write("sub/file", b"x");
+    let name = text(&site.src()).trim_matches('/').replace('/', "-");
+    for (words, source) in [(["backup", "."], name.clone()), (["backup", "sub"], format!("{name}-sub"))] {
+        site.run(&words).ok();
+        let listed = site.run(&["--json", "snapshots", "--source", &source]).ok().json();
+        assert_eq!(listed.len(), 1, "{source}: {listed:?}");
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_and_a_full_one() {
     let site = Site::filled();
     for words in ["ls -R latest", "dump latest", "snapshots --json", "stats", "--json find small"] {

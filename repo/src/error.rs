@@ -54,6 +54,9 @@ pub enum Kind {
 /// What to do about a full disk.
 const NO_SPACE: &str = "make room there; a full repository can still `packmule forget` and `packmule prune`";
 
+/// What to do when no more files can be opened.
+const OPEN_FILES: &str = "raise the limit of open files (`ulimit -n`, or LimitNOFILE= in a systemd unit)";
+
 /// An error with its kind, what was being done, where, why, and what to do about it.
 #[derive(Debug)]
 pub struct Error {
@@ -83,7 +86,10 @@ impl Error {
     /// A failed system call on `path`: "cannot `doing` `path`: cause". The kind follows from the cause.
     pub fn io(doing: &str, path: impl AsRef<Path>, source: io::Error) -> Error {
         let kind = kind_of(&source);
-        let remedy = (kind == Kind::NoSpace).then_some(Cow::Borrowed(NO_SPACE));
+        let remedy = match source.raw_os_error() {
+            Some(libc::EMFILE) => Some(Cow::Borrowed(OPEN_FILES)),
+            _ => (kind == Kind::NoSpace).then_some(Cow::Borrowed(NO_SPACE)),
+        };
         Error {
             kind,
             message: format!("cannot {doing}").into(),

@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -16,6 +17,37 @@ use crate::error::{Error, Kind, Result};
 
 /// How long a commit waits for others' commits, each of which takes a few writes.
 pub const COMMIT_WAIT: Duration = Duration::from_secs(60);
+
+/// How a writer waits for the commit lock: for how long, and whether it still should. Shared with whoever may call that off.
+pub struct Patience {
+    limit: Duration,
+    over: AtomicBool,
+    gave_up: AtomicBool,
+    since: Mutex<Option<Instant>>,
+}
+
+impl Patience {
+    /// Up to `limit` each time.
+    pub fn new(limit: Duration) -> Patience {
+        let (over, gave_up) = (AtomicBool::new(false), AtomicBool::new(false));
+        Patience { limit, over, gave_up, since: Mutex::new(None) }
+    }
+
+    /// From now on a wait is for an ordinary commit, of a moment.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a wait was given up since it was called off: what was to be committed then is not.
+    pub fn gave_up(&self) -> bool {
+        self.gave_up.load(Ordering::Relaxed)
+    }
+
+    /// How long the wait at hand lasts already.
+    pub fn waits(&self) -> Option<Duration> {
+        self.since.lock().map(|since| since.elapsed())
+    }
+}
 
 /// Held while a log record is appended.
 const COMMIT: u64 = 0;
@@ -57,6 +89,30 @@ impl Locks {
     /// `Locked` when the wait is over.
     pub fn commit(&self, wait: Duration) -> Result<CommitGuard> {
         self.hold(COMMIT, wait, "another process is committing").map(CommitGuard)
+    }
+
+    /// The commit lock, waiting for it as `patience` says.
+    ///
+    /// # Errors
+    /// `Locked` when the wait is over; `Interrupted` when it was called off.
+    pub fn commit_patiently(&self, patience: &Patience) -> Result<CommitGuard> {
+        const LOOK: Duration = Duration::from_millis(100);
+        const MOMENT: Duration = Duration::from_secs(2);
+        let start = Instant::now();
+        *patience.since.lock() = Some(start);
+        let result = loop {
+            match self.commit(LOOK.min(patience.limit.saturating_sub(start.elapsed()))) {
+                Err(e) if e.kind() == Kind::Locked && start.elapsed() < patience.limit => {
+                    if patience.over.load(Ordering::Relaxed) && start.elapsed() >= MOMENT {
+                        patience.gave_up.store(true, Ordering::Relaxed);
+                        break Err(e.with_kind(Kind::Interrupted));
+                    }
+                }
+                other => break other,
+            }
+        };
+        *patience.since.lock() = None;
+        result
     }
 
     /// The prune lock, waiting up to `wait` for it.
@@ -190,6 +246,29 @@ mod tests {
         assert!(again.session(0).unwrap().is_some());
         drop(session);
         assert!(!locks.session_alive(u32::MAX).unwrap());
+    }
+
+    #[test]
+    fn a_patient_writer_waits_until_it_is_called_off() {
+        let locks = Locks::memory();
+        let held = locks.commit(NOW).unwrap();
+        let short = Patience::new(Duration::from_millis(150));
+        assert_eq!(locks.commit_patiently(&short).err().unwrap().kind(), Kind::Locked);
+        let patience = Patience::new(Duration::from_secs(3600));
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| locks.commit_patiently(&patience).err().map(|e| e.kind()));
+            while patience.waits().is_none_or(|waited| waited < Duration::from_millis(200)) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            assert!(!waiter.is_finished() && !patience.gave_up());
+            patience.end();
+            assert_eq!(waiter.join().unwrap(), Some(Kind::Interrupted));
+        });
+        assert!(patience.gave_up());
+        drop(held);
+        // What is free is taken all the same: a stopped backup still closes its session.
+        assert!(locks.commit_patiently(&patience).is_ok());
+        assert!(patience.waits().is_none());
     }
 
     fn lock_file(dir: &Path) -> PathBuf {

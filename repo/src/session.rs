@@ -12,7 +12,7 @@ use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::format::record::{Outcome, PackRef, Position, Record, SESSION_LIFE, SessionState, State};
 use crate::id::{SessionId, SnapshotId, random_bytes};
-use crate::lock::{COMMIT_WAIT, CommitGuard, Locks, SessionGuard};
+use crate::lock::{COMMIT_WAIT, CommitGuard, Locks, Patience, SessionGuard};
 use crate::log::Log;
 
 /// A snapshot whose manifest is durable.
@@ -40,6 +40,7 @@ pub struct Session {
     log: Arc<Log>,
     locks: Locks,
     guard: SessionGuard,
+    patience: Arc<Patience>,
     /// When its life was last prolonged, by a clock that nobody sets.
     prolonged: Mutex<Instant>,
 }
@@ -69,7 +70,14 @@ impl Session {
         };
         log.append(&commit, begin)?;
         drop(commit);
-        Ok(Session { id, log, locks, guard, prolonged: Mutex::new(Instant::now()) })
+        let patience = Arc::new(Patience::new(COMMIT_WAIT));
+        Ok(Session { id, log, locks, guard, patience, prolonged: Mutex::new(Instant::now()) })
+    }
+
+    /// Waits for others' commits as `patience` says from now on, instead of [`COMMIT_WAIT`].
+    pub fn with_patience(mut self, patience: Arc<Patience>) -> Session {
+        self.patience = patience;
+        self
     }
 
     /// Its id.
@@ -127,9 +135,9 @@ impl Session {
     /// one step.
     ///
     /// # Errors
-    /// `Refused` after expiry, `Locked`.
+    /// `Refused` after expiry, and as [`Locks::commit_patiently`].
     pub fn begin_commit(&self) -> Result<CommitGuard> {
-        let commit = self.locks.commit(COMMIT_WAIT)?;
+        let commit = self.locks.commit_patiently(&self.patience)?;
         self.log.refresh()?;
         self.require_alive()?;
         Ok(commit)
@@ -140,7 +148,7 @@ impl Session {
     /// # Errors
     /// As [`Log::append`]; the lock is let go nevertheless, and the session counts as dead.
     pub fn end(self, outcome: Outcome) -> Result<Position> {
-        let commit = self.locks.commit(COMMIT_WAIT)?;
+        let commit = self.locks.commit_patiently(&self.patience)?;
         self.log.append(&commit, Record::SessionEnd { session: self.id, outcome })
     }
 

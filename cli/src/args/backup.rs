@@ -79,7 +79,7 @@ pub struct BackupArgs {
     #[arg(long, help_heading = "What to save")]
     pub read_devices: bool,
 
-    /// The name of the history this snapshot belongs to [default: from the paths: /srv/data becomes srv-data]
+    /// The name of the history this snapshot belongs to [default: from the absolute paths: /srv/data becomes srv-data]
     #[arg(long, value_name = "NAME")]
     pub source: Option<String>,
 
@@ -107,8 +107,8 @@ pub struct BackupArgs {
     #[arg(long)]
     pub skip_if_unchanged: bool,
 
-    /// Read up to N files at once (1 to 256) [default: by the number of processors]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// Read up to N files at once (1 to 128; fewer if the limit of open files is low) [default: 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=128))]
     pub read_concurrency: Option<u16>,
 
     /// If anything cannot be read, fail (exit code 1) and record no snapshot, instead of saving the rest (exit code 3)

@@ -1,19 +1,19 @@
 //! Putting the snapshot together: events come in tree order, chunks go to the writer, listings are built bottom-up.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use crate::capture::event::{Budget, Event};
+use crate::capture::event::{Budget, Event, NEVER};
+use crate::capture::failures::Failures;
 use crate::capture::read::{self, Job, Msg, Origin, QUEUE, WHOLE};
-use crate::capture::scan::{Meta, Xattrs, stat_at};
+use crate::capture::scan::{Meta, Xattrs, open_path, stat_at};
 use crate::chunker::ChunkerParams;
 use crate::crypto::hash::{ChunkKind, content_hash};
 use crate::error::{Error, Kind, Result};
@@ -54,7 +54,7 @@ pub struct Assembler<'a> {
     params: ChunkerParams,
     monitor: &'a dyn Monitor,
     budget: &'a Budget,
-    errors: &'a AtomicU64,
+    failures: &'a Failures<'a>,
     levels: Vec<Open>,
     root: Option<Entry>,
     /// The files of which more names may come.
@@ -71,14 +71,14 @@ impl<'a> Assembler<'a> {
         params: ChunkerParams,
         monitor: &'a dyn Monitor,
         budget: &'a Budget,
-        errors: &'a AtomicU64,
+        failures: &'a Failures<'a>,
     ) -> Assembler<'a> {
         Assembler {
             writer,
             params,
             monitor,
             budget,
-            errors,
+            failures,
             levels: Vec::new(),
             root: None,
             links: HashMap::new(),
@@ -99,7 +99,7 @@ impl<'a> Assembler<'a> {
         let root = self.root.take().ok_or_else(|| Error::new(Kind::Interrupted, "the walk ended early"))?;
         self.flush_sidecar()?;
         let sidecar = self.sidecar_file.finish(self.writer)?;
-        self.stats.errors = self.errors.load(Ordering::Relaxed);
+        self.stats.errors = self.failures.count();
         Ok(Assembled { root, sidecar, stats: self.stats })
     }
 
@@ -115,17 +115,26 @@ impl<'a> Assembler<'a> {
             }
             Event::Leave => self.leave(),
             Event::Ready { mut entry, stat, xattrs, action, path } => {
-                if action != Action::Unchanged {
-                    entry.xattrs = self.xattrs(xattrs)?;
+                match action {
+                    // What is read is counted chunk by chunk.
+                    Action::Unchanged => Counters::add(&self.monitor.counters().bytes, entry.size),
+                    _ => entry.xattrs = self.xattrs(xattrs)?,
                 }
                 self.add(entry, stat, action, &path)
             }
-            Event::File { entry, content, budget, action, path } => {
-                let result = self.file(entry, &content, action, &path);
+            Event::File { entry, content, budget, action, path, named } => {
+                let result = self.file(entry, &content, action, &path, named);
                 self.budget.give(budget);
                 result
             }
-            Event::Link { entry, stat, path, last } => self.link(entry, stat, &path, last),
+            Event::Link { entry, stat, action, path, named, last } => {
+                let group = entry.link_group.unwrap_or_default();
+                let result = self.link(entry, stat, action, &path, named);
+                if last {
+                    self.links.remove(&group);
+                }
+                result
+            }
         }
     }
 
@@ -159,10 +168,6 @@ impl<'a> Assembler<'a> {
             self.stats.files += 1;
             self.stats.bytes += entry.size;
             Counters::add(&counters.files, 1);
-            // What was read has been counted chunk by chunk.
-            if action == Action::Unchanged {
-                Counters::add(&counters.bytes, entry.size);
-            }
             match action {
                 Action::New => self.stats.files_new += 1,
                 Action::Changed => self.stats.files_changed += 1,
@@ -181,8 +186,15 @@ impl<'a> Assembler<'a> {
         Ok(())
     }
 
-    fn file(&mut self, mut entry: Entry, content: &Receiver<Msg>, action: Action, path: &Path) -> Result<()> {
-        match self.receive(&mut entry, content)? {
+    fn file(
+        &mut self,
+        mut entry: Entry,
+        content: &Receiver<Msg>,
+        action: Action,
+        path: &Path,
+        named: bool,
+    ) -> Result<()> {
+        match self.receive(&mut entry, content, path)? {
             Ok(stat) => {
                 if entry.unstable {
                     let text = format!("{} kept changing while it was read", crate::error::printable(path));
@@ -190,30 +202,16 @@ impl<'a> Assembler<'a> {
                 }
                 self.add(entry, stat, action, path)
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let text = format!("{} vanished while it was being backed up", crate::error::printable(path));
-                self.monitor.event(Report::Notice(&text));
-                Ok(())
-            }
-            Err(e) => {
-                self.failed(path, "read", e);
-                Ok(())
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.failures.gone(path, named),
+            Err(e) => self.failures.report(path, "read", e),
         }
     }
 
-    fn failed(&mut self, path: &Path, during: &str, error: io::Error) {
-        self.errors.fetch_add(1, Ordering::Relaxed);
-        Counters::add(&self.monitor.counters().errors, 1);
-        let error = Error::io(during, path, error);
-        self.monitor.event(Report::ItemError { path, during, error: &error });
-    }
-
     /// Stores a file as it comes from its reader. The inner error is the file's, the outer the repository's.
-    fn receive(&mut self, entry: &mut Entry, content: &Receiver<Msg>) -> Result<io::Result<Stat>> {
+    fn receive(&mut self, entry: &mut Entry, content: &Receiver<Msg>, path: &Path) -> Result<io::Result<Stat>> {
         let mut builder = FileBuilder::new();
         let mut inline = None;
-        let mut stat = None;
+        let (mut stat, mut unread) = (None, None);
         let mut route = Route::Small;
         loop {
             // A single file may be endless, or its reader wait for ever.
@@ -226,13 +224,14 @@ impl<'a> Assembler<'a> {
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::bug("a reader ended without a word")),
             };
             match msg {
-                Msg::Begin(meta, xattrs) => {
+                Msg::Begin(meta, attributes) => {
                     builder = FileBuilder::new();
                     inline = None;
                     stat = Some(Stat { ino: meta.ino, ctime: meta.ctime });
                     route = if meta.size > WHOLE { Route::Large } else { Route::Small };
                     refresh(entry, &meta);
-                    entry.xattrs = self.xattrs(xattrs)?;
+                    entry.xattrs = self.xattrs(attributes.xattrs)?;
+                    unread = attributes.failed;
                 }
                 Msg::Inline(bytes) => {
                     Counters::add(&self.monitor.counters().bytes, bytes.len() as u64);
@@ -255,61 +254,59 @@ impl<'a> Assembler<'a> {
                         Some(bytes) => Content::Inline(bytes),
                         None => builder.finish(self.writer)?,
                     };
+                    if let Some(e) = unread {
+                        // The content is worth having without them.
+                        self.failures.report(path, "read the attributes of", e)?;
+                        stat = stat.and(Some(NEVER));
+                    }
                     return Ok(stat.ok_or_else(|| io::Error::other("the reader did not begin")));
                 }
             }
         }
     }
 
-    fn link(&mut self, mut entry: Entry, stat: Stat, path: &Path, last: bool) -> Result<()> {
-        let group = entry.link_group.unwrap_or_default();
-        let result = match self.links.get(&group) {
-            Some((first, stat)) => {
-                entry.size = first.size;
-                entry.content = first.content.clone();
-                entry.xattrs = first.xattrs.clone();
-                entry.unstable = first.unstable;
-                entry.mtime = first.mtime;
-                // As of when the content was read.
-                let stat = *stat;
-                self.add(entry, stat, Action::Unchanged, path)
-            }
-            None => self.read_alone(entry, stat, path),
+    fn link(&mut self, mut entry: Entry, stat: Stat, action: Action, path: &Path, named: bool) -> Result<()> {
+        let Some((first, stat_then)) = self.links.get(&entry.link_group.unwrap_or_default()) else {
+            return self.read_alone(entry, stat, action, path, named);
         };
-        if last {
-            self.links.remove(&group);
-        }
-        result
+        entry.size = first.size;
+        entry.content = first.content.clone();
+        entry.xattrs = first.xattrs.clone();
+        entry.unstable = first.unstable;
+        entry.mtime = first.mtime;
+        // As of when the content was read.
+        let stat = *stat_then;
+        Counters::add(&self.monitor.counters().bytes, entry.size);
+        self.add(entry, stat, action, path)
     }
 
     /// Reads a file whose first name could not be read, by another: a program that links its file to where it belongs
     /// and then removes the temporary name leaves just that.
-    fn read_alone(&mut self, entry: Entry, stat: Stat, path: &Path) -> Result<()> {
+    fn read_alone(&mut self, entry: Entry, stat: Stat, action: Action, path: &Path, named: bool) -> Result<()> {
         let dir = path.parent().unwrap_or(Path::new("/"));
-        let found = File::open(dir).and_then(|dir| Ok((stat_at(dir.as_fd(), &entry.name)?, dir)));
+        let found = open_path(dir).and_then(|dir| Ok((stat_at(dir.as_fd(), &entry.name)?, dir)));
         let (meta, dir) = match found {
             Ok((meta, dir)) if meta.ino == stat.ino => (meta, dir),
             Ok(_) => {
-                self.failed(path, "read", io::Error::other("another name of this file could not be read"));
-                return Ok(());
+                let why = io::Error::other("another name of this file could not be read");
+                return self.failures.report(path, "read", why);
             }
-            Err(e) => {
-                self.failed(path, "read", e);
-                return Ok(());
-            }
+            Err(e) => return self.failures.report(path, "read", e),
         };
         let (out, content) = bounded(QUEUE);
         let from = Origin::Name(Arc::new(dir.into()), entry.name.clone());
-        let params = self.params;
+        let (params, over) = (self.params, &AtomicBool::new(false));
         std::thread::scope(|threads| {
             // Dropped before the reader is waited for, which must see that nobody listens.
             let content = content;
             let (jobs, queue) = bounded(1);
-            threads.spawn(move || read::run(&queue, params));
+            threads.spawn(move || read::run(&queue, params, over));
             let sent = jobs.send(Job { from, meta, out });
             drop(jobs);
             sent.map_err(|_| Error::bug("a reader ended without a word"))?;
-            self.file(entry, &content, Action::New, path)
+            let result = self.file(entry, &content, action, path, named);
+            over.store(true, Ordering::Relaxed);
+            result
         })
     }
 

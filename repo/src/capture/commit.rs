@@ -5,12 +5,17 @@ use crate::capture::plan::Plan;
 use crate::capture::{Options, ParentChoice, plan};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
-use crate::format::manifest::Manifest;
-use crate::format::record::SnapshotState;
+use crate::format::manifest::{self, Manifest};
+use crate::format::record::{self, SnapshotState};
 use crate::id::SnapshotId;
+use crate::limits::{MAX_ENTRY, MAX_MANIFEST, MIB};
 use crate::open::Repository;
 use crate::session::Session;
 use crate::snapshots;
+
+/// What a manifest holds at most besides paths: the root, the sidecar, tags and names.
+const MANIFEST_REST: usize = MAX_ENTRY + 5 * MIB;
+const _: () = assert!(record::MAX_TAGS * (record::MAX_TEXT + 3) + 6 * manifest::MAX_TEXT < 5 * MIB);
 
 /// One backup's fixed facts.
 pub struct Job {
@@ -33,23 +38,21 @@ impl Job {
     /// `Refused` when the source's paths changed without leave; what reading the parent gives.
     pub fn new(repo: &Repository, options: &Options) -> Result<Job> {
         let begun = repo.clock.now();
-        let (plan, stored) = match &options.stdin {
+        let plan = match &options.stdin {
             Some(stdin) => {
                 stdin.validate()?;
-                let name = stdin.name.as_encoded_bytes().to_vec();
-                (Plan::empty(), vec![name])
+                let name = vec![stdin.name.as_encoded_bytes().to_vec()];
+                Plan { stored: name.clone(), absolute: name, ..Plan::empty() }
             }
-            None => {
-                let plan = plan(repo, options)?;
-                let stored = plan.stored.clone();
-                (plan, stored)
-            }
+            None => plan(repo, options)?,
         };
+        let stored = plan.stored.clone();
         let source = match &options.source {
             Some(name) => name.clone(),
-            None => Plan::source_name(&stored),
+            None => Plan::source_name(&plan.absolute),
         };
         valid_words(&[&options.host, &source])?;
+        recordable(&stored, options)?;
         let parent = find_parent(repo, options, &source, &stored)?;
         Ok(Job { plan, stored, source, parent, begun })
     }
@@ -96,6 +99,31 @@ fn valid_words(words: &[&str]) -> Result<()> {
             )
             .remedy("give a shorter or plainer one with --source or --host"));
         }
+    }
+    Ok(())
+}
+
+/// Refuses what could not be recorded in the end, before anything is read.
+fn recordable(stored: &[Vec<u8>], options: &Options) -> Result<()> {
+    let too = |what: String, remedy: &'static str| Err(Error::new(Kind::Usage, what).remedy(remedy));
+    let bytes: usize = stored.iter().map(|path| path.len() + 4).sum();
+    if stored.len() > manifest::MAX_LIST || bytes > MAX_MANIFEST - MANIFEST_REST {
+        let count = stored.len();
+        return too(
+            format!("{count} paths of {bytes} bytes together are too many for a snapshot"),
+            "name the directories they are in, and leave out what is not wanted with --exclude",
+        );
+    }
+    if let Some(path) = stored.iter().find(|path| path.len() > manifest::MAX_TEXT) {
+        return too(format!("a path of {} bytes is too long for a snapshot", path.len()), "name a directory above it");
+    }
+    let (tags, longest) = (&options.tags, options.tags.iter().map(String::len).max().unwrap_or(0));
+    if tags.len() > record::MAX_TAGS || longest > record::MAX_TEXT {
+        let (most, long) = (record::MAX_TAGS, record::MAX_TEXT);
+        return too(
+            format!("a snapshot has at most {most} tags, of at most {long} bytes each"),
+            "give fewer or shorter ones",
+        );
     }
     Ok(())
 }

@@ -15,6 +15,10 @@ use crate::monitor::Action;
 /// Bytes of whole files read and not yet taken.
 const READ_AHEAD: u64 = 32 * MIB as u64;
 
+/// In the sidecar for what could be captured in part only: no file is so, and thus the next backup reads it again and
+/// reports it again.
+pub const NEVER: Stat = Stat { ino: 0, ctime: FileTime { secs: i64::MIN, nanos: 0 } };
+
 /// What is to be in the snapshot, in tree order.
 pub enum Event {
     /// A directory begins; its entries follow, then [`Event::Leave`].
@@ -55,6 +59,8 @@ pub enum Event {
         action: Action,
         /// Where it is, for reports.
         path: PathBuf,
+        /// Whether the user asked for just this.
+        named: bool,
     },
     /// Another name of a file that came before.
     Link {
@@ -62,8 +68,12 @@ pub enum Event {
         entry: Entry,
         /// For the sidecar.
         stat: Stat,
+        /// What became of this name.
+        action: Action,
         /// Where it is, for reports.
         path: PathBuf,
+        /// Whether the user asked for just this.
+        named: bool,
         /// Whether the file has no further name.
         last: bool,
     },

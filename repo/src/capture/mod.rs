@@ -9,6 +9,8 @@
 
 mod exclude;
 mod plan;
+mod failures;
+mod descriptors;
 pub(crate) mod scan;
 mod pool;
 mod listing;
@@ -19,18 +21,21 @@ mod walk;
 mod assemble;
 mod sink;
 mod stdin;
+mod waiting;
 mod commit;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
 use crate::capture::assemble::{Assembled, Assembler};
+use crate::capture::descriptors::Descriptors;
 use crate::capture::event::Budget;
+use crate::capture::failures::Failures;
 use crate::capture::parent::Parent;
 use crate::capture::plan::Plan;
 use crate::capture::pool::Pool;
@@ -45,20 +50,19 @@ use crate::format::node::{self, Node};
 use crate::format::record::Outcome as Ended;
 use crate::format::tree::{Content, Entry, Extent, FileTime, XattrValue};
 use crate::id::{ContentHash, SnapshotId};
+use crate::lock::Patience;
 use crate::monitor::{Counters, Event, Monitor};
 use crate::open::Repository;
 use crate::pack::source::FrameSource;
 use crate::pack::writer::{PackSink, PackWriter, Totals, WriterParams};
 use crate::session::Session;
 
+pub use descriptors::raise_open_files;
 pub use exclude::{Marker, Patterns};
 pub use stdin::Stdin;
 
 /// zstd's level.
 const LEVEL: i32 = 3;
-/// Threads that list directories ahead and that read files, unless told otherwise: more than cores, for they wait.
-const LISTERS: usize = 4;
-const READERS: usize = 8;
 
 /// Which snapshot to compare with.
 #[derive(Clone, Copy, Debug, Default)]
@@ -162,7 +166,6 @@ pub struct Outcome {
 /// `Interrupted` when the user stops it: what was stored stays and is not stored again. `Refused` for a source
 /// inside the repository or one whose paths changed. Unreadable files are no error: `stats.errors` counts them.
 pub fn backup(repo: &Repository, options: Options, monitor: &dyn Monitor) -> Result<Outcome> {
-    scan::raise_open_files();
     let mut job = commit::Job::new(repo, &options)?;
     if let Some(parent) = &job.parent {
         Counters::add(&monitor.counters().total_files, parent.stats.files);
@@ -178,18 +181,31 @@ pub fn backup(repo: &Repository, options: Options, monitor: &dyn Monitor) -> Res
             .remedy("let this user write there, or name another place with --index-dir"));
     }
     let parent = job.parent.as_ref().map(|p| p.id);
+    let patience = waiting::patience();
     let session = Session::begin(Arc::clone(&repo.log), repo.locks.clone(), "backup", parent)?;
+    let session = session.with_patience(Arc::clone(&patience));
     // What was condemned before this session must not satisfy its dedup.
     let state = repo.refresh(monitor)?;
     // The parent was chosen before the session pinned it: a prune may have swept some of what it reaches in between.
     if parent.and_then(|id| state.snapshots.get(&id)).is_none_or(|s| s.forgotten.is_some()) {
         job.parent = None;
     }
+    waiting::watched(&patience, monitor, || capture_and_end(repo, options, &job, session, &patience, monitor))
+}
+
+fn capture_and_end(
+    repo: &Repository,
+    options: Options,
+    job: &commit::Job,
+    session: Session,
+    patience: &Patience,
+    monitor: &dyn Monitor,
+) -> Result<Outcome> {
     let session = Arc::new(session);
-    let result = capture(repo, options, &job, Some(&session), monitor);
+    let result = capture(repo, options, job, Some(&session), monitor);
     // After a failure packs may be stored that no record names: the next opening finds the session dead and takes them
     // over. All threads that shared it have ended; if not, the same happens.
-    let settled = result.as_ref().err().is_none_or(|e| e.kind() == Kind::Interrupted);
+    let settled = result.as_ref().err().is_none_or(|e| e.kind() == Kind::Interrupted && !patience.gave_up());
     if settled && let Ok(session) = Arc::try_unwrap(session) {
         let ended = session.end(if result.is_ok() { Ended::Done } else { Ended::Failed });
         // A snapshot that was recorded is acknowledged whatever comes of the session's own end.
@@ -221,7 +237,11 @@ fn capture(
     let stdin = options.stdin.take();
     let streamed = stdin.is_some();
     let mut writer = PackWriter::start(params, sink);
-    let mut made = read_sources(repo, &options, job, stdin, &mut writer, monitor)?;
+    let failures = Failures::new(monitor);
+    let mut made = read_sources(repo, &options, job, stdin, &mut writer, &failures, monitor)?;
+    if !streamed && failures.missing() >= job.stored.len() as u64 {
+        return Err(nothing_there());
+    }
     let unchanged = job.parent.as_ref().is_some_and(|p| p.root == made.root && p.paths == job.stored);
     let totals = writer.finish()?;
     fill_totals(&mut made.stats, &totals);
@@ -232,6 +252,10 @@ fn capture(
         stats: made.stats.clone(),
     };
     if streamed && made.stats.errors > 0 {
+        if monitor.cancelled() {
+            // The same Ctrl-C reached the command, and it was the first to say so.
+            return Err(Error::new(Kind::Interrupted, "stopped on request"));
+        }
         // There is nothing else in the snapshot that would be worth having.
         return Err(Error::new(
             Kind::Io,
@@ -264,6 +288,7 @@ fn read_sources(
     job: &commit::Job,
     stdin: Option<Stdin>,
     writer: &mut PackWriter,
+    failures: &Failures<'_>,
     monitor: &dyn Monitor,
 ) -> Result<Assembled> {
     let rules = Rules {
@@ -279,8 +304,10 @@ fn read_sources(
     let state = repo.log.state();
     let sound = state.condemned.is_empty() && state.damaged.is_empty();
     let usable = |entry: &Entry| sound || rests_on_good_chunks(repo, store.as_ref(), entry);
-    let (errors, budget, pool) = (AtomicU64::new(0), Budget::new(), Pool::new(LISTERS));
-    let readers = options.read_concurrency.unwrap_or(READERS).clamp(1, 128);
+    let descriptors = Descriptors::of_process();
+    let (budget, pool) = (Budget::new(), Pool::new(descriptors.listers));
+    let (usual, most) = descriptors.readers;
+    let readers = options.read_concurrency.unwrap_or(usual).clamp(1, most);
     let (jobs, queue) = bounded(2 * readers);
     let (events, incoming) = bounded(4096);
     let parent = job.parent.as_ref().filter(|_| !options.force).and_then(|p| start_parent(&store, p));
@@ -291,7 +318,8 @@ fn read_sources(
         events,
         budget: &budget,
         monitor,
-        errors: &errors,
+        failures,
+        descriptors,
         root_before: parent.as_ref().and(job.parent.as_ref()).map(|p| Box::new(p.root.clone())),
         parent,
         settled_before: job.parent.as_ref().map(|p| settled_before(p.captured)),
@@ -304,14 +332,15 @@ fn read_sources(
     std::thread::scope(|threads| {
         for _ in 0..readers {
             let queue = queue.clone();
-            threads.spawn(move || read::run(&queue, repo.config.chunker));
+            let over = &over;
+            threads.spawn(move || read::run(&queue, repo.config.chunker, over));
         }
         drop(queue);
         let walking = threads.spawn(|| match stdin {
             Some(stdin) => stdin.run(walk, Arc::clone(&over)),
             None => walk.run(&job.plan.root),
         });
-        let assembled = Assembler::new(writer, repo.config.chunker, monitor, &budget, &errors).run(&incoming);
+        let assembled = Assembler::new(writer, repo.config.chunker, monitor, &budget, failures).run(&incoming);
         // Whoever still waits, for input or to hand something on, must see that nobody takes it.
         over.store(true, Ordering::Relaxed);
         drop(incoming);
@@ -390,6 +419,11 @@ fn plan(repo: &Repository, options: &Options) -> Result<Plan> {
         return Err(missing.swap_remove(0).remedy("none of the paths to back up can be read"));
     }
     Ok(plan)
+}
+
+fn nothing_there() -> Error {
+    let text = "all that was to be backed up vanished before it could be read, so no snapshot was recorded";
+    Error::new(Kind::NotFound, text).remedy("see the errors above, and name what is there")
 }
 
 fn refuse_inside(path: &Path, root: Option<&Path>) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
@@ -27,6 +27,8 @@ pub struct Plan {
     pub root: Node,
     /// The targets as stored: absolute ones begin with `/`; `.` is the working directory itself.
     pub stored: Vec<Vec<u8>>,
+    /// The same as absolute paths: what a source is named by.
+    pub absolute: Vec<Vec<u8>>,
 }
 
 impl Plan {
@@ -42,21 +44,24 @@ impl Plan {
         let absolute = paths.iter().all(|p| normalise(p, cwd).1);
         let base = if absolute { Path::new("/") } else { cwd };
         let mut root = Node { real: base.to_owned(), whole: false, target: false, children: BTreeMap::new() };
-        let mut stored = Vec::new();
+        let (mut stored, mut full) = (Vec::new(), Vec::new());
         for path in paths {
             let (parts, is_absolute) = normalise(path, cwd);
             let from = if is_absolute { Path::new("/") } else { cwd };
             root.add(from, &parts).map_err(|e| e.at(path))?;
             let joined = parts.join(&b'/');
+            full.push(from.join(OsStr::from_bytes(&joined)).into_os_string().into_vec());
             stored.push(match (is_absolute, joined.is_empty()) {
                 (true, _) => [b"/", joined.as_slice()].concat(),
                 (false, true) => b".".to_vec(),
                 (false, false) => joined,
             });
         }
-        stored.sort();
-        stored.dedup();
-        Ok(Plan { root, stored })
+        for paths in [&mut stored, &mut full] {
+            paths.sort();
+            paths.dedup();
+        }
+        Ok(Plan { root, stored, absolute: full })
     }
 
     /// Of nothing, for a stream.
@@ -64,16 +69,18 @@ impl Plan {
         Plan {
             root: Node { real: PathBuf::new(), whole: true, target: true, children: BTreeMap::new() },
             stored: Vec::new(),
+            absolute: Vec::new(),
         }
     }
 
-    /// The default name of a source: its stored paths with `-` for `/`, joined by `+`.
-    pub fn source_name(stored: &[Vec<u8>]) -> String {
+    /// The default name of a source: its paths with `-` for `/`, joined by `+`. Of a relative path that is the absolute
+    /// one: another directory's must not become a part of the same history.
+    pub fn source_name(paths: &[Vec<u8>]) -> String {
         let name = |path: &Vec<u8>| {
             let text = String::from_utf8_lossy(path).trim_matches('/').replace('/', "-");
             if text.is_empty() { "root".to_owned() } else { text }
         };
-        stored.iter().map(name).collect::<Vec<_>>().join("+")
+        paths.iter().map(name).collect::<Vec<_>>().join("+")
     }
 }
 
@@ -131,9 +138,21 @@ mod tests {
     }
 
     #[test]
+    fn a_source_is_named_by_where_its_paths_are() {
+        let name = |paths: &[&str]| Plan::source_name(&plan(paths).absolute);
+        assert_eq!(name(&["."]), "home-u");
+        assert_eq!(name(&["./"]), "home-u");
+        assert_eq!(name(&["data/../mail"]), "home-u-mail");
+        assert_eq!(name(&["../other", "/home/other"]), "home-other");
+        assert_eq!(name(&["mail", "."]), "home-u+home-u-mail");
+        let top = Plan::new(&[".".into()], Path::new("/")).unwrap();
+        assert_eq!((Plan::source_name(&top.absolute), top.stored), ("root".to_owned(), vec![b".".to_vec()]));
+    }
+
+    #[test]
     fn paths_find_their_places() {
         let p = plan(&["/srv/data", "/etc/", "/srv/data/inner"]);
-        assert_eq!(Plan::source_name(&p.stored), "etc+srv-data+srv-data-inner");
+        assert_eq!(Plan::source_name(&p.absolute), "etc+srv-data+srv-data-inner");
         assert!(p.root.children[&b"srv"[..]].children[&b"data"[..]].whole);
         let inner = &p.root.children[&b"srv"[..]].children[&b"data"[..]].children[&b"inner"[..]];
         assert!(inner.whole && inner.target);
@@ -151,7 +170,7 @@ mod tests {
         assert_eq!(p.root.children[&b"b"[..]].children[&b"c"[..]].real, Path::new("/home/u/b/c"));
         let p = plan(&["../other"]);
         assert_eq!(p.stored, [b"/home/other".to_vec()]);
-        assert_eq!(Plan::source_name(&plan(&["/"]).stored), "root");
+        assert_eq!(Plan::source_name(&plan(&["/"]).absolute), "root");
         assert!(Plan::new(&[], Path::new("/")).is_err());
     }
 }

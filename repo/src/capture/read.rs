@@ -3,14 +3,15 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::capture::scan::{Meta, Xattrs, open_file, stat, xattrs_of};
+use crate::capture::scan::{Attributes, Meta, open_file, stat, xattrs_of};
 use crate::chunker::ChunkerParams;
 use crate::crypto::hash::{ChunkKind, content_hash};
 use crate::format::tree::EntryType;
@@ -25,6 +26,11 @@ const WINDOW: usize = MIB;
 pub const QUEUE: usize = 16;
 /// How often a file that changes is read anew before it is taken as it is.
 const RETRIES: u32 = 3;
+/// How long to wait for a file whose lease (Samba's oplocks are such) is being broken: the kernel gives its holder 45 s
+/// unless told otherwise …
+const LEASE_WAIT: Duration = Duration::from_secs(60);
+/// … and how often to look.
+const LEASE_LOOK: Duration = Duration::from_millis(100);
 
 /// A file to read.
 pub struct Job {
@@ -49,7 +55,7 @@ pub enum Origin {
 /// What a reader delivers, in order.
 pub enum Msg {
     /// Attributes, first of all and again at each restart.
-    Begin(Meta, Xattrs),
+    Begin(Meta, Attributes),
     /// The whole content of a tiny file.
     Inline(Vec<u8>),
     /// The next chunk.
@@ -75,29 +81,29 @@ impl From<io::Error> for Stop {
     }
 }
 
-/// Takes jobs until there are no more.
-pub fn run(jobs: &Receiver<Job>, params: ChunkerParams) {
+/// Takes jobs until there are no more. With `over` set nothing is waited for any longer.
+pub fn run(jobs: &Receiver<Job>, params: ChunkerParams, over: &AtomicBool) {
     let mut buffer = Vec::new();
     for job in jobs {
         let out = job.out.clone();
-        if let Err(Stop::Failed(e)) = read_job(job, params, &mut buffer) {
+        if let Err(Stop::Failed(e)) = read_job(job, params, &mut buffer, over) {
             // When nobody listens any more the backup is over already.
             let _ = out.send(Msg::Failed(e));
         }
     }
 }
 
-fn read_job(job: Job, params: ChunkerParams, buffer: &mut Vec<u8>) -> Result<(), Stop> {
-    let mut reader = Reader { params, out: job.out, buffer };
+fn read_job(job: Job, params: ChunkerParams, buffer: &mut Vec<u8>, over: &AtomicBool) -> Result<(), Stop> {
+    let mut reader = Reader { params, out: job.out, buffer, over };
     match job.from {
         Origin::Stream(mut pipe) => {
-            reader.send(Msg::Begin(job.meta, Vec::new()))?;
+            reader.send(Msg::Begin(job.meta, Attributes::default()))?;
             reader.chunks(u64::MAX, |buf, _| pipe.read(buf))?;
             reader.send(Msg::End(false))
         }
         Origin::Device(path) => {
             let file = File::open(path)?;
-            reader.send(Msg::Begin(job.meta, Vec::new()))?;
+            reader.send(Msg::Begin(job.meta, Attributes::default()))?;
             reader.chunks(u64::MAX, |buf, at| file.read_at(buf, at))?;
             reader.send(Msg::End(false))
         }
@@ -109,6 +115,7 @@ struct Reader<'a> {
     params: ChunkerParams,
     out: Sender<Msg>,
     buffer: &'a mut Vec<u8>,
+    over: &'a AtomicBool,
 }
 
 impl Reader<'_> {
@@ -117,17 +124,15 @@ impl Reader<'_> {
     }
 
     fn file(&mut self, dir: &Arc<OwnedFd>, name: &[u8]) -> Result<(), Stop> {
-        use std::os::fd::AsFd;
         let mut attempt = 0;
         loop {
-            let file = open_file(dir.as_fd(), name)?;
+            let file = self.open(dir.as_fd(), name)?;
             let before = stat(&file)?;
             if before.kind != EntryType::File {
                 // Replaced by something else since it was listed: gone, as far as this snapshot is concerned.
                 return Err(io::Error::from_raw_os_error(libc::ENOENT).into());
             }
-            let xattrs = xattrs_of(&file)?;
-            self.send(Msg::Begin(before, xattrs))?;
+            self.send(Msg::Begin(before, xattrs_of(&file)))?;
             self.content(&file, &before)?;
             let stable = stat(&file)?.same_content(&before);
             if stable || attempt == RETRIES {
@@ -136,6 +141,22 @@ impl Reader<'_> {
             attempt += 1;
             // Give a writer that is about to finish a moment.
             std::thread::sleep(Duration::from_millis(20 << attempt));
+        }
+    }
+
+    /// Opens the file as soon as nobody holds a lease on it against that. To ask is what makes its holder give it back.
+    fn open(&self, dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
+        let begun = Instant::now();
+        loop {
+            match open_file(dir, name) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < LEASE_WAIT => {
+                    if self.over.load(Ordering::Relaxed) {
+                        return Err(e);
+                    }
+                    std::thread::sleep(LEASE_LOOK);
+                }
+                other => return other,
+            }
         }
     }
 

@@ -111,6 +111,15 @@ pub fn open_dir(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
     open(dir, name, OFlag::O_DIRECTORY).map(File::from)
 }
 
+/// Opens a directory by its path.
+///
+/// # Errors
+/// The system's.
+pub fn open_path(path: &std::path::Path) -> io::Result<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(once_free(|| nix::fcntl::open(path, flags, Mode::empty()))?.into())
+}
+
 /// Opens a file for reading below a directory; never follows a link or waits for a pipe's writer.
 ///
 /// # Errors
@@ -123,10 +132,24 @@ fn open(dir: BorrowedFd<'_>, name: &[u8], flags: OFlag) -> io::Result<OwnedFd> {
     let flags = flags | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let name = OsStr::from_bytes(name);
     // Only the owner may ask that the access time stays; others read with the usual effect.
-    match openat(dir, name, flags | OFlag::O_NOATIME, Mode::empty()) {
-        Err(nix::errno::Errno::EPERM) => Ok(openat(dir, name, flags, Mode::empty())?),
+    match once_free(|| openat(dir, name, flags | OFlag::O_NOATIME, Mode::empty())) {
+        Err(nix::errno::Errno::EPERM) => Ok(once_free(|| openat(dir, name, flags, Mode::empty()))?),
         other => Ok(other?),
     }
+}
+
+/// Opens something, with a short wait for other threads to close what they have open if that is as much as the system allows.
+fn once_free(open: impl Fn() -> nix::Result<OwnedFd>) -> nix::Result<OwnedFd> {
+    const TRIES: u32 = 50;
+    for _ in 0..TRIES {
+        match open() {
+            Err(nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE) => {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
+    open()
 }
 
 /// A symbolic link's target.
@@ -151,7 +174,8 @@ impl Names {
     pub fn read(dir: &OwnedFd) -> io::Result<Names> {
         let mut names = Names { bytes: Vec::new(), spans: Vec::new() };
         // A descriptor of its own: the listing's position must not be shared.
-        let own = openat(dir, c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let own = once_free(|| openat(dir, c".", flags, Mode::empty()))?;
         for entry in nix::dir::Dir::from_fd(own)?.iter() {
             let entry = entry?;
             let name: &CStr = entry.file_name();
@@ -206,23 +230,33 @@ impl Names {
 /// Extended attributes as read: name and value, sorted by name.
 pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The extended attributes of an open file or directory.
-///
-/// # Errors
-/// The system's; a filesystem without any gives none.
-pub fn xattrs_of(file: &File) -> io::Result<Xattrs> {
+/// The extended attributes of something, as far as they can be read.
+#[derive(Default)]
+pub struct Attributes {
+    /// Those that can.
+    pub xattrs: Xattrs,
+    /// Why others cannot: the first such failure.
+    pub failed: Option<io::Error>,
+}
+
+impl Attributes {
+    fn fail(&mut self, name: &OsStr, error: io::Error) {
+        let text = format!("{}: {error}", crate::error::printable(std::path::Path::new(name)));
+        self.failed.get_or_insert_with(|| io::Error::new(error.kind(), text));
+    }
+}
+
+/// The extended attributes of an open file or directory; a filesystem without any gives none.
+pub fn xattrs_of(file: &File) -> Attributes {
     collect_xattrs(file.list_xattr(), |name| file.get_xattr(name))
 }
 
 /// The extended attributes of a name that is not opened: links, devices, pipes. The system has no call for that below
 /// a descriptor but by way of `/proc`; where that is not mounted there are none.
-///
-/// # Errors
-/// As [`xattrs_of`].
-pub fn xattrs_at(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Xattrs> {
+pub fn xattrs_at(dir: BorrowedFd<'_>, name: &[u8]) -> Attributes {
     static PROC: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     if !PROC.get_or_init(|| std::path::Path::new("/proc/self/fd").exists()) {
-        return Ok(Vec::new());
+        return Attributes::default();
     }
     let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
     path.extend_from_slice(name);
@@ -231,42 +265,35 @@ pub fn xattrs_at(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Xattrs> {
 }
 
 fn collect_xattrs(
-    list: io::Result<xattr::XAttrs>,
+    list: io::Result<impl Iterator<Item = OsString>>,
     get: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
-) -> io::Result<Xattrs> {
+) -> Attributes {
+    let mut out = Attributes::default();
     let list = match list {
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => return Ok(Vec::new()),
-        other => other?,
+        Ok(list) => list,
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => return out,
+        Err(e) => {
+            out.failed = Some(e);
+            return out;
+        }
     };
-    let mut out = Vec::new();
     for name in list {
         match get(&name) {
             // No reader would take it, nor anything listed beside its file.
             Ok(Some(value)) if name.len() > MAX_NAME || value.len() > MAX_XATTR_VALUE => {
-                return Err(io::Error::from_raw_os_error(libc::E2BIG));
+                out.fail(&name, io::Error::from_raw_os_error(libc::E2BIG));
             }
-            Ok(Some(value)) => out.push((name.into_vec(), value)),
+            Ok(Some(value)) => out.xattrs.push((name.into_vec(), value)),
             // Gone since it was listed, or hidden from this user: as if never listed.
             Ok(None) => {}
             Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENODATA)) => {}
-            Err(e) => return Err(e),
+            Err(e) => out.fail(&name, e),
         }
     }
-    out.sort();
+    out.xattrs.sort();
     // Some kernels list a security label twice, once from the filesystem and once from the security module.
-    out.dedup_by(|a, b| a.0 == b.0);
-    Ok(out)
-}
-
-/// Raises the limit of open files as far as the system lets us: a deep tree holds one descriptor a level.
-pub fn raise_open_files() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        // Without it only very deep trees fail, and they say so.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
+    out.xattrs.dedup_by(|a, b| a.0 == b.0);
+    out
 }
 
 /// User and group names from `/etc/passwd` and `/etc/group`. The C library's look-up is avoided on purpose:
@@ -304,4 +331,28 @@ fn read_ids(path: &str) -> std::collections::HashMap<u32, Vec<u8>> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attribute_that_cannot_be_read_costs_no_other() {
+        let names = || Ok(["user.c", "user.hidden", "user.bad", "user.gone", "user.a"].map(OsString::from).into_iter());
+        let get = |name: &OsStr| match name.as_bytes() {
+            b"user.bad" => Err(io::Error::from_raw_os_error(libc::EIO)),
+            b"user.hidden" => Err(io::Error::from_raw_os_error(libc::EPERM)),
+            b"user.gone" => Ok(None),
+            name => Ok(Some(name.to_vec())),
+        };
+        let found = collect_xattrs(names(), get);
+        assert_eq!(found.xattrs, ["user.a", "user.c"].map(|n| (n.as_bytes().to_vec(), n.as_bytes().to_vec())));
+        assert!(found.failed.unwrap().to_string().contains("user.bad: Input/output error"));
+        let sound = collect_xattrs(names(), |_| Ok(Some(Vec::new())));
+        assert!(sound.failed.is_none() && sound.xattrs.len() == 5);
+        let none = |errno| collect_xattrs(Err::<std::vec::IntoIter<_>, _>(io::Error::from_raw_os_error(errno)), get);
+        assert!(none(libc::EIO).failed.is_some());
+        assert!(none(libc::EOPNOTSUPP).failed.is_none());
+    }
 }

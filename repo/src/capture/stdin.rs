@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -17,6 +18,12 @@ use crate::path::valid_name;
 
 /// How often a silent command's reader looks whether the backup is over, in milliseconds.
 const LOOK_MS: u8 = 100;
+/// How often to look whether a command has ended.
+const CHILD_LOOK: Duration = Duration::from_millis(10);
+/// How long a command may take to end once it is asked to, before it is killed.
+const TO_END: Duration = Duration::from_secs(3);
+/// How much later than the command this process may see a signal sent to both.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
 /// What to run and what to call its output.
 pub struct Stdin {
@@ -83,7 +90,7 @@ impl<R: std::io::Read + AsFd> std::io::Read for Awaited<R> {
 /// The pipe, whose end is an error when the command failed: so a failed dump never becomes a snapshot.
 struct Checked {
     pipe: Awaited<std::process::ChildStdout>,
-    child: Option<std::process::Child>,
+    child: Option<Child>,
     program: OsString,
 }
 
@@ -91,10 +98,12 @@ impl std::io::Read for Checked {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let n = self.pipe.read(buf)?;
         if n == 0
-            && let Some(mut child) = self.child.take()
+            && let Some(status) = self.status()?
         {
-            let status = child.wait()?;
+            self.child = None;
             if !status.success() {
+                // A Ctrl-C reaches the command as well as this process, whose user is then to hear of nothing else.
+                await_set(&self.pipe.over, SAME_SIGNAL);
                 return Err(std::io::Error::other(format!("{} failed: {status}", self.program.display())));
             }
         }
@@ -102,14 +111,50 @@ impl std::io::Read for Checked {
     }
 }
 
-impl Drop for Checked {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // The backup is over before the command is: it gets SIGPIPE, or this.
-            let _ = child.kill();
-            let _ = child.wait();
+impl Checked {
+    /// How the command ended; it may go on for long after it has closed its output. None if that was told before.
+    fn status(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(Some(status));
+            }
+            if await_set(&self.pipe.over, CHILD_LOOK) {
+                return Err(std::io::Error::other("the backup is over"));
+            }
         }
     }
+}
+
+impl Drop for Checked {
+    /// The backup is over before the command is.
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        // Asked first: what was run by way of sudo, ssh or a container ends only if its front may pass that on.
+        let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let asked = Instant::now();
+        while asked.elapsed() < TO_END {
+            match child.try_wait() {
+                Ok(None) => std::thread::sleep(CHILD_LOOK),
+                _ => return,
+            }
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Waits for the flag, at most so long; whether it is set.
+fn await_set(flag: &AtomicBool, limit: Duration) -> bool {
+    let begun = Instant::now();
+    while !flag.load(Ordering::Relaxed) {
+        if begun.elapsed() >= limit {
+            return false;
+        }
+        std::thread::sleep(CHILD_LOOK.min(limit));
+    }
+    true
 }
 
 /// Standard input without the buffer of the standard library, which no poll sees into.

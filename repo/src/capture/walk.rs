@@ -1,30 +1,34 @@
 //! The walk: one thread goes through the sources in tree order, compares with the previous snapshot, and hands on
 //! an event for everything that is to be in the snapshot.
 
+mod file;
+mod target;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::Sender;
 
+use crate::capture::descriptors::Descriptors;
 use crate::capture::event::{Budget, Event, Linked};
 use crate::capture::exclude::{Marker, Patterns};
+use crate::capture::failures::Failures;
 use crate::capture::listing::{Deep, Listing, Walking, Which, list};
 use crate::capture::parent::{Known, Parent};
 use crate::capture::plan::Node;
 use crate::capture::pool::Pool;
-use crate::capture::read::{Job, Origin, QUEUE, WHOLE};
-use crate::capture::scan::{Accounts, Meta, Xattrs, read_link, stat_at, xattrs_at};
+use crate::capture::read::Job;
+use crate::capture::scan::{Accounts, Meta, open_path, stat_at};
+use crate::capture::walk::target::{absent, not_a_way};
 use crate::error::{Error, Kind, Result};
 use crate::format::sidecar::Stat;
 use crate::format::tree::{Content, Entry, EntryType, FileTime};
-use crate::limits::{KIB, MAX_DEPTH, MAX_SYMLINK};
-use crate::monitor::{Action, Counters, Event as Report, Monitor};
+use crate::limits::MAX_DEPTH;
+use crate::monitor::{Event as Report, Monitor};
 use crate::path::valid_name;
 
 /// What the walk goes by.
@@ -69,7 +73,9 @@ pub struct Walk<'a> {
     /// Reports.
     pub monitor: &'a dyn Monitor,
     /// Sources that failed.
-    pub errors: &'a AtomicU64,
+    pub failures: &'a Failures<'a>,
+    /// How many directories may be open.
+    pub descriptors: Descriptors,
     /// The previous snapshot, until it fails to read.
     pub parent: Option<Parent>,
     /// Its root directory.
@@ -101,6 +107,28 @@ struct Level<'a> {
     /// Length of the real path of the directory.
     path_len: usize,
     snap_len: usize,
+}
+
+/// A directory that the walk comes to.
+struct Dir<'a, 'e> {
+    name: &'e [u8],
+    meta: &'e Meta,
+    planned: Option<&'a Node>,
+    known: Option<Known>,
+    /// Left out but for what was named in it.
+    excluded: bool,
+}
+
+/// Anything else that the walk comes to.
+struct File<'e> {
+    dir: Arc<OwnedFd>,
+    name: &'e [u8],
+    meta: &'e Meta,
+    known: Option<Known>,
+    /// Whether the user asked for just this.
+    named: bool,
+    /// Whether it is a device to be read by its content.
+    device: bool,
 }
 
 /// The paths of the entry at hand.
@@ -149,8 +177,8 @@ impl<'a> Walk<'a> {
             }
             at.real.truncate(level.path_len);
             at.snap.truncate(level.snap_len);
-            let (rules, dir, dev) = (self.rules, at.real(), level.dev);
-            let deep = |name: &[u8], meta: &Meta| rules.deep(dir, dev, name, meta);
+            let (rules, plan, dir, dev) = (self.rules, level.plan, at.real(), level.dev);
+            let deep = |name: &[u8], meta: &Meta| !plan.contains_key(name) && rules.deep(dir, dev, name, meta);
             let deep: Option<Deep<'_>> = if level.whole { Some(&deep) } else { None };
             match level.walking.next(self.pool, deep, &self.rules.markers) {
                 Some((i, meta)) => {
@@ -164,8 +192,9 @@ impl<'a> Walk<'a> {
                     {
                         parent.leave();
                     }
-                    levels.pop();
+                    let left = levels.pop();
                     self.send(Event::Leave)?;
+                    self.wake(&mut levels, &mut at, left)?;
                 }
             }
         }
@@ -176,11 +205,15 @@ impl<'a> Walk<'a> {
         self.events.send(event).map_err(|_| Error::new(Kind::Interrupted, "the backup ended early"))
     }
 
-    fn failed(&self, path: &Path, during: &str, error: io::Error) {
-        self.errors.fetch_add(1, Ordering::Relaxed);
-        Counters::add(&self.monitor.counters().errors, 1);
-        let error = Error::io(during, path, error);
-        self.monitor.event(Report::ItemError { path, during, error: &error });
+    /// Opens the directory the walk comes back to, if it was closed meanwhile.
+    fn wake(&self, levels: &mut [Level<'a>], at: &mut At, left: Option<Level<'a>>) -> Result<()> {
+        let Some(level) = levels.last_mut().filter(|level| level.walking.rests()) else { return Ok(()) };
+        at.real.truncate(level.path_len);
+        let below = left.and_then(|left| left.walking.dir().ok());
+        match level.walking.wake(below.as_deref(), at.real()) {
+            Ok(()) => Ok(()),
+            Err(e) => self.failures.report(at.real(), "go on in", e),
+        }
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -196,14 +229,19 @@ impl<'a> Walk<'a> {
     ) -> Result<()> {
         let mut listing = listing;
         let (stat, dev) = (stat_of(&listing.meta), listing.meta.dev);
-        let xattrs = std::mem::replace(&mut listing.xattrs, Ok(Vec::new())).unwrap_or_else(|e| {
-            // No reason to leave out all that is in it.
-            self.failed(at.real(), "read the attributes of", e);
-            Vec::new()
-        });
-        self.send(Event::Enter { entry, stat, xattrs, before })?;
+        let attributes = std::mem::take(&mut listing.attributes);
+        if let Some(e) = attributes.failed {
+            self.failures.report(at.real(), "read the attributes of", e)?;
+        }
+        self.send(Event::Enter { entry, stat, xattrs: attributes.xattrs, before })?;
+        // What is named below is looked up only where it is listed.
+        let unlisted = node.children.iter().filter(|(name, _)| !listing.contains(name));
+        unlisted.map(|(_, child)| child).try_for_each(|child| self.missed(child, &absent))?;
+        if let Some(above) = levels.len().checked_sub(self.descriptors.levels) {
+            levels[above].walking.rest();
+        }
         levels.push(Level {
-            walking: Walking::new(listing),
+            walking: Walking::new(listing, self.descriptors.ahead),
             plan: &node.children,
             whole,
             known,
@@ -224,56 +262,53 @@ impl<'a> Walk<'a> {
     ) -> Result<()> {
         let Some(level) = levels.last_mut() else { return Ok(()) };
         let planned = level.plan.get(name);
+        let target = planned.is_some_and(|node| node.target);
         // Named, or on the way to what was named where all else is left out.
-        let named = planned.is_some_and(|node| node.target || !level.whole);
+        let named = target || planned.is_some() && !level.whole;
         if !valid_name(name) {
             // Some filesystems count characters, not bytes. No reader would take the name, nor anything listed beside it.
-            self.failed(at.real(), "capture", io::Error::from_raw_os_error(libc::ENAMETOOLONG));
-            return Ok(());
+            return self.failures.report(at.real(), "capture", io::Error::from_raw_os_error(libc::ENAMETOOLONG));
         }
         let meta = match meta {
             Ok(meta) => meta,
-            // Gone since it was listed: as if it had never been there. A target that was named is missed.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && planned.is_none() => {
-                let text = format!("{} vanished while it was being backed up", crate::error::printable(at.real()));
-                self.monitor.event(Report::Notice(&text));
-                return Ok(());
-            }
-            Err(e) => {
-                self.failed(at.real(), "scan", e);
-                return Ok(());
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return self.gone(at.real(), planned),
+            Err(e) => return self.failures.report(at.real(), "scan", e),
         };
-        if self.left_out(at.real(), &meta, named) {
+        if self.is_repository(at.real(), &meta) {
+            return Ok(());
+        }
+        let is_dir = meta.kind == EntryType::Dir;
+        if let Some(node) = planned.filter(|_| !is_dir && (target || level.whole)) {
+            // It is saved as what it is, and so cannot be the directory that what was named below would be in.
+            let why = || not_a_way(at.real(), meta.kind);
+            node.children.values().try_for_each(|child| self.missed(child, &why))?;
+        }
+        let excluded = !named && self.excluded(at.real(), &meta);
+        if excluded && (planned.is_none() || !is_dir) {
             return Ok(());
         }
         let known = self.known(level.known, name);
-        if meta.kind == EntryType::Dir {
-            return self.visit_dir(levels, at, i, name, &meta, planned, known);
+        if is_dir {
+            return self.visit_dir(levels, at, i, Dir { name, meta: &meta, planned, known, excluded });
         }
         if let Some(node) = planned.filter(|node| !node.target && !level.whole) {
             return self.visit_on_the_way(levels, at, name, node, known);
         }
-        let fd = Arc::clone(&level.walking.fd);
-        // Logical volumes are named by symbolic links: what was named is the device that it leads to.
-        let device = || match meta.kind {
-            EntryType::BlockDevice => true,
-            EntryType::Symlink => std::fs::metadata(at.real()).is_ok_and(|found| found.file_type().is_block_device()),
-            _ => false,
-        };
-        let content_of_device = planned.is_some_and(|node| node.target) && self.rules.read_devices && device();
-        self.visit_file(at, &fd, name, &meta, known, content_of_device)
+        let dir = level.walking.dir()?;
+        let device = target && self.is_device(at.real(), meta.kind);
+        self.visit_file(at, File { dir, name, meta: &meta, known, named: target, device })
     }
 
-    fn left_out(&self, path: &Path, meta: &Meta, planned: bool) -> bool {
-        if self.rules.repository == Some((meta.dev, meta.ino)) {
+    fn is_repository(&self, path: &Path, meta: &Meta) -> bool {
+        let own = self.rules.repository == Some((meta.dev, meta.ino));
+        if own {
             let text = format!("{} is the repository itself: left out", crate::error::printable(path));
             self.monitor.event(Report::Notice(&text));
-            return true;
         }
-        if planned {
-            return false;
-        }
+        own
+    }
+
+    fn excluded(&self, path: &Path, meta: &Meta) -> bool {
         let large = meta.kind == EntryType::File && self.rules.larger_than.is_some_and(|limit| meta.size > limit);
         let excludes = &self.rules.excludes;
         large || (!excludes.is_empty() && excludes.matches(path, meta.kind == EntryType::Dir))
@@ -295,49 +330,44 @@ impl<'a> Walk<'a> {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn visit_dir(
-        &mut self,
-        levels: &mut Vec<Level<'a>>,
-        at: &At,
-        i: usize,
-        name: &[u8],
-        meta: &Meta,
-        planned: Option<&'a Node>,
-        known: Option<Known>,
-    ) -> Result<()> {
+    fn visit_dir(&mut self, levels: &mut Vec<Level<'a>>, at: &At, i: usize, dir: Dir<'a, '_>) -> Result<()> {
+        let Dir { name, meta, planned, known, excluded } = dir;
         let depth = levels.len();
         let Some(level) = levels.last_mut() else { return Ok(()) };
         let ahead = level.walking.child(i);
         let named = planned.is_some_and(|node| node.target || !level.whole);
         let foreign = self.rules.one_file_system && !named && meta.dev != level.dev;
-        // On another filesystem nothing is captured but what was named there.
-        let only = planned.filter(|node| !node.target && (!level.whole || foreign));
+        // On another filesystem, and where all is left out, nothing is captured but what was named there.
+        let only = planned.filter(|node| !node.target && (!level.whole || foreign || excluded));
         let known = known.filter(|k| matches!(k.entry.content, Content::Dir(_)));
         if (foreign && only.is_none()) || depth >= MAX_DEPTH {
             if depth >= MAX_DEPTH {
-                self.failed(at.real(), "enter", io::Error::from_raw_os_error(libc::ELOOP));
+                self.failures.report(at.real(), "enter", io::Error::from_raw_os_error(libc::ELOOP))?;
             }
             return self.empty_dir(name, meta, known);
         }
-        let fd = Arc::clone(&level.walking.fd);
-        let listing = match (ahead, only) {
-            (Some(promise), _) => promise.wait(),
-            (None, Some(node)) => {
-                let names = node.children.keys().cloned().collect();
-                list(fd.as_fd(), name, &Which::Only(names), &[])
-            }
-            _ => list(fd.as_fd(), name, &Which::All, &self.rules.markers),
-        };
-        let listing = match listing {
-            Ok(listing) => listing,
-            Err(e) => {
-                self.failed(at.real(), "list", e);
-                return self.empty_dir(name, meta, known);
-            }
-        };
         static WHOLE_TREE: Node = Node { real: PathBuf::new(), whole: true, target: false, children: BTreeMap::new() };
-        self.enter_known(levels, listing, (planned.unwrap_or(&WHOLE_TREE), only.is_none()), at, name, known)
+        let node = planned.unwrap_or(&WHOLE_TREE);
+        let names = node.children.keys().cloned().collect();
+        let which = if only.is_some() { Which::Only(names) } else { Which::All(names) };
+        let listing = match ahead {
+            Some(promise) => promise.wait(),
+            None => list(level.walking.dir()?.as_fd(), name, &which, &self.rules.markers),
+        };
+        match listing {
+            Ok(listing) => {
+                let whole = only.is_none() && !listing.marked;
+                self.enter_known(levels, listing, (node, whole), at, name, known)
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.pass(known.as_ref());
+                self.gone(at.real(), planned)
+            }
+            Err(e) => {
+                self.failures.report(at.real(), "list", e)?;
+                self.empty_dir(name, meta, known)
+            }
+        }
     }
 
     /// Something on the way to a target that is no directory: a symbolic link the user's path leads through
@@ -356,12 +386,19 @@ impl<'a> Walk<'a> {
                 self.enter_known(levels, listing, (node, false), at, name, known)
             }
             Err(e) => {
-                self.failed(at.real(), "enter", e);
-                if let (Some(known), Some(parent)) = (&known, &mut self.parent) {
-                    parent.pass(&known.entry);
+                self.pass(known.as_ref());
+                match e.kind() {
+                    io::ErrorKind::NotFound => self.missed(node, &absent),
+                    _ => self.failures.report(at.real(), "enter", e),
                 }
-                Ok(())
             }
+        }
+    }
+
+    /// What the previous snapshot has below an entry is not compared with.
+    fn pass(&mut self, known: Option<&Known>) {
+        if let (Some(known), Some(parent)) = (known, &mut self.parent) {
+            parent.pass(&known.entry);
         }
     }
 
@@ -386,9 +423,7 @@ impl<'a> Walk<'a> {
 
     /// A directory whose entries are not captured.
     fn empty_dir(&mut self, name: &[u8], meta: &Meta, known: Option<Known>) -> Result<()> {
-        if let (Some(known), Some(parent)) = (&known, &mut self.parent) {
-            parent.pass(&known.entry);
-        }
+        self.pass(known.as_ref());
         let entry = self.entry(name, meta);
         self.send(Event::Enter {
             entry,
@@ -398,170 +433,13 @@ impl<'a> Walk<'a> {
         })?;
         self.send(Event::Leave)
     }
-
-    fn visit_file(
-        &mut self,
-        at: &At,
-        fd: &Arc<OwnedFd>,
-        name: &[u8],
-        meta: &Meta,
-        known: Option<Known>,
-        device: bool,
-    ) -> Result<()> {
-        if let (Some(known), Some(parent)) = (&known, &mut self.parent) {
-            parent.pass(&known.entry);
-        }
-        let stat = stat_of(meta);
-        let path = at.real().to_owned();
-        let mut entry = self.entry(name, meta);
-        if meta.nlink > 1 {
-            let (group, last) = self.link(meta, &at.snap);
-            entry.link_group = Some(group);
-            if let Some(last) = last.filter(|_| meta.kind == EntryType::File) {
-                return self.send(Event::Link { entry, stat, path, last });
-            }
-        }
-        let action = if known.is_some() { Action::Changed } else { Action::New };
-        if device {
-            let mut as_file = self.entry(name, meta);
-            as_file.kind = EntryType::File;
-            as_file.rdev = 0;
-            if meta.kind == EntryType::Symlink {
-                // A link's own mode would open the device's content to everybody.
-                as_file.mode = 0o600;
-            }
-            return self.read(Origin::Device(path.clone()), as_file, &Meta { size: u64::MAX, ..*meta }, action, path);
-        }
-        if let Some(same) = known.and_then(|k| self.unchanged(k, meta)) {
-            let same = Entry { link_group: entry.link_group, user: entry.user, group: entry.group, ..same };
-            return self.send(Event::Ready { entry: same, stat, xattrs: Vec::new(), action: Action::Unchanged, path });
-        }
-        match meta.kind {
-            EntryType::File => self.read(Origin::Name(Arc::clone(fd), name.to_vec()), entry, meta, action, path),
-            _ => self.special(fd, name, meta, entry, action, path),
-        }
-    }
-
-    fn special(
-        &mut self,
-        fd: &Arc<OwnedFd>,
-        name: &[u8],
-        meta: &Meta,
-        mut entry: Entry,
-        action: Action,
-        path: PathBuf,
-    ) -> Result<()> {
-        let read = || -> io::Result<(Vec<u8>, Xattrs)> {
-            let link = meta.kind == EntryType::Symlink;
-            let target = if link { read_link(fd.as_fd(), name)? } else { Vec::new() };
-            if link && (target.is_empty() || target.len() > MAX_SYMLINK) {
-                return Err(io::Error::from_raw_os_error(libc::EINVAL));
-            }
-            Ok((target, xattrs_at(fd.as_fd(), name)?))
-        };
-        match read() {
-            Ok((target, xattrs)) => {
-                entry.size = target.len() as u64;
-                entry.target = target;
-                self.send(Event::Ready { entry, stat: stat_of(meta), xattrs, action, path })
-            }
-            Err(e) => {
-                self.failed(&path, "read", e);
-                Ok(())
-            }
-        }
-    }
-
-    /// Sends a job to the readers and the event that takes its result.
-    fn read(&self, from: Origin, entry: Entry, meta: &Meta, action: Action, path: PathBuf) -> Result<()> {
-        let whole = meta.size <= WHOLE;
-        let budget = if whole { meta.size + KIB as u64 } else { 0 };
-        self.budget.take(budget);
-        let queue = if whole { 4 + (meta.size / self.chunk_min) as usize } else { QUEUE };
-        let (out, content) = bounded(queue);
-        let gone = || Error::new(Kind::Interrupted, "the backup ended early");
-        self.jobs.send(Job { from, meta: *meta, out }).map_err(|_| gone())?;
-        self.send(Event::File { entry, content, budget, action, path })
-    }
-
-    /// A stream as the one file of the snapshot's root, called `name`.
-    ///
-    /// # Errors
-    /// `Interrupted` when the receiver is gone.
-    pub fn stream(self, name: &[u8], meta: &Meta, pipe: Box<dyn io::Read + Send>) -> Result<()> {
-        let mut root = self.entry(b"root", meta);
-        root.kind = EntryType::Dir;
-        root.mode = 0o700;
-        let stat = stat_of(meta);
-        self.send(Event::Enter { entry: root, stat, xattrs: Vec::new(), before: None })?;
-        let entry = self.entry(name, meta);
-        let path = PathBuf::from(std::ffi::OsString::from_vec(name.to_vec()));
-        let endless = Meta { size: u64::MAX, ..*meta };
-        self.read(Origin::Stream(pipe), entry, &endless, Action::New, path)?;
-        self.send(Event::Leave)
-    }
-
-    /// The group of a file with several names; if this is not its first, whether it is the last.
-    fn link(&mut self, meta: &Meta, path: &[u8]) -> ([u8; 32], Option<bool>) {
-        let key = (meta.dev, meta.ino);
-        let same = (meta.kind, meta.size, meta.mtime);
-        if let Some(known) = self.links.get_mut(&key).filter(|known| known.same == same) {
-            known.left -= 1;
-            let (group, last) = (known.group, known.left == 0);
-            if last {
-                self.links.remove(&key);
-            }
-            return (group, Some(last));
-        }
-        let group = *blake3::hash(path).as_bytes();
-        self.links.insert(key, Linked { group, left: meta.nlink - 1, same });
-        (group, None)
-    }
-
-    /// The known entry, if nothing about it can have changed.
-    fn unchanged(&self, known: Known, meta: &Meta) -> Option<Entry> {
-        let entry = &known.entry;
-        let same = entry.kind == meta.kind
-            && entry.mtime == meta.mtime
-            && entry.size == meta.size
-            && entry.rdev == device(meta)
-            && known.stat == Some(stat_of(meta))
-            && self.settled_before.is_some_and(|time| settled(meta, time))
-            && (entry.mode, entry.uid, entry.gid) == (meta.mode, meta.uid, meta.gid);
-        let reuse = same && !self.rules.force && !entry.unstable && (self.usable)(entry);
-        reuse.then_some(known.entry)
-    }
-
-    fn entry(&self, name: &[u8], meta: &Meta) -> Entry {
-        let mut entry = Entry::new(name, meta.kind);
-        entry.mode = meta.mode;
-        entry.uid = meta.uid;
-        entry.gid = meta.gid;
-        entry.mtime = meta.mtime;
-        entry.user = self.accounts.user(meta.uid).to_vec();
-        entry.group = self.accounts.group(meta.gid).to_vec();
-        entry.rdev = device(meta);
-        entry
-    }
-}
-
-/// Whether the last change was surely seen by a capture that began at `time`, but for a tick. Some filesystems count whole
-/// seconds (ext3, small inodes of ext4), or two (FAT).
-fn settled(meta: &Meta, time: FileTime) -> bool {
-    const COARSE: i64 = 2;
-    let secs = if meta.ctime.nanos == 0 { meta.ctime.secs.saturating_add(COARSE) } else { meta.ctime.secs };
-    FileTime { secs, ..meta.ctime } < time
-}
-
-fn device(meta: &Meta) -> u64 {
-    if matches!(meta.kind, EntryType::CharDevice | EntryType::BlockDevice) { meta.rdev } else { 0 }
 }
 
 /// The root, which is named by its path.
 fn list_path(path: &Path, node: &Node, whole: bool) -> io::Result<Listing> {
-    let dir = std::fs::File::open(path)?;
+    let dir = open_path(path)?;
     let which = match whole {
-        true => Which::All,
+        true => Which::All(Vec::new()),
         false => Which::Only(node.children.keys().cloned().collect()),
     };
     list(dir.as_fd(), b".", &which, &[])
@@ -569,28 +447,7 @@ fn list_path(path: &Path, node: &Node, whole: bool) -> io::Result<Listing> {
 
 /// The directory at `path` as the walk would meet it: device and inode.
 pub fn identity(path: &Path) -> Option<(u64, u64)> {
-    let dir = std::fs::File::open(path).ok()?;
+    let dir = open_path(path).ok()?;
     let meta = stat_at(dir.as_fd(), b".").ok()?;
     Some((meta.dev, meta.ino))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_change_in_the_same_tick_is_not_settled() {
-        let mut meta = identity_meta();
-        let time = |secs, nanos| FileTime { secs, nanos };
-        meta.ctime = time(100, 500);
-        assert!(settled(&meta, time(100, 501)) && !settled(&meta, time(100, 500)));
-        // A filesystem that counts whole seconds, or two.
-        meta.ctime = time(100, 0);
-        assert!(!settled(&meta, time(100, 900_000_000)) && !settled(&meta, time(102, 0)));
-        assert!(settled(&meta, time(102, 1)));
-    }
-
-    fn identity_meta() -> Meta {
-        stat_at(std::fs::File::open("/").unwrap().as_fd(), b".").unwrap()
-    }
 }

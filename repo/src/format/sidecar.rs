@@ -1,5 +1,5 @@
 //! The stat sidecar: device, inode and change time of every entry in tree order, to tell unchanged files.
-//! It can be dropped: then files are compared by type, size and modification time alone.
+//! It can be dropped: then every file is read.
 
 use crate::error::{Error, Result};
 use crate::format::tree::{FileTime, unzigzag, zigzag};

@@ -77,10 +77,29 @@ pub struct WriterParams {
     pub level: i32,
 }
 
+/// Chunks not yet in the index that are remembered: some 70 MB. Commits keep a writer far below it. A dry run has none, and
+/// past it counts as new what it meets again.
+const MAX_PENDING: usize = 1 << 20;
+
+/// Chunks stored by this writer and not yet in the index, and how many there may be.
+struct Pending(HashSet<ContentHash>, usize);
+
+impl Pending {
+    fn new(most: usize) -> Pending {
+        Pending(HashSet::new(), most)
+    }
+
+    /// Remembers a chunk while there is room. At worst one is stored twice.
+    fn insert(&mut self, h: ContentHash) {
+        if self.0.len() < self.1 {
+            self.0.insert(h);
+        }
+    }
+}
+
 /// State shared with the threads.
 struct Shared {
-    /// Chunks stored by this writer and not yet in the index.
-    pending: Mutex<HashSet<ContentHash>>,
+    pending: Mutex<Pending>,
     failed: Mutex<Option<Error>>,
     totals: Totals,
 }
@@ -109,7 +128,7 @@ impl PackWriter {
     pub fn start(params: WriterParams, sink: Box<dyn PackSink>) -> PackWriter {
         let params = Arc::new(params);
         let shared = Arc::new(Shared {
-            pending: Mutex::new(HashSet::new()),
+            pending: Mutex::new(Pending::new(MAX_PENDING)),
             failed: Mutex::new(None),
             totals: Totals::default(),
         });
@@ -143,7 +162,7 @@ impl PackWriter {
     /// # Errors
     /// What the index gives.
     pub fn has(&self, h: &ContentHash) -> Result<bool> {
-        if self.shared.pending.lock().contains(h) {
+        if self.shared.pending.lock().0.contains(h) {
             return Ok(true);
         }
         let found = self.params.index.lookup_usable(&[self.params.keys.chunk_id(h)])?;
@@ -279,7 +298,7 @@ fn store_all(shared: &Shared, mut sink: Box<dyn PackSink>, packs: &Receiver<Fini
         let done = sink.commit()?;
         let mut pending = shared.pending.lock();
         for h in &done {
-            pending.remove(h);
+            pending.0.remove(h);
         }
         Ok(())
     };
@@ -291,4 +310,21 @@ fn store_all(shared: &Shared, mut sink: Box<dyn PackSink>, packs: &Receiver<Fini
         }
     }
     commit(sink.as_mut())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut pending = Pending::new(10);
+        let hashes: Vec<_> = (0..50u8).map(|i| content_hash(ChunkKind::Data, &[i])).collect();
+        hashes.iter().for_each(|h| pending.insert(*h));
+        assert_eq!(pending.0.len(), 10);
+        assert!(pending.0.contains(&hashes[9]) && !pending.0.contains(&hashes[10]));
+        pending.0.remove(&hashes[0]);
+        pending.insert(hashes[20]);
+        assert!(pending.0.contains(&hashes[20]));
+    }
 }

@@ -53,7 +53,7 @@ use crossbeam_channel::bounded;
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::syncfs;
 
-use crate::capture::scan::raise_open_files;
+use crate::capture::raise_open_files;
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Manifest;
 use crate::format::tree::{Entry, EntryType};

@@ -1,104 +1,19 @@
 //! Backing real trees up, over every part of the engine, and reading them back.
 
-use std::collections::BTreeMap;
+mod faults;
+mod named;
+mod site;
+
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use repo::capture::{Options, Outcome, backup};
-use repo::crypto::slot::Argon2Cost;
-use repo::format::tree::{Content, Entry, EntryType};
-use repo::keyslots::{NewSlots, Secret};
+use repo::capture::backup;
+use repo::format::tree::EntryType;
 use repo::monitor::Recording;
-use repo::open::{Access, Init, Place, Repository, Sealed, init};
-use repo::path::SnapPath;
-use repo::snapshots;
-use repo::tree::{dir, file};
+use repo::tree::file;
 
-const PASSPHRASE: &str = "a passphrase of the test";
-
-struct Site {
-    dir: tempfile::TempDir,
-}
-
-impl Site {
-    fn new() -> Site {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("src")).unwrap();
-        let cost = Argon2Cost::new(8, 1, 1).unwrap();
-        let slots = NewSlots { passphrase: Some((PASSPHRASE, "test")), cost, recipients: &[], recovery_code: false };
-        init(&dir.path().join("repo"), &Init::new(slots)).unwrap();
-        Site { dir }
-    }
-
-    fn src(&self) -> PathBuf {
-        self.dir.path().join("src")
-    }
-
-    fn open(&self) -> Repository {
-        let place = Place { root: self.dir.path().join("repo"), index_dir: None, cache: self.dir.path().join("cache") };
-        let secret = Secret::Passphrase(PASSPHRASE.to_owned().into());
-        Sealed::open(place, Access::Write).unwrap().unlock(&secret, &Recording::default()).unwrap()
-    }
-
-    fn options(&self) -> Options {
-        Options {
-            source: Some("test".into()),
-            username: "tester".into(),
-            program: "test".into(),
-            tags: vec![],
-            ..Options::new(vec![self.src()], "testhost")
-        }
-    }
-
-    fn backup(&self, repo: &Repository) -> Outcome {
-        backup(repo, self.options(), &Recording::default()).unwrap()
-    }
-}
-
-/// Everything below the source directory, by path.
-fn listing(repo: &Repository, outcome: &Outcome, src: &Path) -> BTreeMap<Vec<u8>, Entry> {
-    let manifest = snapshots::manifest(repo, &outcome.snapshot.unwrap()).unwrap();
-    let store = repo.store();
-    let path = SnapPath::new(src.as_os_str().as_encoded_bytes()).unwrap();
-    let top = dir::resolve(store.as_ref(), &manifest.root, &path).unwrap();
-    let mut out = BTreeMap::new();
-    let mut todo = vec![(Vec::new(), top)];
-    while let Some((path, entry)) = todo.pop() {
-        if let Content::Dir(d) = &entry.content {
-            for child in dir::entries(store.as_ref(), d, 0) {
-                let child = child.unwrap();
-                let mut below: Vec<u8> = path.clone();
-                if !below.is_empty() {
-                    below.push(b'/');
-                }
-                below.extend_from_slice(&child.name);
-                todo.push((below, child));
-            }
-        }
-        out.insert(path, entry);
-    }
-    out
-}
-
-fn content(repo: &Repository, entry: &Entry) -> Vec<u8> {
-    let mut out = vec![0; entry.size as usize];
-    let n = file::read_at(repo.store().as_ref(), &entry.content, 0, &mut out).unwrap();
-    assert_eq!(n, out.len());
-    out
-}
-
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut out = vec![0; len];
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    for b in &mut out {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        *b = state as u8;
-    }
-    out
-}
+use site::{Site, content, listing, noise};
 
 #[test]
 fn every_kind_of_entry_comes_back_as_it_was() {
@@ -272,9 +187,16 @@ fn hard_links_share_what_was_read_once() {
         std::fs::hard_link(src.join(format!("a{i}")), src.join(format!("b{i}"))).unwrap();
         std::fs::hard_link(src.join(format!("a{i}")), src.join(format!("c{i}"))).unwrap();
     }
+    std::thread::sleep(std::time::Duration::from_millis(50));
     let repo = site.open();
     let outcome = site.backup(&repo);
     assert_eq!(outcome.stats.errors, 0);
+    assert_eq!((outcome.stats.files_new, outcome.stats.files_unmodified), (60, 0));
+    std::fs::hard_link(src.join("a0"), src.join("d0")).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let second = site.backup(&repo).stats;
+    // The change time of all the names of a file changes with their number.
+    assert_eq!((second.files_new, second.files_changed, second.files_unmodified), (1, 3, 57));
     let all = listing(&repo, &outcome, &src);
     for i in 0..20u64 {
         let names = [format!("a{i}"), format!("b{i}"), format!("c{i}")];
