@@ -165,7 +165,7 @@ impl Rebuild<'_> {
         }
         let time = Duration::from_secs_f64(bytes as f64 / ROLLUP_RATE as f64);
         let packs = self.listed.len();
-        let text = format!("reading {rollups} roll-ups of the footers of {packs} packs: {}", roughly(time));
+        let text = format!("reading the tables of contents of {packs} packs: {}", roughly(time));
         self.monitor.event(Event::Notice(&text));
     }
 
@@ -210,14 +210,14 @@ impl Rebuild<'_> {
             }
             Found::Bad(id, _, e) => {
                 self.warn(&format!(
-                    "a roll-up's entry for pack {id} cannot be used ({e}); reading the pack's own footer"
+                    "the spare table of contents of pack {id} cannot be used ({e}); reading the pack's own"
                 ));
                 Ok(())
             }
             Found::Rollup(e) if e.kind() == Kind::NewerFormat => Err(e),
             Found::Rollup(e) => {
                 self.note(&e);
-                self.warn(&format!("{e}; reading its packs' own footers"));
+                self.warn(&format!("{e}; reading the tables of contents of its packs instead"));
                 Ok(())
             }
         }
@@ -240,7 +240,7 @@ impl Rebuild<'_> {
         }
         let time = FOOTER_TIME * u32::try_from(bare.len() / threads() + 1).unwrap_or(u32::MAX);
         if !self.state.sessions.is_empty() || bare.len() > 1 {
-            let text = format!("reading the footers of {} packs that are in no roll-up: {}", bare.len(), roughly(time));
+            let text = format!("reading the tables of contents of {} packs one by one: {}", bare.len(), roughly(time));
             self.monitor.event(Event::Notice(&text));
         }
         let (backend, keys, monitor) = (self.backend, self.keys, self.monitor);

@@ -370,7 +370,7 @@ impl Walk<'_, '_> {
             c.h == *h && c.kind == ChunkKind::Data && u64::from(c.len) == len
         });
         Ok((!right).then(|| {
-            let e = Error::damaged("it needs a chunk that is of another length, or that the index misplaces, in");
+            let e = Error::damaged("it needs a piece of data that the index says is elsewhere, or of another length, in");
             e.at(pack_path(self.check.repo, &info.id)).remedy("run `packmule rebuild-index` and check again")
         }))
     }
@@ -379,7 +379,7 @@ impl Walk<'_, '_> {
         if self.missing.len() < MAX_MISSING {
             self.missing.insert(self.check.repo.keys.chunk_id(h));
         }
-        Error::damaged("it needs a chunk that is in no pack")
+        Error::damaged("it needs a piece of data that no pack has")
     }
 
     /// Notes that a damaged pack is needed; whether in a part that cannot be read.
@@ -403,7 +403,9 @@ impl Walk<'_, '_> {
             let c = &pack.footer.chunks[*c as usize];
             c.h == *h && c.kind == kind
         });
-        let chunk = chunk.ok_or_else(|| Error::damaged("the index misplaces a chunk; run `packmule rebuild-index`"))?;
+        let chunk = chunk.ok_or_else(|| {
+            Error::damaged("the index says a piece of data is where it is not").remedy("run `packmule rebuild-index`")
+        })?;
         Ok(Some(Spot { key: (info.id, chunk), chunks: pack.footer.chunks.len() }))
     }
 

@@ -57,7 +57,7 @@ pub fn verify_chunk(chunk: &ChunkInfo, raw: &[u8]) -> Result<()> {
     let bytes =
         raw.get(from..from + chunk.len as usize).ok_or_else(|| Error::damaged("a chunk lies outside its frame"))?;
     if content_hash(chunk.kind, bytes) != chunk.h {
-        return Err(Error::damaged("a chunk's bytes are not those that were hashed"));
+        return Err(Error::damaged("the contents fail verification (a checksum differs)"));
     }
     Ok(())
 }
@@ -89,7 +89,7 @@ pub fn verify_pack(
     }
     // Before the header, so that a flipped bit in it is never called a newer format.
     if blake3::hash(&bytes).as_bytes() != id.as_bytes() {
-        return Err(Error::damaged("a pack's bytes are not those it is named after:").at(path));
+        return Err(Error::damaged("the contents do not match the name, which is their checksum:").at(path));
     }
     let head = bytes.first_chunk::<HEADER>().ok_or_else(|| Error::damaged("a pack is cut short:").at(&path))?;
     if parse_header(head).map_err(|e| e.at(&path))? != footer.kind {
