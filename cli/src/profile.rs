@@ -141,7 +141,9 @@ impl Profile {
                 let digits = number.as_str();
                 self.wrong(line, &format!("{key} is no decimal number; {AS_TEXT}, such as \"0{digits}\""))
             }
-            _ => self.wrong(line, &format!("{key} must be a text, a number, true, false, or a list of texts or numbers")),
+            _ => {
+                self.wrong(line, &format!("{key} must be a text, a number, true, false, or a list of texts or numbers"))
+            }
         };
         let value = match item.get_ref() {
             DeValue::Boolean(on) => Value::Flag(*on),
@@ -225,7 +227,10 @@ mod tests {
             ("[backup]\n\n[backup.more]\nx = 1", "/p.toml line 3: "),
             ("when = 2026-01-01", "/p.toml line 1: "),
             ("[mount]\numask = 027", "/p.toml line 2: "),
-            ("umask = 0o27", "/p.toml line 1: umask is no decimal number; write an octal number as a text, such as \"027\""),
+            (
+                "umask = 0o27",
+                "/p.toml line 1: umask is no decimal number; write an octal number as a text, such as \"027\"",
+            ),
         ] {
             let e = parse(text).unwrap_err();
             assert_eq!(e.kind(), Kind::Usage);

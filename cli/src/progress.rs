@@ -419,9 +419,11 @@ mod tests {
 
     #[test]
     fn status_lines_come_by_themselves() {
-        for (job, field) in
-            [(Job::Backup, "bytes_done"), (Job::Restore { dry_run: false }, "bytes_restored"), (Job::Other("packs"), "bytes_done")]
-        {
+        for (job, field) in [
+            (Job::Backup, "bytes_done"),
+            (Job::Restore { dry_run: false }, "bytes_restored"),
+            (Job::Other("packs"), "bytes_done"),
+        ] {
             let (progress, out, _) = start(true, false, 0, job);
             Counters::add(&progress.counters().bytes, 25);
             Counters::add(&progress.counters().total_bytes, 100);

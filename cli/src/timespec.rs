@@ -6,7 +6,8 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-/// A point in time as typed, in the local zone unless it carries one. A date alone is its whole day.
+/// A point in time as typed, in the local zone unless it carries one. A date alone is its whole day, a time without
+/// fraction its whole second: snapshots are shown to the second, and what is shown must be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct At {
     first: Timestamp,
@@ -24,14 +25,20 @@ impl At {
         self.last
     }
 
+    fn second(first: Timestamp) -> At {
+        let whole = first.subsec_nanosecond() == 0;
+        let last = first.checked_add(SignedDuration::from_nanos(if whole { 999_999_999 } else { 0 }));
+        At { first, last: last.unwrap_or(first) }
+    }
+
     /// Parses `2026-11-17`, `2026-11-17 18:00[:00]`, RFC 3339, or a mount's directory name `2026-11-17T18-00-00Z`.
     pub fn parse(text: &str, zone: &TimeZone) -> Result<At, String> {
         let text = text.trim();
         if let Ok(instant) = text.parse::<Timestamp>() {
-            return Ok(At { first: instant, last: instant });
+            return Ok(At::second(instant));
         }
         if let Some(instant) = directory_name(text) {
-            return Ok(At { first: instant, last: instant });
+            return Ok(At::second(instant));
         }
         let wrong =
             |_| format!("'{text}' is not a time such as \"2026-11-17 18:00\", 2026-11-17 or 2026-11-17T18:00:00Z");
@@ -43,7 +50,7 @@ impl At {
             return Ok(At { first, last });
         }
         let instant = resolve(text.parse().map_err(wrong)?)?;
-        Ok(At { first: instant, last: instant })
+        Ok(At::second(instant))
     }
 }
 
@@ -179,8 +186,11 @@ mod tests {
             ("2026-03-29 02:30", "2026-03-29T01:30:00Z"),
         ] {
             let at = At::parse(text, &berlin()).unwrap();
-            assert_eq!((at.first(), at.last()), (utc(instant), utc(instant)), "{text}");
+            assert_eq!(at.first(), utc(instant), "{text}");
+            assert_eq!(at.last(), utc(&instant.replace('Z', ".999999999Z")), "{text}");
         }
+        let exact = At::parse("2026-11-17T18:00:00.5Z", &berlin()).unwrap();
+        assert_eq!((exact.first(), exact.last()), (utc("2026-11-17T18:00:00.5Z"), utc("2026-11-17T18:00:00.5Z")));
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl Rebuild<'_> {
             Ok(())
         })?;
         numbers.sort_unstable();
-        self.announce(numbers.len(), bytes);
+        self.announce(bytes);
         Counters::add(&self.monitor.counters().total_files, self.listed.len() as u64);
         // A session's number stands in its roll-ups' names.
         let is_open = |number: &u64| self.state.sessions.values().any(|s| u64::from(s.number) == number >> 32);
@@ -159,7 +159,7 @@ impl Rebuild<'_> {
         in_parallel(settled.into_iter(), monitor, read, |found| self.enter_settled(found))
     }
 
-    fn announce(&self, rollups: usize, bytes: u64) {
+    fn announce(&self, bytes: u64) {
         if self.listed.len() == 0 {
             return;
         }

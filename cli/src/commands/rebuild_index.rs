@@ -55,7 +55,8 @@ pub fn run(ctx: &Context) -> Result<ExitCode> {
     }
     if done.rollups > 0 {
         let rollups = human::count(done.rollups, "file");
-        ctx.output.remark(format!("removed {rollups} from footers/ that could not be read: their packs say the same"))?;
+        ctx.output
+            .remark(format!("removed {rollups} from footers/ that could not be read: their packs say the same"))?;
     }
     Ok(ExitCode::Ok)
 }

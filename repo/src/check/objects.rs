@@ -108,7 +108,10 @@ impl Check<'_> {
         };
         let known = self.repo.index.footer(info.no)?;
         if known.is_some_and(|known| known != entry.sealed_footer) || info.size != entry.size {
-            let text = format!("the index and the spare copy of the packs' tables of contents differ about pack {}:", entry.id);
+            let text = format!(
+                "the index and the spare copy of the packs' tables of contents differ about pack {}:",
+                entry.id
+            );
             self.object(&Error::damaged(text).at(path).remedy("run `packmule rebuild-index`"));
         }
         Ok(())

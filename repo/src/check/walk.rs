@@ -370,7 +370,8 @@ impl Walk<'_, '_> {
             c.h == *h && c.kind == ChunkKind::Data && u64::from(c.len) == len
         });
         Ok((!right).then(|| {
-            let e = Error::damaged("it needs a piece of data that the index says is elsewhere, or of another length, in");
+            let e =
+                Error::damaged("it needs a piece of data that the index says is elsewhere, or of another length, in");
             e.at(pack_path(self.check.repo, &info.id)).remedy("run `packmule rebuild-index` and check again")
         }))
     }

@@ -254,8 +254,10 @@ impl Keys {
 
     fn epoch(&self, epoch: u32) -> Result<&EpochKeys> {
         self.epochs.get(epoch as usize).ok_or_else(|| {
-            Error::damaged(format!("it was encrypted with the master key of rotation {epoch}, which this password does not open"))
-                .remedy("if the key was rotated since this process started, start it again")
+            Error::damaged(format!(
+                "it was encrypted with the master key of rotation {epoch}, which this password does not open"
+            ))
+            .remedy("if the key was rotated since this process started, start it again")
         })
     }
 

@@ -192,7 +192,8 @@ impl<'a> Marker<'a> {
     /// Marks a chunk where the index has it; whether it was not marked there before.
     fn chunk(&mut self, h: &ContentHash) -> Result<bool> {
         let found = self.repo.index.find(&self.repo.keys.chunk_id(h))?;
-        let (at, info) = found.ok_or_else(|| Error::damaged("it needs a piece of data that no pack of this repository has"))?;
+        let (at, info) =
+            found.ok_or_else(|| Error::damaged("it needs a piece of data that no pack of this repository has"))?;
         let pack = self.store.pack(&info)?;
         let ordinal = ordinal(&pack, &at)?;
         if pack.footer.chunks[ordinal].h != *h {

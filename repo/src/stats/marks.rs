@@ -45,7 +45,8 @@ impl Marks {
     /// Marks a chunk; whether it was not marked before.
     fn chunk(&mut self, store: &PackStore, h: &ContentHash) -> Result<bool> {
         let found = store.locate(h)?;
-        let (at, info) = found.ok_or_else(|| Error::damaged("it needs a piece of data that no pack of this repository has"))?;
+        let (at, info) =
+            found.ok_or_else(|| Error::damaged("it needs a piece of data that no pack of this repository has"))?;
         let packed = match self.packs.entry(info.id) {
             std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::btree_map::Entry::Vacant(new) => {
