@@ -181,7 +181,8 @@ impl Log {
                 return Ok(inner.state.position);
             }
         }
-        Err(Error::new(Kind::Locked, "other writers keep appending to the log, in spite of its lock"))
+        Err(Error::new(Kind::Locked, "other writers keep appending to the log, in spite of its lock")
+            .remedy("end them and try again; this filesystem's locks do not work"))
     }
 
     /// How this journal stands to a position seen earlier, here or at another copy. Positions further back than the

@@ -135,7 +135,7 @@ impl Walk<'_, '_> {
             && let Some(e) = self.content(sidecar)?
         {
             let text = format!(
-                "the stat sidecar of snapshot {} cannot be read ({e}); the next backup does without",
+                "the list of file times of snapshot {} cannot be read ({e}); the next backup reads every file instead",
                 id.short()
             );
             self.check.notice(&text);
@@ -148,7 +148,9 @@ impl Walk<'_, '_> {
         let object = Stored::Snapshot(*id);
         let sealed = repo.backend.read_all(&object, crate::limits::MAX_MANIFEST)?;
         if blake3::hash(&sealed) != known.manifest_hash {
-            return Err(Error::damaged("a manifest is not the one that was recorded:").at(repo.backend.path(&object)));
+            return Err(
+                Error::damaged("a snapshot's file is not the one that was recorded:").at(repo.backend.path(&object))
+            );
         }
         snapshots::manifest(repo, id)
     }

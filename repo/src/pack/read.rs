@@ -34,7 +34,7 @@ pub fn sealed_footer(backend: &dyn Backend, id: &PackId) -> Result<(Vec<u8>, u64
 pub fn open_footer(keys: &Keys, sealed: &[u8], size: u64) -> Result<Footer> {
     let footer = Footer::decode(&keys.open(Object::Footer, &[], sealed)?)?;
     if u64::from(footer.end()) + (sealed.len() + TRAILER) as u64 != size {
-        return Err(Error::damaged("a pack's footer does not fit its size"));
+        return Err(Error::damaged("a pack's table of contents does not fit its size"));
     }
     Ok(footer)
 }
@@ -54,8 +54,9 @@ pub fn open_frame(keys: &Keys, kind: FrameKind, frame: &FrameInfo, mut sealed: V
 /// `Damaged` when it is another's.
 pub fn verify_chunk(chunk: &ChunkInfo, raw: &[u8]) -> Result<()> {
     let from = chunk.offset as usize;
-    let bytes =
-        raw.get(from..from + chunk.len as usize).ok_or_else(|| Error::damaged("a chunk lies outside its frame"))?;
+    let bytes = raw
+        .get(from..from + chunk.len as usize)
+        .ok_or_else(|| Error::damaged("a piece of data lies outside its block"))?;
     if content_hash(chunk.kind, bytes) != chunk.h {
         return Err(Error::damaged("the contents fail verification (a checksum differs)"));
     }
@@ -82,7 +83,7 @@ pub fn verify_pack(
         let range = frame.offset as usize..(frame.offset + frame.stored) as usize;
         let checked = bytes
             .get(range)
-            .ok_or_else(|| Error::damaged("a frame lies outside its pack"))
+            .ok_or_else(|| Error::damaged("a block of data lies outside its pack"))
             .and_then(|sealed| open_frame(keys, footer.kind, frame, sealed.to_vec()))
             .and_then(|raw| footer.chunks[frame.chunks()].iter().try_for_each(|c| verify_chunk(c, &raw)));
         visit(&footer, i, checked.map_err(|e| e.at(&path)))?;
@@ -93,7 +94,7 @@ pub fn verify_pack(
     }
     let head = bytes.first_chunk::<HEADER>().ok_or_else(|| Error::damaged("a pack is cut short:").at(&path))?;
     if parse_header(head).map_err(|e| e.at(&path))? != footer.kind {
-        return Err(Error::damaged("a pack's header and footer are of different kinds:").at(path));
+        return Err(Error::damaged("a pack's two ends are of different kinds:").at(path));
     }
     Ok(footer)
 }
