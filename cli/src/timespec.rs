@@ -127,7 +127,8 @@ impl FromStr for Age {
 
     fn from_str(s: &str) -> Result<Age, String> {
         let found = parts(s, ["y", "mo", "w", "d", "h", "min"]).ok_or_else(|| {
-            if parts(s, ["y", "m", "w", "d", "h", "m"]).is_some() {
+            let months = parts(s, ["y", "m", "w", "d", "h"]).is_some();
+            if months || parts(s, ["y", "mo", "w", "d", "h", "m"]).is_some() {
                 return format!("'{s}': m may mean minutes or months; write min for minutes, mo for months");
             }
             format!("'{s}' is not an age such as 26h, 7d, 30min or 1d12h (y, mo, w, d, h, min; largest first)")

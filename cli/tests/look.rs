@@ -281,6 +281,7 @@ fn keys_from_init_to_rotation() {
     let removed = fixture.run_with(&new_code, &["key", "remove", "initial"]);
     assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
     let list = fixture.json(&["key", "list"]);
+    assert!(list.iter().any(|k| k["kind"] == "password"), "in the words of --password-file");
     let recovery = list.iter().find(|k| k["kind"] == "recovery-code").unwrap()["id"].as_str().unwrap();
     let last = fixture.run_with(&new_code, &["key", "remove", recovery]);
     assert_eq!(last.status.code(), Some(1));

@@ -56,7 +56,7 @@ impl Lock {
     /// The word for this kind of slot: `passphrase`, `recovery-code`, `x25519`, `owner`.
     pub fn name(&self) -> &'static str {
         match self {
-            Lock::Passphrase { .. } => "password",
+            Lock::Passphrase { .. } => "passphrase",
             Lock::Recovery { .. } => "recovery-code",
             Lock::Recipient { .. } => "x25519",
             Lock::Owner { .. } => "owner",

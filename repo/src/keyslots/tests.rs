@@ -124,7 +124,7 @@ fn identities_are_read_from_their_files() {
 #[test]
 fn a_damaged_slot_is_named_unless_another_opens() {
     let house = House::new();
-    let id = house.id("password");
+    let id = house.id("passphrase");
     house.change(&id, |bytes| bytes[60] ^= 1);
     assert!(house.unlock(&house.code()).is_ok());
     let error = house.unlock(&passphrase("first")).err().unwrap();
@@ -142,7 +142,7 @@ fn a_damaged_slot_is_named_unless_another_opens() {
 fn no_flipped_bit_of_a_slot_goes_unnoticed() {
     let house = House::new();
     for (name, secret) in
-        [("password", passphrase("first")), ("recovery-code", house.code()), ("x25519", house.identity())]
+        [("passphrase", passphrase("first")), ("recovery-code", house.code()), ("x25519", house.identity())]
     {
         let object = Object::Key(house.id(name));
         let whole = house.backend.read_all(&object, MAX_SMALL_OBJECT).unwrap();
@@ -190,7 +190,7 @@ fn the_last_slot_and_the_owners_key_stay() {
     assert_eq!(kind(remove(&house.backend, &REPO, "0000000000000000")), Some(Kind::NotFound));
     remove(&house.backend, &REPO, &house.id("recovery-code")).unwrap();
     remove(&house.backend, &REPO, &house.id("x25519")).unwrap();
-    let last = house.id("password");
+    let last = house.id("passphrase");
     assert_eq!(kind(remove(&house.backend, &REPO, &last)), Some(Kind::Refused));
     let added = add_passphrase(&house.backend, REPO, &house.created.keyring, "", "other", cheap()).unwrap();
     // A slot that cannot be read does not count as one that opens.
@@ -204,7 +204,7 @@ fn the_last_slot_and_the_owners_key_stay() {
 fn slots_are_found_by_id_and_label() {
     let house = House::new();
     let slots = house.slots();
-    assert_eq!(resolve(&slots, "office").ok().unwrap().id, house.id("password"));
+    assert_eq!(resolve(&slots, "office").ok().unwrap().id, house.id("passphrase"));
     let id = house.id("x25519");
     assert_eq!(resolve(&slots, &id).ok().unwrap().id, id);
     assert_eq!(kind(resolve(&slots, "nobody")), Some(Kind::NotFound));
