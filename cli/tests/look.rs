@@ -278,10 +278,11 @@ fn keys_from_init_to_rotation() {
     let after = fixture.run_with("third", &["backup", ".", "--source", "s", "--host", "web1"]);
     assert!(after.status.success(), "{}", String::from_utf8_lossy(&after.stderr));
 
+    // In the words of --password-file.
+    assert!(fixture.json(&["key", "list"]).iter().any(|k| k["kind"] == "password" && k["label"] == "initial"));
     let removed = fixture.run_with(&new_code, &["key", "remove", "initial"]);
     assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
     let list = fixture.json(&["key", "list"]);
-    assert!(list.iter().any(|k| k["kind"] == "password"), "in the words of --password-file");
     let recovery = list.iter().find(|k| k["kind"] == "recovery-code").unwrap()["id"].as_str().unwrap();
     let last = fixture.run_with(&new_code, &["key", "remove", recovery]);
     assert_eq!(last.status.code(), Some(1));
