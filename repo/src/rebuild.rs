@@ -265,7 +265,10 @@ impl Rebuild<'_> {
     fn enter_unreadable(&mut self, id: PackId, size: u64, e: &Error) -> Result<()> {
         self.note(e);
         let path = self.backend.path(&Stored::Pack(id));
-        self.warn(&format!("the footer of {} cannot be read, what it holds is not found: {e}", printable(&path)));
+        self.warn(&format!(
+            "the table of contents of {} cannot be read, what it holds is not found: {e}",
+            printable(&path)
+        ));
         Counters::add(&self.monitor.counters().files, 1);
         let pack = NewPack { id, kind: FrameKind::Data, size, sealed_footer: Vec::new(), chunks: Vec::new() };
         let condemned = Some(self.state.condemned.contains_key(&id));

@@ -298,7 +298,7 @@ impl Walk<'_, '_> {
         }
         let children = dir_node(store, h)?;
         if children.iter().try_fold(0u64, |sum, c| sum.checked_add(c.entries)) != Some(entries) {
-            return Err(Error::damaged("an index node's count is wrong"));
+            return Err(Error::damaged("a count in the index of a large file or directory is wrong"));
         }
         Ok(Work::Nodes(children.into_iter(), depth - 1))
     }

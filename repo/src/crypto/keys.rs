@@ -123,7 +123,7 @@ impl TryFrom<u8> for FrameKind {
         match byte {
             0 => Ok(FrameKind::Data),
             1 => Ok(FrameKind::Tree),
-            _ => Err(Error::damaged("a frame is of an unknown kind")),
+            _ => Err(Error::damaged("a block of data is of an unknown kind")),
         }
     }
 }

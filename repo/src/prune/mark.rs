@@ -174,7 +174,7 @@ impl<'a> Marker<'a> {
             match (node::decode(&self.store.chunk(&h, crate::crypto::hash::ChunkKind::Node)?)?, depth) {
                 (Node::Extents(extents), 0) => self.extents(&extents)?,
                 (Node::File(children), 1..) => nodes.extend(children.iter().rev().map(|child| (child.h, depth - 1))),
-                _ => return Err(Error::damaged("an index node is not what its parent says")),
+                _ => return Err(Error::damaged("the index of a large file or directory is not what its parent says")),
             }
         }
         Ok(())

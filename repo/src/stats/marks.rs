@@ -179,7 +179,7 @@ impl<'a> Walk<'a> {
             match (node::decode(&self.store.chunk(&h, ChunkKind::Node)?)?, depth) {
                 (Node::Extents(list), 0) => self.extents(&list)?,
                 (Node::File(children), 1..) => open.extend(children.iter().rev().map(|c| (c.h, depth - 1))),
-                _ => return Err(Error::damaged("an index node is not what its parent says")),
+                _ => return Err(Error::damaged("the index of a large file or directory is not what its parent says")),
             }
         }
         Ok(())

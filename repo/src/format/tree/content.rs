@@ -157,7 +157,7 @@ pub(crate) fn decode_content(bytes: &[u8]) -> Result<Content> {
 
 fn depth(value: u8) -> Result<u8> {
     if value > MAX_NODE_DEPTH {
-        return Err(Error::damaged("index nodes are nested too deep"));
+        return Err(Error::damaged("the indexes of a large file or directory are nested too deep"));
     }
     Ok(value)
 }
