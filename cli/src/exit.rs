@@ -2,6 +2,9 @@
 
 use repo::error::Kind;
 
+/// What to do about damage, where nothing more is known.
+pub const DAMAGED: &str = "run `packmule check --read-data` to see what is affected";
+
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -21,7 +21,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::error::ErrorKind;
-use repo::error::Error;
+use repo::error::{Error, Kind};
 
 use args::{Command, Failure, Parsed};
 use context::Context;
@@ -35,7 +35,7 @@ fn main() -> std::process::ExitCode {
     let code = match args::parse(&words, &profile::directories()) {
         Ok(parsed) => dispatch(parsed),
         Err(Failure::Clap(e)) => no_command(&e, wants_json(&words)),
-        Err(Failure::Profile(e)) => fail(&Output::new(wants_json(&words), false, 0), &e, false),
+        Err(Failure::Profile(e)) => fail(&Output::new(wants_json(&words), false, 0), e, false),
     };
     code.into()
 }
@@ -50,13 +50,15 @@ fn dispatch(parsed: Parsed) -> ExitCode {
         .and_then(|context| commands::run(&context, parsed.cli.command));
     match result.and_then(|code| output.flush().map(|()| code)) {
         Ok(code) => code,
-        Err(e) => fail(&output, &e, checking),
+        Err(e) => fail(&output, e, checking),
     }
 }
 
 /// Says on one line why the command failed; in JSON as `exit_error`.
-fn fail(output: &Output, e: &Error, checking: bool) -> ExitCode {
+fn fail(output: &Output, e: Error, checking: bool) -> ExitCode {
     let code = ExitCode::of(e.kind(), checking);
+    // Decoders know what is wrong, but not what to do about it.
+    let e = if e.kind() == Kind::Damaged && !checking { e.or_remedy(exit::DAMAGED) } else { e };
     if output.json {
         output.complain_json(&json::ExitError { code: code.code(), message: e.to_string() });
     } else {

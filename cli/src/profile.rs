@@ -24,6 +24,9 @@ use repo::error::{Error, Kind, Result};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+/// What to do about a number that TOML does not have.
+const AS_TEXT: &str = "write an octal number as a text";
+
 /// The largest profile read, in bytes.
 const MAX_PROFILE: u64 = 1024 * 1024;
 
@@ -97,7 +100,13 @@ impl Profile {
         let line_at =
             |offset: usize| text.as_bytes()[..offset.min(text.len())].iter().filter(|&&b| b == b'\n').count() + 1;
         let document = DeTable::parse(text).map_err(|e| {
-            profile.wrong(line_at(e.span().map_or(0, |s| s.start)), e.message().lines().next().unwrap_or_default())
+            let at = e.span().map_or(0, |s| s.start);
+            let what = e.message().lines().next().unwrap_or_default();
+            // TOML has no such numbers, and its reader cannot know that one was meant.
+            match octal_at(text, at) {
+                Some(digits) => profile.wrong(line_at(at), &format!("{what}; {AS_TEXT}, such as \"{digits}\"")),
+                None => profile.wrong(line_at(at), what),
+            }
         })?;
         for (key, item) in document.get_ref() {
             let line = line_at(key.span().start);
@@ -127,8 +136,15 @@ impl Profile {
         line: usize,
     ) -> Result<Entry> {
         let key = key.get_ref().to_string();
-        let wrong =
-            || self.wrong(line, &format!("{key} must be a text, a number, true, false, or a list of texts or numbers"));
+        let wrong = || match item.get_ref() {
+            DeValue::Integer(number) if number.radix() == 8 => {
+                let digits = number.as_str();
+                self.wrong(line, &format!("{key} is no decimal number; {AS_TEXT}, such as \"0{digits}\""))
+            }
+            _ => {
+                self.wrong(line, &format!("{key} must be a text, a number, true, false, or a list of texts or numbers"))
+            }
+        };
         let value = match item.get_ref() {
             DeValue::Boolean(on) => Value::Flag(*on),
             DeValue::Array(items) => {
@@ -143,6 +159,14 @@ impl Profile {
     pub fn wrong(&self, line: usize, what: &str) -> Error {
         Error::new(Kind::Usage, format!("{} line {line}: {what}", repo::error::printable(&self.path)))
     }
+}
+
+/// A number with a leading zero around `at`, where reading stopped.
+fn octal_at(text: &str, at: usize) -> Option<&str> {
+    let line = text.get(text.get(..at)?.rfind('\n').map_or(0, |n| n + 1)..)?.lines().next()?;
+    let value = line.split_once('=')?.1.split('#').next()?.trim();
+    let octal = value.len() > 1 && value.starts_with('0') && value.bytes().all(|b| b.is_ascii_digit());
+    octal.then_some(value)
 }
 
 fn scalar(value: &DeValue<'_>) -> Option<String> {
@@ -202,12 +226,27 @@ mod tests {
             ("[backup]\npaths = [['a']]", "/p.toml line 2: "),
             ("[backup]\n\n[backup.more]\nx = 1", "/p.toml line 3: "),
             ("when = 2026-01-01", "/p.toml line 1: "),
+            ("[mount]\numask = 027", "/p.toml line 2: "),
+            (
+                "umask = 0o27",
+                "/p.toml line 1: umask is no decimal number; write an octal number as a text, such as \"027\"",
+            ),
         ] {
             let e = parse(text).unwrap_err();
             assert_eq!(e.kind(), Kind::Usage);
             assert!(e.to_string().starts_with(place), "{text}: {e}");
             assert_eq!(e.to_string().lines().count(), 1);
         }
+    }
+
+    #[test]
+    fn an_octal_number_is_explained() {
+        let e = parse("[mount]\numask = 027  # ours\n").unwrap_err().to_string();
+        assert!(e.ends_with("write an octal number as a text, such as \"027\""), "{e}");
+        let [entry] = &parse("[mount]\numask = \"027\"").unwrap().entries[..] else { panic!() };
+        assert_eq!(entry.value, Value::One("027".into()));
+        let e = parse("[mount]\numask = what\n").unwrap_err().to_string();
+        assert!(!e.contains("octal"), "{e}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use repo::error::{Error, Kind, Result};
 use repo::monitor::{Action, Counters, Event, Monitor};
 
+use crate::exit::DAMAGED;
 use crate::output::{Output, human, json};
 
 /// The most lines remembered so that each is printed once.
@@ -27,7 +28,10 @@ pub enum Job {
     /// A backup: `files_done`, `bytes_done`.
     Backup,
     /// A restore: `files_restored`, `bytes_restored`.
-    Restore,
+    Restore {
+        /// Nothing is done, and nothing is told as if it were.
+        dry_run: bool,
+    },
     /// Anything else; the word names what is counted: "packs", "snapshots".
     Other(&'static str),
     /// As `Other`, for what only looks: standard output holds what was asked for and nothing else, so a bar on a
@@ -215,15 +219,22 @@ impl Shared {
             let path = human::path(path.as_os_str().as_bytes());
             self.output.complain(format!("error: cannot {during} {path}: {error}"));
         }
+        if error.kind() == Kind::Damaged && error.what_to_do().is_none() {
+            // Once, however many files there are.
+            self.remark(&format!("something in the repository is damaged: {DAMAGED}"), true);
+        }
     }
 
     fn item(&self, path: &Path, action: Action, size: u64) {
+        let planned = self.job == Job::Restore { dry_run: true };
         let (level, verb, word) = match action {
             Action::New => (1, "new", "new"),
             Action::Changed => (1, "modified", "modified"),
             Action::Unchanged => (2, "unchanged", "unchanged"),
+            Action::Restored if planned => (1, "restored", "would restore"),
             Action::Restored => (1, "restored", "restored"),
             Action::Kept => (2, "unchanged", "kept"),
+            Action::Deleted if planned => (1, "deleted", "would delete"),
             Action::Deleted => (1, "deleted", "deleted"),
         };
         if self.output.verbose < level {
@@ -236,7 +247,8 @@ impl Shared {
             let (item, item_b64) = (field.path, field.path_b64);
             self.output.message(&json::VerboseStatus { action: verb, item, item_b64, data_size: size })
         } else {
-            self.output.line(format!("{word:<9}  {}, {}", human::path(raw), human::size(size)))
+            let width = if planned { "would restore".len() } else { "unchanged".len() };
+            self.output.line(format!("{word:<width$}  {}, {}", human::path(raw), human::size(size)))
         };
     }
 
@@ -274,7 +286,7 @@ impl Glance {
             out += &format!(" {}:", self.phase);
         }
         let noun = match job {
-            Job::Backup | Job::Restore => "files",
+            Job::Backup | Job::Restore { .. } => "files",
             Job::Other(noun) | Job::Look(noun) => noun,
         };
         out += &amount(self.files, noun, self.bytes);
@@ -294,7 +306,7 @@ impl Glance {
         let (seconds_elapsed, seconds_remaining) = (self.elapsed.as_secs(), self.remaining.map(|r| r.as_secs()));
         let percent_done = self.share.unwrap_or(0.0);
         let value = match job {
-            Job::Restore => serde_json::to_value(json::RestoreStatus {
+            Job::Restore { .. } => serde_json::to_value(json::RestoreStatus {
                 seconds_elapsed,
                 seconds_remaining,
                 percent_done,
@@ -407,9 +419,11 @@ mod tests {
 
     #[test]
     fn status_lines_come_by_themselves() {
-        for (job, field) in
-            [(Job::Backup, "bytes_done"), (Job::Restore, "bytes_restored"), (Job::Other("packs"), "bytes_done")]
-        {
+        for (job, field) in [
+            (Job::Backup, "bytes_done"),
+            (Job::Restore { dry_run: false }, "bytes_restored"),
+            (Job::Other("packs"), "bytes_done"),
+        ] {
             let (progress, out, _) = start(true, false, 0, job);
             Counters::add(&progress.counters().bytes, 25);
             Counters::add(&progress.counters().total_bytes, 100);

@@ -6,7 +6,8 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-/// A point in time as typed, in the local zone unless it carries one. A date alone is its whole day.
+/// A point in time as typed, in the local zone unless it carries one. A date alone is its whole day, a time without
+/// fraction its whole second: snapshots are shown to the second, and what is shown must be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct At {
     first: Timestamp,
@@ -24,14 +25,20 @@ impl At {
         self.last
     }
 
+    fn second(first: Timestamp) -> At {
+        let whole = first.subsec_nanosecond() == 0;
+        let last = first.checked_add(SignedDuration::from_nanos(if whole { 999_999_999 } else { 0 }));
+        At { first, last: last.unwrap_or(first) }
+    }
+
     /// Parses `2026-11-17`, `2026-11-17 18:00[:00]`, RFC 3339, or a mount's directory name `2026-11-17T18-00-00Z`.
     pub fn parse(text: &str, zone: &TimeZone) -> Result<At, String> {
         let text = text.trim();
         if let Ok(instant) = text.parse::<Timestamp>() {
-            return Ok(At { first: instant, last: instant });
+            return Ok(At::second(instant));
         }
         if let Some(instant) = directory_name(text) {
-            return Ok(At { first: instant, last: instant });
+            return Ok(At::second(instant));
         }
         let wrong =
             |_| format!("'{text}' is not a time such as \"2026-11-17 18:00\", 2026-11-17 or 2026-11-17T18:00:00Z");
@@ -43,7 +50,7 @@ impl At {
             return Ok(At { first, last });
         }
         let instant = resolve(text.parse().map_err(wrong)?)?;
-        Ok(At { first: instant, last: instant })
+        Ok(At::second(instant))
     }
 }
 
@@ -88,22 +95,54 @@ impl FromStr for Span {
     fn from_str(s: &str) -> Result<Span, String> {
         let wrong =
             || format!("'{s}' is not a span such as 72h, 7d, 2w or 1y5m7d (y, m = months, w, d, h; largest first)");
-        let mut span = Span::default();
-        let mut rest = s;
-        let mut next_rank = 0;
-        while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-            let number: u32 = rest[..digits].parse().ok().filter(|n| *n <= MAX_PART).ok_or_else(wrong)?;
-            let unit = rest[digits..].chars().next().ok_or_else(wrong)?;
-            let rank = "ymwdh".find(unit).filter(|r| *r >= next_rank).ok_or_else(wrong)?;
-            next_rank = rank + 1;
-            *[&mut span.years, &mut span.months, &mut span.weeks, &mut span.days, &mut span.hours][rank] = number;
-            rest = &rest[digits + unit.len_utf8()..];
-        }
-        if span == Span::default() {
-            return Err(wrong());
-        }
-        Ok(span)
+        let [years, months, weeks, days, hours] = parts(s, ["y", "m", "w", "d", "h"]).ok_or_else(wrong)?;
+        Ok(Span { years, months, weeks, days, hours })
+    }
+}
+
+/// Numbers with these units, the largest first and each at most once; not all 0.
+fn parts<const N: usize>(text: &str, units: [&str; N]) -> Option<[u32; N]> {
+    let (mut found, mut rest, mut next_rank) = ([0; N], text, 0);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u32 = rest[..digits].parse().ok().filter(|n| *n <= MAX_PART)?;
+        rest = &rest[digits..];
+        let (unit, after) = rest.split_at(rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len()));
+        let rank = units.iter().position(|u| *u == unit).filter(|rank| *rank >= next_rank)?;
+        (found[rank], next_rank, rest) = (number, rank + 1, after);
+    }
+    found.iter().any(|n| *n > 0).then_some(found)
+}
+
+/// An age as monitoring gives it: `26h`, `7d`, `30min`, `1mo`. A bare `m`, which is months in a [`Span`] and minutes
+/// nearly everywhere else, is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age {
+    span: Span,
+    minutes: u32,
+}
+
+impl FromStr for Age {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Age, String> {
+        let found = parts(s, ["y", "mo", "w", "d", "h", "min"]).ok_or_else(|| {
+            let months = parts(s, ["y", "m", "w", "d", "h"]).is_some();
+            if months || parts(s, ["y", "mo", "w", "d", "h", "m"]).is_some() {
+                return format!("'{s}': m may mean minutes or months; write min for minutes, mo for months");
+            }
+            format!("'{s}' is not an age such as 26h, 7d, 30min or 1d12h (y, mo, w, d, h, min; largest first)")
+        });
+        let [years, months, weeks, days, hours, minutes] = found?;
+        Ok(Age { span: Span { years, months, weeks, days, hours }, minutes })
+    }
+}
+
+impl Age {
+    /// The instant this long before `end`; as [`Span::before`].
+    pub fn before(&self, end: Timestamp, zone: &TimeZone) -> Timestamp {
+        let back = self.span.before(end, zone);
+        back.checked_sub(SignedDuration::from_mins(self.minutes.into())).unwrap_or(Timestamp::MIN)
     }
 }
 
@@ -141,13 +180,18 @@ mod tests {
             ("2026-07-17 18:00:30", "2026-07-17T16:00:30Z"),
             ("2026-11-17T18:00:00Z", "2026-11-17T18:00:00Z"),
             ("2026-11-17 18:00+05:00", "2026-11-17T13:00:00Z"),
+            // As `snapshots` prints it.
+            ("2026-11-17 18:00:00+01:00", "2026-11-17T17:00:00Z"),
             ("2026-11-17T18-00-01Z", "2026-11-17T18:00:01Z"),
             // Skipped by the change to summer time: the time an hour later.
             ("2026-03-29 02:30", "2026-03-29T01:30:00Z"),
         ] {
             let at = At::parse(text, &berlin()).unwrap();
-            assert_eq!((at.first(), at.last()), (utc(instant), utc(instant)), "{text}");
+            assert_eq!(at.first(), utc(instant), "{text}");
+            assert_eq!(at.last(), utc(&instant.replace('Z', ".999999999Z")), "{text}");
         }
+        let exact = At::parse("2026-11-17T18:00:00.5Z", &berlin()).unwrap();
+        assert_eq!((exact.first(), exact.last()), (utc("2026-11-17T18:00:00.5Z"), utc("2026-11-17T18:00:00.5Z")));
     }
 
     #[test]
@@ -174,6 +218,24 @@ mod tests {
         assert_eq!("2w".parse(), Ok(Span { weeks: 2, ..Span::default() }));
         for text in ["", "h", "72", "1d1y", "1h1h", "-1h", "0h", "1min", "1 h", "4294967296h", "100001y", "1é"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_age_says_whether_minutes_or_months_are_meant() {
+        let end = utc("2026-03-31T10:00:00Z");
+        let before = |s: &str| s.parse::<Age>().unwrap().before(end, &berlin());
+        assert_eq!(before("30min"), utc("2026-03-31T09:30:00Z"));
+        assert_eq!(before("1h30min"), utc("2026-03-31T08:30:00Z"));
+        assert_eq!(before("1mo"), utc("2026-02-28T11:00:00Z"));
+        assert_eq!(before("26h"), utc("2026-03-30T08:00:00Z"));
+        for text in ["30m", "1y5m7d", "2h30m"] {
+            let why = text.parse::<Age>().unwrap_err();
+            assert!(why.contains("write min for minutes, mo for months"), "{why}");
+        }
+        for text in ["", "min", "26", "0h", "1min1h", "1h 1min", "1é"] {
+            let why = text.parse::<Age>().unwrap_err();
+            assert!(why.contains("is not an age"), "{why}");
         }
     }
 

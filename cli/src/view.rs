@@ -14,6 +14,7 @@ use repo::pack::source::FrameSource;
 use repo::select::{self, Filter};
 use repo::snapshots;
 
+use crate::exit::DAMAGED;
 use crate::output::Output;
 
 /// The repository, the snapshots that are to be shown, and where complaints go.
@@ -94,6 +95,8 @@ impl View for RepositoryView {
 
     fn report(&self, path: &str, error: &Error) {
         let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
-        self.output.complain(format!("packmule: {place}{error}"));
+        let unhelpful = error.kind() == Kind::Damaged && error.what_to_do().is_none();
+        let remedy = if unhelpful { format!("; {DAMAGED}") } else { String::new() };
+        self.output.complain(format!("packmule: {place}{error}{remedy}"));
     }
 }

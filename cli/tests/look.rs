@@ -278,6 +278,8 @@ fn keys_from_init_to_rotation() {
     let after = fixture.run_with("third", &["backup", ".", "--source", "s", "--host", "web1"]);
     assert!(after.status.success(), "{}", String::from_utf8_lossy(&after.stderr));
 
+    // In the words of --password-file.
+    assert!(fixture.json(&["key", "list"]).iter().any(|k| k["kind"] == "password" && k["label"] == "initial"));
     let removed = fixture.run_with(&new_code, &["key", "remove", "initial"]);
     assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
     let list = fixture.json(&["key", "list"]);

@@ -383,7 +383,7 @@ fn damage_costs_only_what_needs_it_and_is_told_once() {
     assert_eq!(&*ops.read(at("bad"), 4096, 100, &mut rest).ok().unwrap(), [1; 100], "the second chunk is whole");
     let reports = memory.reports.lock();
     assert_eq!(reports.len(), 1, "{reports:?}");
-    assert!(reports[0].starts_with(&format!("{SNAPSHOT}/bad: does not verify packs/ab/abc")), "{reports:?}");
+    assert!(reports[0].starts_with(&format!("{SNAPSHOT}/bad: does not verify: packs/ab/abc")), "{reports:?}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Codec {
         match v {
             0 => Ok(Codec::None),
             1 => Ok(Codec::Zstd),
-            _ => Err(Error::damaged("a frame is stored with an unknown codec")),
+            _ => Err(Error::damaged("a block of data is stored with an unknown codec")),
         }
     }
 }
@@ -69,7 +69,7 @@ pub fn unpack(codec: Codec, payload: &[u8], raw_len: usize) -> Result<Vec<u8>> {
         static CONTEXT: std::cell::RefCell<Option<Decompressor<'static>>> = const { std::cell::RefCell::new(None) };
     }
     if raw_len > MAX_FRAME_RAW {
-        return Err(Error::damaged("a frame claims to be larger than any frame may be"));
+        return Err(Error::damaged("a block of data claims to be larger than any may be"));
     }
     let raw = match codec {
         Codec::None => payload.to_vec(),
@@ -78,11 +78,11 @@ pub fn unpack(codec: Codec, payload: &[u8], raw_len: usize) -> Result<Vec<u8>> {
                 Some(context) => context,
                 None => slot.insert(Decompressor::new().map_err(|e| Error::io("set up decompression", "", e))?),
             };
-            context.decompress(payload, raw_len).map_err(|_| Error::damaged("a frame does not decompress"))
+            context.decompress(payload, raw_len).map_err(|_| Error::damaged("a block of data does not decompress"))
         })?,
     };
     if raw.len() != raw_len {
-        return Err(Error::damaged("a frame is not as long as its footer says"));
+        return Err(Error::damaged("a block of data is not as long as its pack says"));
     }
     Ok(raw)
 }

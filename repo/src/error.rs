@@ -117,6 +117,12 @@ impl Error {
         self
     }
 
+    /// Puts in front what was being done, and to what: "`doing`: message …".
+    pub fn context(mut self, doing: impl fmt::Display) -> Error {
+        self.message = format!("{doing}: {}", self.message).into();
+        self
+    }
+
     /// Gives the error another kind, keeping its words.
     pub fn with_kind(mut self, kind: Kind) -> Error {
         self.kind = kind;
@@ -131,6 +137,33 @@ impl Error {
     /// Where, if known.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
+    }
+
+    /// What to do about it, if that is known.
+    pub fn what_to_do(&self) -> Option<&str> {
+        self.remedy.as_deref()
+    }
+
+    /// As it is displayed, with the path written as `show` does.
+    pub fn with_path_as(&self, show: &dyn Fn(&Path) -> String) -> String {
+        let mut out = self.message.to_string();
+        if let Some(path) = &self.path {
+            out += if self.lacks_colon() { ": " } else { " " };
+            out += &show(path);
+        }
+        if let Some(source) = &self.source {
+            out += &format!(": {source}");
+        }
+        if let Some(remedy) = &self.remedy {
+            out += &format!("; {remedy}");
+        }
+        out
+    }
+
+    /// Whether the message is a sentence of its own: decoders say what is wrong before anyone knows in what.
+    fn lacks_colon(&self) -> bool {
+        const LEADS_ON: [&str; 5] = [":", " at", " in", " from", " of"];
+        self.kind == Kind::Damaged && self.source.is_none() && !LEADS_ON.iter().any(|end| self.message.ends_with(end))
     }
 
     /// The operating system's number, if a system call failed.
@@ -155,18 +188,8 @@ fn kind_of(source: &io::Error) -> Kind {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        if let Some(path) = &self.path {
-            // Escapes control characters, so a hostile name cannot break the line.
-            write!(f, " {}", printable(path))?;
-        }
-        if let Some(source) = &self.source {
-            write!(f, ": {source}")?;
-        }
-        if let Some(remedy) = &self.remedy {
-            write!(f, "; {remedy}")?;
-        }
-        Ok(())
+        // Escapes control characters, so a hostile name cannot break the line.
+        f.write_str(&self.with_path_as(&printable))
     }
 }
 
@@ -199,5 +222,16 @@ mod tests {
         assert_eq!(e.kind(), Kind::NoSpace);
         let line = e.to_string();
         assert_eq!(line, "cannot open /a\\nb: No space left on device (os error 28); free some space");
+    }
+
+    #[test]
+    fn what_stored_bytes_are_wrong_in_stands_after_a_colon() {
+        let said = |message: &'static str| Error::damaged(message).at("/p").to_string();
+        assert_eq!(said("the contents fail verification"), "the contents fail verification: /p");
+        assert_eq!(said("a pack is missing:"), "a pack is missing: /p");
+        assert_eq!(said("the index is gone from"), "the index is gone from /p");
+        let e = Error::damaged("it is short").at("/p/q").context("cannot read /f of snapshot 1").remedy("run it");
+        assert_eq!(e.with_path_as(&|_| "q".to_owned()), "cannot read /f of snapshot 1: it is short: q; run it");
+        assert_eq!((e.kind(), e.what_to_do()), (Kind::Damaged, Some("run it")));
     }
 }

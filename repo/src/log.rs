@@ -82,7 +82,7 @@ impl Log {
         let log = Log::new(backend, keys, State::default(), None);
         let mut inner = log.inner.lock();
         if log.put(&mut inner, Record::Checkpoint { state: Box::default() })? == Put::Exists {
-            return Err(Error::new(Kind::Exists, "a journal exists already").at(log.backend.path(&Object::Log(1))));
+            return Err(Error::new(Kind::Exists, "a log exists already").at(log.backend.path(&Object::Log(1))));
         }
         drop(inner);
         Ok(log)
@@ -181,7 +181,8 @@ impl Log {
                 return Ok(inner.state.position);
             }
         }
-        Err(Error::new(Kind::Locked, "other writers keep appending to the journal, in spite of its lock"))
+        Err(Error::new(Kind::Locked, "other writers keep appending to the log, in spite of its lock")
+            .remedy("end them and try again; this filesystem's locks do not work"))
     }
 
     /// How this journal stands to a position seen earlier, here or at another copy. Positions further back than the
@@ -293,7 +294,7 @@ impl Log {
     /// Refuses to append to a journal that was loaded with damage, or that is not the one that was loaded.
     fn require_appendable(&self, inner: &Inner) -> Result<()> {
         if let Some(why) = &inner.broken {
-            return Err(Error::damaged(format!("the journal is damaged and cannot be continued: {why}")));
+            return Err(Error::damaged(format!("the log is damaged and cannot be continued: {why}")));
         }
         let at = inner.state.position;
         let newest = self.backend.read_all(&Object::Log(at.seq), MAX_LOG_RECORD)?;
@@ -314,7 +315,7 @@ impl Log {
         let plain = entry.encode(&at.hash)?;
         let sealed = self.keys.lock().seal(Sealed::LogRecord, &entry.seq.to_le_bytes(), &plain);
         if sealed.len() > MAX_LOG_RECORD {
-            return Err(Error::new(Kind::Unsupported, "a record of the journal would be too large"));
+            return Err(Error::new(Kind::Unsupported, "a record of the log would be too large"));
         }
         let put = self.backend.put(&Object::Log(entry.seq), &sealed)?;
         if put == Put::Created {

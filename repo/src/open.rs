@@ -411,7 +411,7 @@ fn open_index(
     let why = match Index::open(dir, &IndexIdentity { repo: keys.repo_id() })? {
         Opened::Ready(index) => match current(backend, keys, log, &index) {
             Ok(Followed::Yes) => return Ok((index, false)),
-            Ok(Followed::No) => "it does not continue this log".to_owned(),
+            Ok(Followed::No) => "it belongs to another state of this repository".to_owned(),
             Err(e) if e.kind() == Kind::Damaged => e.to_string(),
             Err(e) => return Err(e),
         },
@@ -420,7 +420,11 @@ fn open_index(
         Opened::Unusable(why) => why,
     };
     if log.state().position.seq > 1 {
-        monitor.event(Event::Notice(&format!("rebuilding the index in {}: {why}", dir.display())));
+        let dir = dir.display();
+        monitor.event(Event::Notice(&format!(
+            "building the index in {dir} again ({why}); this takes seconds, or minutes where the repository is very \
+             large, and nothing that is stored is affected"
+        )));
     }
     Ok((rebuild(backend, keys, &log.state(), dir, monitor)?, true))
 }

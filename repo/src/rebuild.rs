@@ -137,7 +137,7 @@ impl Rebuild<'_> {
             Ok(())
         })?;
         numbers.sort_unstable();
-        self.announce(numbers.len(), bytes);
+        self.announce(bytes);
         Counters::add(&self.monitor.counters().total_files, self.listed.len() as u64);
         // A session's number stands in its roll-ups' names.
         let is_open = |number: &u64| self.state.sessions.values().any(|s| u64::from(s.number) == number >> 32);
@@ -159,13 +159,13 @@ impl Rebuild<'_> {
         in_parallel(settled.into_iter(), monitor, read, |found| self.enter_settled(found))
     }
 
-    fn announce(&self, rollups: usize, bytes: u64) {
+    fn announce(&self, bytes: u64) {
         if self.listed.len() == 0 {
             return;
         }
         let time = Duration::from_secs_f64(bytes as f64 / ROLLUP_RATE as f64);
         let packs = self.listed.len();
-        let text = format!("reading {rollups} roll-ups of the footers of {packs} packs: {}", roughly(time));
+        let text = format!("reading the tables of contents of {packs} packs: {}", roughly(time));
         self.monitor.event(Event::Notice(&text));
     }
 
@@ -210,14 +210,14 @@ impl Rebuild<'_> {
             }
             Found::Bad(id, _, e) => {
                 self.warn(&format!(
-                    "a roll-up's entry for pack {id} cannot be used ({e}); reading the pack's own footer"
+                    "the spare table of contents of pack {id} cannot be used ({e}); reading the pack's own"
                 ));
                 Ok(())
             }
             Found::Rollup(e) if e.kind() == Kind::NewerFormat => Err(e),
             Found::Rollup(e) => {
                 self.note(&e);
-                self.warn(&format!("{e}; reading its packs' own footers"));
+                self.warn(&format!("{e}; reading the tables of contents of its packs instead"));
                 Ok(())
             }
         }
@@ -240,7 +240,7 @@ impl Rebuild<'_> {
         }
         let time = FOOTER_TIME * u32::try_from(bare.len() / threads() + 1).unwrap_or(u32::MAX);
         if !self.state.sessions.is_empty() || bare.len() > 1 {
-            let text = format!("reading the footers of {} packs that are in no roll-up: {}", bare.len(), roughly(time));
+            let text = format!("reading the tables of contents of {} packs one by one: {}", bare.len(), roughly(time));
             self.monitor.event(Event::Notice(&text));
         }
         let (backend, keys, monitor) = (self.backend, self.keys, self.monitor);
@@ -265,7 +265,10 @@ impl Rebuild<'_> {
     fn enter_unreadable(&mut self, id: PackId, size: u64, e: &Error) -> Result<()> {
         self.note(e);
         let path = self.backend.path(&Stored::Pack(id));
-        self.warn(&format!("the footer of {} cannot be read, what it holds is not found: {e}", printable(&path)));
+        self.warn(&format!(
+            "the table of contents of {} cannot be read, what it holds is not found: {e}",
+            printable(&path)
+        ));
         Counters::add(&self.monitor.counters().files, 1);
         let pack = NewPack { id, kind: FrameKind::Data, size, sealed_footer: Vec::new(), chunks: Vec::new() };
         let condemned = Some(self.state.condemned.contains_key(&id));

@@ -160,7 +160,7 @@ impl Session {
             None => true,
         };
         if expired {
-            return Err(Error::new(Kind::Refused, "this session has expired and cannot commit any more")
+            return Err(Error::new(Kind::Refused, "this command stored nothing for 72 hours and was given up")
                 .remedy("run the command again; what is stored already will not be stored again"));
         }
         Ok(())

@@ -52,7 +52,7 @@ pub fn manifest(repo: &Repository, id: &SnapshotId) -> Result<Manifest> {
     let path = repo.backend.path(&object);
     let sealed = match repo.backend.read_all(&object, MAX_MANIFEST) {
         Err(e) if e.kind() == Kind::NotFound => {
-            return Err(Error::new(Kind::NotFound, "a snapshot's manifest is missing:").at(path));
+            return Err(Error::new(Kind::NotFound, "a snapshot's file is missing:").at(path));
         }
         other => other?,
     };

@@ -222,7 +222,7 @@ impl<'a> Prover<'a> {
         let Some((at, info)) = self.repo.index.find(&self.repo.keys.chunk_id(&chunk.h))? else { return Ok(()) };
         if info.id == *id {
             return match self.marks {
-                Some(marks) if marks.needed(&info, &at)? => Err(self.refused("it holds a chunk that is needed", id)),
+                Some(marks) if marks.needed(&info, &at)? => Err(self.refused("it holds data that is needed", id)),
                 _ => Ok(()),
             };
         }
@@ -235,7 +235,7 @@ impl<'a> Prover<'a> {
             return Ok(());
         }
         if self.going.contains(&info.id) || info.damaged {
-            return Err(self.refused("the other copy of a needed chunk is no better:", &info.id));
+            return Err(self.refused("the other copy of data that is needed is no better:", &info.id));
         }
         let other = self.other_footer(&info.id)?;
         let there =
@@ -243,7 +243,7 @@ impl<'a> Prover<'a> {
         if there.is_some_and(|there| there.h == chunk.h && there.kind == chunk.kind) {
             return Ok(());
         }
-        Err(self.refused("a needed chunk is not where the index has it:", &info.id))
+        Err(self.refused("data that is needed is not where the index has it:", &info.id))
     }
 
     /// The footer as the pack has it now, once for each sweep.

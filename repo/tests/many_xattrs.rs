@@ -1,21 +1,19 @@
 //! A file with more extended attributes than an entry could hold in full: any user of a filesystem without a bound on them
 //! can make one, and it must not cost anybody a snapshot.
 
-use std::path::PathBuf;
+mod common;
 
-use repo::capture::{Options, backup};
+use repo::capture::backup;
 use repo::crypto::hash::ChunkKind;
-use repo::crypto::slot::Argon2Cost;
 use repo::format::tree::XattrValue;
-use repo::keyslots::{NewSlots, Secret};
 use repo::limits::XATTRS_INLINE;
 use repo::monitor::Recording;
-use repo::open::{Access, Init, Place, Sealed, init};
+use repo::open::Access;
 use repo::path::SnapPath;
 use repo::snapshots;
 use repo::tree::dir;
 
-const PASSPHRASE: &str = "a passphrase of the test";
+use common::{make_repository, open, options};
 
 /// Where files may have thousands: in memory, if anywhere.
 fn scratch() -> tempfile::TempDir {
@@ -34,12 +32,8 @@ fn a_flood_of_attributes_comes_back_and_harms_nothing_else() {
     assert!(set > 0);
 
     let root = repo_dir.path().join("repo");
-    let cost = Argon2Cost::new(8, 1, 1).unwrap();
-    let slots = NewSlots { passphrase: Some((PASSPHRASE, "test")), cost, recipients: &[], recovery_code: false };
-    init(&root, &Init::new(slots)).unwrap();
-    let place = Place { root, index_dir: None, cache: repo_dir.path().join("cache") };
-    let secret = Secret::Passphrase(PASSPHRASE.to_owned().into());
-    let repo = Sealed::open(place, Access::Write).unwrap().unlock(&secret, &Recording::default()).unwrap();
+    make_repository(&root);
+    let repo = open(&root, &repo_dir.path().join("cache"), Access::Write);
     let outcome = backup(&repo, options(dir.path().to_owned()), &Recording::default()).unwrap();
     assert_eq!(outcome.stats.errors, 0);
 
@@ -64,14 +58,4 @@ fn a_flood_of_attributes_comes_back_and_harms_nothing_else() {
         }
     }
     assert!(inline <= XATTRS_INLINE && (inline == set * 1000 || inline + 1000 > XATTRS_INLINE));
-}
-
-fn options(path: PathBuf) -> Options {
-    Options {
-        source: Some("test".into()),
-        username: "tester".into(),
-        program: "test".into(),
-        tags: vec![],
-        ..Options::new(vec![path], "testhost")
-    }
 }

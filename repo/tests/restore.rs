@@ -1,43 +1,28 @@
 //! Backing up and restoring through a repository on disk: as root, and as an ordinary user.
 
+mod common;
+
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use repo::capture::{Options as Backup, backup};
-use repo::crypto::slot::Argon2Cost;
 use repo::id::SnapshotId;
-use repo::keyslots::{NewSlots, Secret};
 use repo::monitor::Recording;
-use repo::open::{Access, Init, Place, Repository, Sealed, init};
+use repo::open::{Access, Repository};
 use repo::path::SnapPath;
 use repo::restore::{Options, Outcome, Unable, restore};
 use repo::snapshots;
 
-const PASSPHRASE: &str = "a passphrase of the test";
+use common::{make_repository, open, options};
+
 /// Set for the run of this program as an ordinary user: the directory to work in, and the snapshot.
 const AS_USER: &str = "PACKMULE_TEST_AS_USER";
 const NOBODY: u32 = 65534;
 
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
-}
-
-fn open(root: &Path, cache: &Path, access: Access) -> Repository {
-    let place = Place { root: root.to_owned(), index_dir: None, cache: cache.to_owned() };
-    let secret = Secret::Passphrase(PASSPHRASE.to_owned().into());
-    Sealed::open(place, access).unwrap().unlock(&secret, &Recording::default()).unwrap()
-}
-
-fn options(src: PathBuf) -> Backup {
-    Backup {
-        source: Some("test".into()),
-        username: "tester".into(),
-        program: "test".into(),
-        tags: vec![],
-        ..Backup::new(vec![src], "testhost")
-    }
 }
 
 /// A source with most of what a filesystem has.
@@ -130,9 +115,7 @@ fn assert_same(a: &Path, b: &Path, owner: bool) {
 fn site() -> (tempfile::TempDir, SnapshotId) {
     let dir = tempfile::tempdir().unwrap();
     make(&dir.path().join("src"));
-    let cost = Argon2Cost::new(8, 1, 1).unwrap();
-    let slots = NewSlots { passphrase: Some((PASSPHRASE, "test")), cost, recipients: &[], recovery_code: false };
-    init(&dir.path().join("repo"), &Init::new(slots)).unwrap();
+    make_repository(&dir.path().join("repo"));
     let repo = open(&dir.path().join("repo"), &dir.path().join("cache"), Access::Write);
     let done = backup(&repo, options(dir.path().join("src")), &Recording::default()).unwrap();
     assert_eq!(done.stats.errors, 0);

@@ -8,7 +8,7 @@ use repo::format::tree::EntryType;
 
 use super::{Bytes, Filter, TagList};
 use crate::select::{Selection, SnapshotName};
-use crate::timespec::{At, Span};
+use crate::timespec::{Age, At};
 
 /// Options of `snapshots`.
 #[derive(Debug, Args)]
@@ -197,9 +197,9 @@ pub struct StatsArgs {
 /// Options of `status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Exit with code 5 if the newest snapshot of any host and source is older than this: 26h, 7d, … (m is months)
-    #[arg(long, value_name = "SPAN")]
-    pub max_age: Option<Span>,
+    /// Exit with code 5 if the newest snapshot of any host and source is older than this: 30min, 26h, 7d, 1mo, …
+    #[arg(long, value_name = "AGE")]
+    pub max_age: Option<Age>,
 
     /// Which hosts and sources.
     #[command(flatten)]

@@ -23,7 +23,7 @@ pub use mount::{MountArgs, UmountArgs};
 pub use parse::{Failure, Parsed, one_line, parse};
 pub use restore::{Overwrite, RestoreArgs};
 pub use space::{CheckArgs, ForgetArgs, KeepArgs, PruneArgs, UnforgetArgs};
-pub use values::{Bytes, IdMap, Keep, Octal, Subset, TagList, Unused};
+pub use values::{Bytes, Group, IdMap, Keep, Octal, Subset, TagList, Unused, User};
 
 use std::ffi::OsString;
 use std::path::PathBuf;

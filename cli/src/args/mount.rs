@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Filter, Octal};
+use super::{Filter, Group, Octal, User};
 
 /// Options of `mount`.
 #[derive(Debug, Args)]
@@ -17,13 +17,13 @@ pub struct MountArgs {
     #[arg(long)]
     pub allow_other: bool,
 
-    /// Show everything as owned by this numeric user
-    #[arg(long, value_name = "UID")]
-    pub uid: Option<u32>,
+    /// Show everything as owned by this user: a number, or a name that this machine knows
+    #[arg(long, value_name = "USER")]
+    pub uid: Option<User>,
 
-    /// Show everything as owned by this numeric group
-    #[arg(long, value_name = "GID")]
-    pub gid: Option<u32>,
+    /// Show everything as owned by this group: a number, or a name that this machine knows
+    #[arg(long, value_name = "GROUP")]
+    pub gid: Option<Group>,
 
     /// Take these permission bits (octal) away from everything shown
     #[arg(long, value_name = "MASK")]

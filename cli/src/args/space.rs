@@ -22,6 +22,11 @@ pub struct ForgetArgs {
     #[arg(long, requires = "prune")]
     pub release_held: bool,
 
+    /// With --prune: how much may stay unused before packs are rewritten: a percentage of what is in use, a size, or
+    /// 'unlimited'
+    #[arg(long, value_name = "LIMIT", default_value = "5%", requires = "prune")]
+    pub max_unused: Unused,
+
     /// Go on although this machine's clock seems wrong
     #[arg(long)]
     pub accept_clock: bool,

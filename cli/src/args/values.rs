@@ -169,6 +169,47 @@ impl FromStr for IdMap {
     }
 }
 
+/// A user: as a number, or by a name that this machine knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User(pub u32);
+
+impl FromStr for User {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<User, String> {
+        let by_name = || nix::unistd::User::from_name(s).map(|found| found.map(|user| user.uid.as_raw()));
+        number_or_name(s, "user", by_name).map(User)
+    }
+}
+
+/// A group: as a number, or by a name that this machine knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group(pub u32);
+
+impl FromStr for Group {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Group, String> {
+        let by_name = || nix::unistd::Group::from_name(s).map(|found| found.map(|group| group.gid.as_raw()));
+        number_or_name(s, "group", by_name).map(Group)
+    }
+}
+
+fn number_or_name(
+    text: &str,
+    what: &str,
+    by_name: impl Fn() -> nix::Result<Option<u32>>,
+) -> std::result::Result<u32, String> {
+    if text.bytes().all(|b| b.is_ascii_digit()) {
+        return text.parse().map_err(|_| format!("'{text}' is not a {what}'s number, from 0 to {}", u32::MAX));
+    }
+    match by_name() {
+        Ok(Some(id)) => Ok(id),
+        Ok(None) => Err(format!("this machine knows no {what} '{text}'; give the number, or another name")),
+        Err(e) => Err(format!("cannot look up the {what} '{text}': {e}; give the number")),
+    }
+}
+
 /// Permission bits in octal, at most 0777.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Octal(pub u32);
@@ -246,6 +287,17 @@ mod tests {
         assert!("a\nb".parse::<TagList>().is_err());
         let lists = ["a,b".parse().unwrap(), "b,c".parse().unwrap()];
         assert_eq!(TagList::flatten(&lists), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn users_and_groups_have_numbers_or_names() {
+        assert_eq!(("0".parse(), "root".parse()), (Ok(User(0)), Ok(User(0))));
+        assert_eq!(("4711".parse(), "root".parse()), (Ok(Group(4711)), Ok(Group(0))));
+        for text in ["", "-1", "4294967296", "no such name"] {
+            assert!(text.parse::<User>().is_err() && text.parse::<Group>().is_err(), "{text}");
+        }
+        let why = "nobody-of-that-name".parse::<User>().unwrap_err();
+        assert!(why.contains("knows no user 'nobody-of-that-name'") && why.contains("number"), "{why}");
     }
 
     #[test]

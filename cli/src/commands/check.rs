@@ -1,7 +1,10 @@
 //! `check`.
 
+use std::path::Path;
+
 use repo::check::{About, Finding, Outcome, ReadData, check, repair_log};
-use repo::error::{Kind, Result, printable};
+use repo::error::{Error, Kind, Result, printable};
+use repo::id::PackId;
 use repo::open::{Access, Repository};
 use serde::Serialize;
 
@@ -62,9 +65,14 @@ pub fn run(ctx: &Context, args: CheckArgs) -> Result<ExitCode> {
     let progress = ctx.monitor(Job::Other("packs"));
     let mut unwritable = Ok(());
     let mut index = false;
+    let root = ctx.target()?;
+    let mut first = true;
     let result = check(&repo, read, &progress, &mut |finding| {
         index |= matches!(finding, Finding::Object(_));
-        let told = tell(&ctx.output, finding);
+        let told = match ctx.output.json {
+            true => ctx.output.message_now(&line(finding)),
+            false => tell(&ctx.output, finding, root, std::mem::take(&mut first)),
+        };
         if unwritable.is_ok() {
             unwritable = told;
         }
@@ -131,8 +139,27 @@ fn remark(output: &Output, message: &str) -> Result<()> {
     }
 }
 
-fn tell(output: &Output, finding: &Finding<'_>) -> Result<()> {
-    if output.json { output.message_now(&line(finding)) } else { output.line(text(finding)) }
+/// Says once where everything is, and of each finding only what is below.
+fn tell(output: &Output, finding: &Finding<'_>, root: &Path, first: bool) -> Result<()> {
+    if first {
+        output.line(format!("in {}:", printable(root)))?;
+    }
+    output.line(text(finding, root))
+}
+
+/// An error with what it is about as a path below `root`.
+fn below(error: &Error, root: &Path) -> String {
+    error.with_path_as(&|path| printable(path.strip_prefix(root).unwrap_or(path)))
+}
+
+/// As [`below`], with a pack as its id alone: a line about the pack itself tells its path.
+fn brief(error: &Error, root: &Path) -> String {
+    error.with_path_as(&|path| {
+        let below = path.strip_prefix(root).unwrap_or(path);
+        let name = below.file_name().and_then(|name| name.to_str());
+        let id = name.filter(|_| below.starts_with("packs")).and_then(|name| name.parse::<PackId>().ok());
+        id.map_or_else(|| printable(below), |id| id.short())
+    })
 }
 
 /// `host/source:time:path` as people write it, with the snapshot's short id.
@@ -142,16 +169,19 @@ fn place(about: &About<'_>, path: Option<&std::path::Path>) -> String {
     format!("{} {}/{} {time}{path}", about.id.short(), about.host, about.source)
 }
 
-fn text(finding: &Finding<'_>) -> String {
+fn text(finding: &Finding<'_>, root: &Path) -> String {
     match finding {
-        Finding::Object(error) => format!("damaged: {error}"),
-        Finding::Pack { error, .. } => format!("damaged pack: {error}"),
-        Finding::Snapshot { snapshot, error } => format!("lost snapshot: {}: {error}", place(snapshot, None)),
-        Finding::File { snapshot, path, error } => {
-            format!("affected: {}: {error}", place(snapshot, Some(path)))
+        Finding::Object(error) => format!("damaged: {}", below(error, root)),
+        Finding::Pack { id, error } => format!("damaged pack {}: {}", id.short(), below(error, root)),
+        Finding::Snapshot { snapshot, error } => {
+            format!("lost snapshot: {}: {}", place(snapshot, None), below(error, root))
         }
-        Finding::Whole(id) => format!("healed: pack {id} is whole again"),
+        Finding::File { snapshot, path, error } => {
+            format!("affected: {}: {}", place(snapshot, Some(path)), brief(error, root))
+        }
+        Finding::Whole(id) => format!("healed: pack {} is whole again", id.short()),
         Finding::Unneeded(id) => {
+            let id = id.short();
             format!("healed: pack {id} is damaged, but no snapshot needs anything in it; prune removes it")
         }
         _ => "something else was found".to_owned(),

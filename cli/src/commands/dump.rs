@@ -5,8 +5,9 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
 
 use repo::dump::{archive, file, to_file};
-use repo::error::{Error, Kind, Result};
+use repo::error::{Error, Kind, Result, printable};
 use repo::format::tree::{Entry, EntryType};
+use repo::id::SnapshotId;
 use repo::monitor::Monitor;
 use repo::open::Access;
 use repo::pack::source::FrameSource;
@@ -31,13 +32,15 @@ pub fn run(ctx: &Context, args: DumpArgs) -> Result<ExitCode> {
     let id = which::resolve(&repo, &args.snapshot.snapshot, &which::filter(&args.filter))?;
     let root = manifest(&repo, &id)?.root;
     let store = repo.store();
-    // Names in an archive begin below SNAP:path.
-    let base = resolve(store.as_ref(), &root, &args.snapshot.path)?;
     let inside = args
         .inside
         .as_deref()
         .map_or(Ok(SnapPath::root()), |p| SnapPath::new(std::os::unix::ffi::OsStrExt::as_bytes(p)))?;
-    let found = resolve(store.as_ref(), &base, &inside)?;
+    let shown = Path::new("/").join(args.snapshot.path.as_path()).join(inside.as_path());
+    let named = |e| about(e, &shown, &id);
+    // Names in an archive begin below SNAP:path.
+    let base = resolve(store.as_ref(), &root, &args.snapshot.path).map_err(named)?;
+    let found = resolve(store.as_ref(), &base, &inside).map_err(named)?;
     let archived = match found.kind {
         EntryType::File => false,
         EntryType::Dir => true,
@@ -53,12 +56,21 @@ pub fn run(ctx: &Context, args: DumpArgs) -> Result<ExitCode> {
     let monitor = ctx.monitor(Job::Look("files"));
     let what = What { source: store.as_ref(), at: &inside, found: &found, archived, monitor: &monitor };
     let failed = match &args.target {
-        Some(target) => what.to_target(target)?,
-        None => what.to_stream(&mut Stdout(&ctx.output))?,
+        Some(target) => what.to_target(target),
+        None => what.to_stream(&mut Stdout(&ctx.output)),
     };
+    let failed = failed.map_err(named)?;
     drop(monitor);
     ctx.output.flush()?;
     Ok(if failed > 0 { ExitCode::Failed } else { ExitCode::Ok })
+}
+
+/// Damage is told by what it means: which file of which snapshot, then which pack.
+fn about(e: Error, path: &Path, snapshot: &SnapshotId) -> Error {
+    match e.kind() {
+        Kind::Damaged => e.context(format_args!("cannot read {} of snapshot {}", printable(path), snapshot.short())),
+        _ => e,
+    }
 }
 
 struct What<'a> {
@@ -89,7 +101,8 @@ impl What<'_> {
         if written.is_err() {
             let _ = std::fs::remove_file(target);
         }
-        written.map_err(|e| e.at(target))
+        // Damage is in the repository, not in the target.
+        written.map_err(|e| if e.kind() == Kind::Damaged { e } else { e.at(target) })
     }
 
     fn write(&self, out: &mut File) -> Result<u64> {

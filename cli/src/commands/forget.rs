@@ -74,6 +74,7 @@ pub fn run(ctx: &Context, args: ForgetArgs) -> Result<ExitCode> {
         release_held: args.release_held,
         accept_clock: args.accept_clock,
         dry_run: args.dry_run,
+        max_unused: super::prune::max_unused(args.max_unused),
         suppose_forgotten: if args.dry_run { outcome.forgotten } else { Vec::new() },
         ..prune::Options::default()
     };

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use repo::crypto::slot::{Argon2Cost, RecoveryCode};
 use repo::error::{Error, Result};
 use repo::format::record::Record;
+use repo::format::slot::Lock;
 use repo::keyslots::{self, StoredSlot};
 use repo::lock::COMMIT_WAIT;
 use repo::open::{Access, Repository, Sealed};
@@ -62,7 +63,7 @@ fn list(ctx: &Context) -> Result<()> {
         match &stored.slot {
             Ok(slot) => table.row([
                 stored.id.as_str(),
-                slot.head.lock.name(),
+                kind(&slot.head.lock),
                 &slot.head.label,
                 &created(slot.head.created).map_or_else(String::new, human::time),
                 if slot.head.lock.opens_repository() { "repository" } else { "owner's key" },
@@ -77,11 +78,19 @@ fn list(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
+/// A slot's kind in the words of the options; only the format calls a password a passphrase.
+fn kind(lock: &Lock) -> &'static str {
+    match lock {
+        Lock::Passphrase { .. } => "password",
+        other => other.name(),
+    }
+}
+
 fn message(stored: &StoredSlot) -> json::KeySlot {
     let head = stored.slot.as_ref().ok().map(|slot| &slot.head);
     json::KeySlot {
         id: stored.id.clone(),
-        kind: head.map_or("unreadable", |h| h.lock.name()),
+        kind: head.map_or("unreadable", |h| kind(&h.lock)),
         label: head.map(|h| h.label.clone()),
         created: head.and_then(|h| created(h.created)).map(json::Time),
         opens_repository: head.is_some_and(|h| h.lock.opens_repository()),

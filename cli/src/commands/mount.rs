@@ -54,8 +54,8 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
 fn options(ctx: &Context, args: &MountArgs) -> Result<Options> {
     let presented = args.uid.is_some() || args.gid.is_some() || args.umask.is_some();
     let presentation = presented.then(|| Presentation {
-        uid: args.uid.unwrap_or_else(|| nix::unistd::getuid().as_raw()),
-        gid: args.gid.unwrap_or_else(|| nix::unistd::getgid().as_raw()),
+        uid: args.uid.map_or_else(|| nix::unistd::getuid().as_raw(), |user| user.0),
+        gid: args.gid.map_or_else(|| nix::unistd::getgid().as_raw(), |group| group.0),
         umask: args.umask.map_or(0o022, |mask| mask.0),
     });
     let name = format!("packmule:{}", ctx.target()?.display());

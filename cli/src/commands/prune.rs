@@ -46,20 +46,24 @@ struct Later {
 
 /// Runs `prune`.
 pub fn run(ctx: &Context, args: PruneArgs) -> Result<ExitCode> {
-    let max_unused = match args.max_unused {
-        Unused::Percent(p) => MaxUnused::Percent(p),
-        Unused::Bytes(n) => MaxUnused::Bytes(n),
-        Unused::Unlimited => MaxUnused::Unlimited,
-    };
     let options = Options {
         release_held: args.release_held,
         accept_clock: args.accept_clock,
         dry_run: args.dry_run,
-        max_unused,
+        max_unused: max_unused(args.max_unused),
         ..Options::default()
     };
     let repo = open_repository(ctx, if args.dry_run { Access::Read } else { Access::Write })?;
     prune_and_tell(ctx, &repo, &options)
+}
+
+/// The limit as the engine takes it.
+pub fn max_unused(limit: Unused) -> MaxUnused {
+    match limit {
+        Unused::Percent(p) => MaxUnused::Percent(p),
+        Unused::Bytes(n) => MaxUnused::Bytes(n),
+        Unused::Unlimited => MaxUnused::Unlimited,
+    }
 }
 
 /// Prunes an open repository and says what came of it.

@@ -51,11 +51,12 @@ pub fn run(ctx: &Context) -> Result<ExitCode> {
     let (dir, time) = (repo.index.dir().display(), human::duration(elapsed));
     ctx.output.remark(format!("built the index in {dir}: {packs}, {chunks}, in {time}"))?;
     if done.adopted > 0 {
-        ctx.output.remark(format!("recorded {} that no roll-up listed", human::count(done.adopted, "pack")))?;
+        ctx.output.remark(format!("recorded {} that nothing listed any more", human::count(done.adopted, "pack")))?;
     }
     if done.rollups > 0 {
-        let rollups = human::count(done.rollups, "roll-up");
-        ctx.output.remark(format!("removed {rollups} of footers that could not be read"))?;
+        let rollups = human::count(done.rollups, "file");
+        ctx.output
+            .remark(format!("removed {rollups} from footers/ that could not be read: their packs say the same"))?;
     }
     Ok(ExitCode::Ok)
 }

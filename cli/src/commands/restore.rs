@@ -22,7 +22,7 @@ pub fn run(ctx: &Context, args: RestoreArgs) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Read)?;
     let id = which::resolve(&repo, &args.snapshot.snapshot, &which::filter(&args.filter))?;
     let manifest = snapshots::manifest(&repo, &id)?;
-    let progress = ctx.monitor(Job::Restore);
+    let progress = ctx.monitor(Job::Restore { dry_run: args.dry_run });
     let result = restore(&repo, &manifest, &args.snapshot.path, &args.target, &options, &progress);
     let elapsed = progress.elapsed();
     drop(progress);

@@ -49,6 +49,7 @@ pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
             late,
             last_check: state.last_check.as_ref().map(check_message),
             last_data_check: state.last_data_check.as_ref().map(check_message),
+            last_full_check: state.last_full_check.as_ref().map(check_message),
             damaged_packs: state.damaged.len() as u64,
             sessions: state.sessions.len() as u64,
             forgotten_snapshots: state.snapshots.values().filter(|s| s.forgotten.is_some()).count() as u64,
@@ -85,13 +86,20 @@ fn repository(ctx: &Context, state: &State, now: Time) -> Result<()> {
         None => format!("{what}: never"),
         Some(c) => {
             let result = if c.ok { "nothing wrong" } else { "FOUND DAMAGE" };
-            let subset =
-                if c.subset.is_empty() { String::new() } else { format!(", {}", human::path(c.subset.as_bytes())) };
-            format!("{what}: {} ago{subset}, {result}", age(now.since(c.at)))
+            let read = match kind(c) {
+                "structure" => "structure only".to_owned(),
+                "subset" => format!("{} of the data", human::path(c.subset.as_bytes())),
+                _ => "all data".to_owned(),
+            };
+            format!("{what}: {} ago, {read}, {result}", age(now.since(c.at)))
         }
     };
     ctx.output.line(check("last check", &state.last_check))?;
     ctx.output.line(check("last check of data", &state.last_data_check))?;
+    // A part that was read since does not make it forgotten.
+    if state.last_full_check != state.last_data_check {
+        ctx.output.line(check("last check of all data", &state.last_full_check))?;
+    }
     if !state.damaged.is_empty() {
         ctx.output.line(format!("{} known to be damaged", human::count(state.damaged.len() as u64, "pack")))?;
     }
@@ -102,7 +110,17 @@ fn repository(ctx: &Context, state: &State, now: Time) -> Result<()> {
 }
 
 fn check_message(check: &CheckState) -> json::CheckStatus {
-    json::CheckStatus { time: json::Time::of(check.at), ok: check.ok, subset: check.subset.clone() }
+    let (time, subset) = (json::Time::of(check.at), check.subset.clone());
+    json::CheckStatus { time, ok: check.ok, kind: kind(check), subset }
+}
+
+/// How much a check read, in a word.
+fn kind(check: &CheckState) -> &'static str {
+    match (check.data, check.subset.is_empty()) {
+        (false, _) => "structure",
+        (true, false) => "subset",
+        (true, true) => "full",
+    }
 }
 
 /// `3d 4h`, `4h 12m`, `12m`: the two largest units.

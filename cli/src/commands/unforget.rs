@@ -2,6 +2,7 @@
 
 use repo::error::{Error, Kind, Result};
 use repo::forget::unforget;
+use repo::id::SnapshotId;
 use repo::open::Access;
 use repo::select::Filter;
 use serde::Serialize;
@@ -21,6 +22,8 @@ use crate::select::SnapshotName;
 struct Summary {
     /// All 64 digits of each snapshot taken back.
     unforgotten: Vec<String>,
+    /// Of each that was named and is not forgotten.
+    not_forgotten: Vec<String>,
 }
 
 /// Runs `unforget`.
@@ -38,12 +41,17 @@ pub fn run(ctx: &Context, args: UnforgetArgs) -> Result<ExitCode> {
     let back = back?;
     repo.remember();
     if ctx.output.json {
-        ctx.output.message(&Summary { unforgotten: back.iter().map(|id| id.to_hex()).collect() })?;
+        let (unforgotten, not_forgotten): (Vec<_>, Vec<_>) = ids.iter().partition(|id| back.contains(id));
+        let hex = |ids: Vec<&SnapshotId>| ids.into_iter().map(SnapshotId::to_hex).collect();
+        let (unforgotten, not_forgotten) = (hex(unforgotten), hex(not_forgotten));
+        ctx.output.message(&Summary { unforgotten, not_forgotten })?;
     } else {
         for id in ids.iter().filter(|id| !back.contains(id)) {
-            ctx.output.remark(format!("snapshot {} was not forgotten", id.short()))?;
+            ctx.output.remark(format!("snapshot {} is not forgotten: nothing to take back", id.short()))?;
         }
-        ctx.output.remark(format!("took back {}", human::count(back.len() as u64, "snapshot")))?;
+        if !back.is_empty() {
+            ctx.output.remark(format!("took back {}", human::count(back.len() as u64, "snapshot")))?;
+        }
     }
     ctx.output.flush()?;
     Ok(ExitCode::Ok)

@@ -34,12 +34,13 @@ pub fn timestamp(time: repo::clock::Time) -> Timestamp {
     Timestamp::from_nanosecond(time.0.into()).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// `2026-11-17 18:00:00` in `zone`.
+/// `2026-11-17 18:00:00+01:00` in `zone`: with the offset, so that it means one moment wherever it is read, and can be typed
+/// again as it is.
 pub fn time_in(instant: Timestamp, zone: &TimeZone) -> String {
-    instant.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    instant.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S%:z").to_string()
 }
 
-/// `2026-11-17 18:00:00` in the local zone.
+/// `2026-11-17 18:00:00+01:00`, in the local zone.
 pub fn time(instant: Timestamp) -> String {
     time_in(instant, &TimeZone::system())
 }
@@ -150,7 +151,7 @@ mod tests {
     #[test]
     fn times_are_in_the_zone() {
         let zone = TimeZone::get("Europe/Berlin").unwrap();
-        assert_eq!(time_in("2026-11-17T17:00:00.9Z".parse().unwrap(), &zone), "2026-11-17 18:00:00");
+        assert_eq!(time_in("2026-11-17T17:00:00.9Z".parse().unwrap(), &zone), "2026-11-17 18:00:00+01:00");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use globset::GlobBuilder;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use crate::error::{Error, Kind, Result};
@@ -14,6 +15,9 @@ fn compile(patterns: &[String], ignore_case: bool) -> Result<Gitignore> {
     builder.case_insensitive(ignore_case).map_err(|e| refused("", e))?;
     for pattern in patterns {
         let (negated, body) = pattern.strip_prefix('!').map_or(("", pattern.as_str()), |b| ("!", b));
+        if !pattern.starts_with('#') {
+            sound(body).map_err(|why| Error::new(Kind::Usage, format!("the pattern '{pattern}' is invalid: {why}")))?;
+        }
         let inner = body.trim_end_matches('/').contains('/');
         let line = match inner && !body.starts_with('/') && !body.starts_with("**/") {
             true => format!("{negated}**/{body}"),
@@ -22,6 +26,16 @@ fn compile(patterns: &[String], ignore_case: bool) -> Result<Gitignore> {
         builder.add_line(None, &line).map_err(|e| refused(pattern, e))?;
     }
     builder.build().map_err(|e| refused("", e))
+}
+
+/// git takes a `[` that is never closed for an ordinary character; what is meant is then anyone's guess.
+fn sound(pattern: &str) -> std::result::Result<(), String> {
+    let built = GlobBuilder::new(pattern).literal_separator(true).backslash_escape(true).build();
+    match built.as_ref().map_err(globset::Error::kind) {
+        Err(globset::ErrorKind::UnclosedClass) => Err("a [ is never closed; write \\[ for the character".to_owned()),
+        Err(why) => Err(why.to_string()),
+        Ok(_) => Ok(()),
+    }
 }
 
 /// A set of patterns.
@@ -88,5 +102,19 @@ mod tests {
         assert!(m("/x/tmp", true) && !m("/x/tmp", false));
         assert!(m("/pic.jpg", false));
         assert!(Patterns::new(&list(&["a[z-a]"]), &[]).is_err());
+    }
+
+    #[test]
+    fn a_class_that_is_never_closed_is_refused_with_the_pattern() {
+        for bad in ["[", "!a[b", "x/[a", "/[", "a{b"] {
+            for (exact, folded) in [(vec![bad.to_owned()], vec![]), (vec![], vec![bad.to_owned()])] {
+                let e = Patterns::new(&exact, &folded).err().unwrap();
+                assert_eq!(e.kind(), Kind::Usage, "{bad}");
+                assert!(e.to_string().contains(&format!("'{bad}'")), "{e}");
+            }
+        }
+        for good in ["\\[", "[ab]", "[]]", "#[", "a]"] {
+            assert!(Patterns::new(&[good.to_owned()], &[]).is_ok(), "{good}");
+        }
     }
 }

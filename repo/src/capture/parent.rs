@@ -154,7 +154,7 @@ impl Sidecar {
     fn entry(&mut self, name: &[u8]) -> Result<Stat> {
         match self.next()? {
             Record::Entry { check: c, stat, .. } if c == check(name) => Ok(stat),
-            _ => Err(Error::damaged("the stat sidecar is out of step with its tree")),
+            _ => Err(Error::damaged("the earlier snapshot's list of file times does not fit its files")),
         }
     }
 

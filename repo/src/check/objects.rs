@@ -101,14 +101,17 @@ impl Check<'_> {
         let Some(info) = self.repo.index.pack_by_id(&entry.id)? else {
             // A living session's roll-up stands before its record; else the index is behind.
             if self.state.sessions.is_empty() && self.repo.log.state().position == self.state.position {
-                let text = format!("the index lacks pack {}, which is recorded in", entry.id);
+                let text = format!("the index lacks pack {}, of which a record stands in", entry.id);
                 self.object(&Error::damaged(text).at(path).remedy("run `packmule rebuild-index`"));
             }
             return Ok(());
         };
         let known = self.repo.index.footer(info.no)?;
         if known.is_some_and(|known| known != entry.sealed_footer) || info.size != entry.size {
-            let text = format!("the index and a roll-up differ about pack {}:", entry.id);
+            let text = format!(
+                "the index and the spare copy of the packs' tables of contents differ about pack {}:",
+                entry.id
+            );
             self.object(&Error::damaged(text).at(path).remedy("run `packmule rebuild-index`"));
         }
         Ok(())

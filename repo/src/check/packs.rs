@@ -118,7 +118,7 @@ impl Check<'_> {
             recorded += u64::from(self.repo.index.pack_by_id(id)?.is_some());
         }
         if recorded > 0 {
-            let text = format!("{recorded} packs are in no roll-up of footers that can be read");
+            let text = format!("{recorded} packs have lost the spare copy of their tables of contents");
             self.object(&Error::damaged(text).remedy("run `packmule rebuild-index`, which writes new ones"));
         }
         Ok(())
@@ -143,7 +143,7 @@ fn ends(backend: &dyn Backend, keys: &Keys, info: &PackInfo, known: Option<&[u8]
     let (sealed, size) = sealed_footer(backend, &info.id)?;
     let same = known.is_some_and(|known| known == sealed) && size == info.size;
     if !same {
-        return Err(Error::damaged("a pack's footer is not the one that was recorded"));
+        return Err(Error::damaged("a pack's table of contents is not the one that was recorded"));
     }
     open_footer(keys, &sealed, size)?;
     let head = backend.read(&Stored::Pack(info.id), 0, HEADER)?;
@@ -182,7 +182,7 @@ pub(super) fn examine(backend: &dyn Backend, keys: &Keys, info: &PackInfo, known
         Err(e) => return piecewise(backend, keys, info, known, damage(e)?),
     };
     let named = blake3::hash(&bytes).as_bytes() == info.id.as_bytes();
-    let mut first = (!named).then(|| Error::damaged("a pack's bytes are not those it is named after:"));
+    let mut first = (!named).then(|| Error::damaged("the contents do not match the name, which is their checksum:"));
     let own = own_footer(keys, &bytes);
     let indexed = known.as_deref().map(|sealed| open_footer(keys, sealed, info.size)).transpose();
     let footer = match (own, indexed) {

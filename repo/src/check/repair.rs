@@ -108,7 +108,7 @@ fn reconcile(repo: &Repository, state: &mut State, repaired: &mut Repaired, moni
     })?;
     let gone: Vec<SnapshotId> = state.snapshots.keys().filter(|id| !there.contains(id)).copied().collect();
     for id in gone {
-        let text = format!("snapshot {id} has no manifest any more: it was swept, or is lost");
+        let text = format!("the file of snapshot {id} is not there any more: it was swept, or is lost");
         monitor.event(Event::Warning(&text));
         state.snapshots.remove(&id);
         repaired.dropped.push(id);
@@ -124,7 +124,7 @@ fn reconcile(repo: &Repository, state: &mut State, repaired: &mut Repaired, moni
             }
             Err(e) => {
                 let e = super::damage(e)?;
-                monitor.event(Event::Warning(&format!("a manifest that no record names cannot be read: {e}")));
+                monitor.event(Event::Warning(&format!("a snapshot's file that no record names cannot be read: {e}")));
             }
         }
     }

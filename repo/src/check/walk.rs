@@ -135,7 +135,7 @@ impl Walk<'_, '_> {
             && let Some(e) = self.content(sidecar)?
         {
             let text = format!(
-                "the stat sidecar of snapshot {} cannot be read ({e}); the next backup does without",
+                "the list of file times of snapshot {} cannot be read ({e}); the next backup reads every file instead",
                 id.short()
             );
             self.check.notice(&text);
@@ -148,7 +148,9 @@ impl Walk<'_, '_> {
         let object = Stored::Snapshot(*id);
         let sealed = repo.backend.read_all(&object, crate::limits::MAX_MANIFEST)?;
         if blake3::hash(&sealed) != known.manifest_hash {
-            return Err(Error::damaged("a manifest is not the one that was recorded:").at(repo.backend.path(&object)));
+            return Err(
+                Error::damaged("a snapshot's file is not the one that was recorded:").at(repo.backend.path(&object))
+            );
         }
         snapshots::manifest(repo, id)
     }
@@ -296,7 +298,7 @@ impl Walk<'_, '_> {
         }
         let children = dir_node(store, h)?;
         if children.iter().try_fold(0u64, |sum, c| sum.checked_add(c.entries)) != Some(entries) {
-            return Err(Error::damaged("an index node's count is wrong"));
+            return Err(Error::damaged("a count in the index of a large file or directory is wrong"));
         }
         Ok(Work::Nodes(children.into_iter(), depth - 1))
     }
@@ -370,7 +372,8 @@ impl Walk<'_, '_> {
             c.h == *h && c.kind == ChunkKind::Data && u64::from(c.len) == len
         });
         Ok((!right).then(|| {
-            let e = Error::damaged("it needs a chunk that is of another length, or that the index misplaces, in");
+            let e =
+                Error::damaged("it needs a piece of data that the index says is elsewhere, or of another length, in");
             e.at(pack_path(self.check.repo, &info.id)).remedy("run `packmule rebuild-index` and check again")
         }))
     }
@@ -379,7 +382,7 @@ impl Walk<'_, '_> {
         if self.missing.len() < MAX_MISSING {
             self.missing.insert(self.check.repo.keys.chunk_id(h));
         }
-        Error::damaged("it needs a chunk that is in no pack")
+        Error::damaged("it needs a piece of data that no pack has")
     }
 
     /// Notes that a damaged pack is needed; whether in a part that cannot be read.
@@ -403,7 +406,9 @@ impl Walk<'_, '_> {
             let c = &pack.footer.chunks[*c as usize];
             c.h == *h && c.kind == kind
         });
-        let chunk = chunk.ok_or_else(|| Error::damaged("the index misplaces a chunk; run `packmule rebuild-index`"))?;
+        let chunk = chunk.ok_or_else(|| {
+            Error::damaged("the index says a piece of data is where it is not").remedy("run `packmule rebuild-index`")
+        })?;
         Ok(Some(Spot { key: (info.id, chunk), chunks: pack.footer.chunks.len() }))
     }
 

@@ -29,7 +29,7 @@ impl TryFrom<u8> for ChunkKind {
             0 => Ok(ChunkKind::Data),
             1 => Ok(ChunkKind::Tree),
             2 => Ok(ChunkKind::Node),
-            _ => Err(Error::damaged("a chunk is of an unknown kind")),
+            _ => Err(Error::damaged("a piece of data is of an unknown kind")),
         }
     }
 }

@@ -123,7 +123,7 @@ impl TryFrom<u8> for FrameKind {
         match byte {
             0 => Ok(FrameKind::Data),
             1 => Ok(FrameKind::Tree),
-            _ => Err(Error::damaged("a frame is of an unknown kind")),
+            _ => Err(Error::damaged("a block of data is of an unknown kind")),
         }
     }
 }
@@ -254,8 +254,10 @@ impl Keys {
 
     fn epoch(&self, epoch: u32) -> Result<&EpochKeys> {
         self.epochs.get(epoch as usize).ok_or_else(|| {
-            Error::damaged(format!("sealed with key epoch {epoch}, which these keys do not have"))
-                .remedy("if the key was rotated since this process started, start it again")
+            Error::damaged(format!(
+                "it was encrypted with the master key of rotation {epoch}, which this password does not open"
+            ))
+            .remedy("if the key was rotated since this process started, start it again")
         })
     }
 
@@ -289,7 +291,7 @@ impl Keys {
 const AAD_HEAD: usize = 1 + 2 + 32 + 4;
 
 fn too_short() -> Error {
-    Error::damaged("sealed bytes end too early")
+    Error::damaged("the contents are cut short")
 }
 
 /// Encrypts in place and returns the tag.
@@ -308,7 +310,7 @@ pub(super) fn decrypt(
 ) -> Result<()> {
     cipher
         .decrypt_inout_detached(&XNonce::from(*nonce), aad, InOutBuf::from(body), &Tag::from(*tag))
-        .map_err(|_| Error::damaged("sealed bytes do not authenticate"))
+        .map_err(|_| Error::damaged("the contents fail verification"))
 }
 
 #[cfg(test)]

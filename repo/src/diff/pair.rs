@@ -55,7 +55,7 @@ impl Side {
         }
         let children = dir_node(source, &part.h)?;
         if children.iter().try_fold(0u64, |sum, c| sum.checked_add(c.entries)) != Some(part.entries) {
-            return Err(Error::damaged("an index node's count is wrong"));
+            return Err(Error::damaged("a count in the index of a large file or directory is wrong"));
         }
         let below = children.into_iter().rev();
         self.parts.extend(below.map(|c| Part {

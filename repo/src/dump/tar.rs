@@ -97,7 +97,7 @@ impl Archive<'_> {
                 let mut reader = Reader::new(self.source, &entry.content);
                 let written = self.write(&header, extended, &mut reader);
                 if let Some(e) = reader.failure {
-                    return Err(e.at(std::path::Path::new("/").join(path.as_path())));
+                    return Err(e.context(format_args!("cannot read {}", shown(path))));
                 }
                 Counters::add(&self.monitor.counters().bytes, entry.size);
                 written

@@ -35,7 +35,7 @@ fn a_damaged_file_is_an_error_and_gives_no_other_bytes() {
     let root = dir_of(&mut store, "", vec![entry]);
     let failed = archive(&store, &SnapPath::root(), &root, &mut out, &Void::default()).unwrap_err();
     assert_eq!(failed.kind(), Kind::Damaged);
-    assert!(failed.to_string().contains("/f"), "{failed}");
+    assert!(failed.to_string().starts_with("cannot read /f: "), "{failed}");
 }
 
 #[test]

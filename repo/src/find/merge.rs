@@ -146,7 +146,7 @@ impl Merge {
         }
         let children = dir_node(source, &part.h)?;
         if children.iter().try_fold(0u64, |sum, c| sum.checked_add(c.entries)) != Some(part.entries) {
-            return Err(Error::damaged("an index node's count is wrong"));
+            return Err(Error::damaged("a count in the index of a large file or directory is wrong"));
         }
         let depth = part.depth - 1;
         let parts = children.into_iter().rev().map(|c| Part { first: c.first, entries: c.entries, depth, h: c.h });

@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn senseless_patterns_are_usage_errors() {
-        for bad in [&b""[..], b"/", b"[a", b"\xff"] {
+        for bad in [&b""[..], b"/", b"[a", b"[", b"\xff"] {
             let e = Patterns::new(&[bad], false).err().unwrap();
             assert_eq!(e.kind(), Kind::Usage);
             assert!(e.to_string().contains("pattern"), "{e}");

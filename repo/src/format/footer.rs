@@ -126,7 +126,7 @@ impl Footer {
         let mut footer = Footer::new(kind, SessionId(r.array()?));
         let frames = r.varint()?;
         if frames > MAX_PACK_FRAMES as u64 {
-            return Err(Error::damaged("a footer lists too many frames"));
+            return Err(Error::damaged("a pack's table of contents lists too many blocks"));
         }
         let mut chunks = Vec::new();
         for _ in 0..frames {
@@ -137,7 +137,7 @@ impl Footer {
     }
 
     fn decode_frame(&mut self, r: &mut Reader<'_>, chunks: &mut Vec<(ChunkKind, ContentHash, u32)>) -> Result<()> {
-        let out_of_range = || Error::damaged("a footer holds a number out of range");
+        let out_of_range = || Error::damaged("a pack's table of contents holds a number out of range");
         let stored = u32::try_from(r.varint()?).map_err(|_| out_of_range())?;
         let codec = Codec::from_u8(r.u8()?)?;
         let epoch = u32::try_from(r.varint()?).map_err(|_| out_of_range())?;
@@ -154,11 +154,11 @@ impl Footer {
             chunks.push((kind, ContentHash::from_bytes(r.array()?), len));
         }
         if raw > MAX_FRAME_RAW as u64 {
-            return Err(Error::damaged("a footer lists a frame larger than any frame may be"));
+            return Err(Error::damaged("a pack's table of contents lists a block larger than any may be"));
         }
         // What sealing adds is always there, and what compression would lengthen is stored as it is.
         if stored < FRAME_OVERHEAD as u32 || u64::from(stored) > raw + FRAME_OVERHEAD as u64 {
-            return Err(Error::damaged("a footer lists a frame of an impossible length"));
+            return Err(Error::damaged("a pack's table of contents lists a block of an impossible length"));
         }
         self.push(stored, raw as u32, codec, epoch, chunks);
         Ok(())

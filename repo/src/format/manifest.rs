@@ -157,7 +157,7 @@ impl Manifest {
         let mut r = Reader::new(bytes);
         version(&mut r, VERSION, "manifest")?;
         if r.array::<32>()? != *id.as_bytes() {
-            return Err(Error::damaged("a manifest is another snapshot's"));
+            return Err(Error::damaged("a snapshot's file is another snapshot's"));
         }
         let [host, source, username, program] = [text(&mut r)?, text(&mut r)?, text(&mut r)?, text(&mut r)?];
         let paths = list(&mut r, |r| Ok(r.lp_bytes(MAX_TEXT)?.to_vec()))?;
@@ -165,16 +165,16 @@ impl Manifest {
         let [captured, captured_end, recorded] = [r.i64()?, r.i64()?, r.i64()?];
         let parent = match r.lp_bytes(32)? {
             [] => None,
-            bytes => Some(SnapshotId(bytes.try_into().map_err(|_| Error::damaged("a manifest's parent is no id"))?)),
+            bytes => Some(SnapshotId(bytes.try_into().map_err(|_| Error::damaged("a snapshot's parent is no id"))?)),
         };
         let root = Entry::decode(&mut r)?;
         if root.kind != EntryType::Dir {
-            return Err(Error::damaged("a manifest's root is no directory"));
+            return Err(Error::damaged("a snapshot's root is no directory"));
         }
         let sidecar = match r.lp_bytes(MAX_TEXT)? {
             [] => None,
             bytes => match decode_content(bytes)? {
-                Content::Dir(_) => return Err(Error::damaged("a manifest's stat sidecar is a directory")),
+                Content::Dir(_) => return Err(Error::damaged("a snapshot's list of file times is a directory")),
                 content => Some(content),
             },
         };
@@ -205,13 +205,13 @@ impl Manifest {
 
 fn text(r: &mut Reader<'_>) -> Result<String> {
     let bytes = r.lp_bytes(MAX_TEXT)?;
-    String::from_utf8(bytes.to_vec()).map_err(|_| Error::damaged("a manifest holds text that is not UTF-8"))
+    String::from_utf8(bytes.to_vec()).map_err(|_| Error::damaged("a snapshot's file holds text that is not UTF-8"))
 }
 
 fn list<T>(r: &mut Reader<'_>, item: impl Fn(&mut Reader<'_>) -> Result<T>) -> Result<Vec<T>> {
     let n = r.varint()?;
     if n > MAX_LIST as u64 {
-        return Err(Error::damaged("a manifest's list is too long"));
+        return Err(Error::damaged("a snapshot's list is too long"));
     }
     (0..n).map(|_| item(r)).collect()
 }

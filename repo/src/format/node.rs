@@ -124,7 +124,7 @@ pub fn decode(chunk: &[u8]) -> Result<Node> {
             Node::File(items)
         }
         DIR => Node::Dir(decode_dir(&mut r)?),
-        _ => return Err(Error::damaged("an index node is of an unknown sort")),
+        _ => return Err(Error::damaged("the index of a large file or directory is of an unknown sort")),
     };
     let items = match &node {
         Node::Extents(v) => v.len(),
@@ -132,7 +132,7 @@ pub fn decode(chunk: &[u8]) -> Result<Node> {
         Node::Dir(v) => v.len(),
     };
     if items == 0 {
-        return Err(Error::damaged("an index node is empty"));
+        return Err(Error::damaged("the index of a large file or directory is empty"));
     }
     Ok(node)
 }
@@ -142,7 +142,7 @@ fn decode_dir(r: &mut Reader<'_>) -> Result<Vec<DirChild>> {
     while !r.is_empty() {
         let first = r.lp_bytes(crate::limits::MAX_NAME)?;
         if !valid_name(first) || items.last().is_some_and(|last| last.first.as_slice() >= first) {
-            return Err(Error::damaged("an index node's names are out of order"));
+            return Err(Error::damaged("the names in the index of a large file or directory are out of order"));
         }
         let entries = positive(r.varint()?)?;
         items.push(DirChild { first: first.to_vec(), entries, h: ContentHash::from_bytes(r.array()?) });
@@ -152,7 +152,7 @@ fn decode_dir(r: &mut Reader<'_>) -> Result<Vec<DirChild>> {
 
 fn positive(v: u64) -> Result<u64> {
     if v == 0 {
-        return Err(Error::damaged("an index node holds an empty child"));
+        return Err(Error::damaged("the index of a large file or directory has an empty part"));
     }
     Ok(v)
 }

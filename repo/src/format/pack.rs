@@ -60,7 +60,7 @@ pub fn parse_trailer(bytes: &[u8; TRAILER], size: u64) -> Result<u32> {
     }
     let len = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     if len as usize > MAX_FOOTER || u64::from(len) + (HEADER + TRAILER) as u64 > size {
-        return Err(Error::damaged("a pack's footer does not fit into it"));
+        return Err(Error::damaged("a pack's table of contents does not fit into it"));
     }
     Ok(len)
 }

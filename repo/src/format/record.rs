@@ -373,7 +373,7 @@ impl Outcome {
 }
 
 fn newer() -> Error {
-    Error::new(Kind::NewerFormat, "the journal holds a record of a newer program's").remedy("update packmule")
+    Error::new(Kind::NewerFormat, "the log holds a record of a newer program's").remedy("update packmule")
 }
 
 fn time(r: &mut Reader<'_>) -> Result<Time> {

@@ -72,7 +72,7 @@ impl Record {
                 let nanos = r.varint_max(999_999_999)? as u32;
                 Ok(Record::Entry { check, dir: mark == DIR, stat: Stat { ino, ctime: FileTime { secs, nanos } } })
             }
-            _ => Err(Error::damaged("a stat sidecar holds an unknown record")),
+            _ => Err(Error::damaged("a list of file times holds an unknown record")),
         }
     }
 }

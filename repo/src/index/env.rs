@@ -335,7 +335,7 @@ fn enter(dir: &std::path::Path, writable: bool) -> Result<std::result::Result<Fi
         // Not atomic, but nobody else asks for it alone without the opening turn.
         users.unlock().map_err(|e| Error::io("unlock", &path, e))?;
     } else if writable && fs::metadata(&lmdb_lock).is_ok_and(|m| m.len() < LOCK_FILE as u64) {
-        return Ok(Err("lock.mdb was cut short while the index was in use".into()));
+        return Ok(Err("its lock file was cut short while it was in use".into()));
     }
     wait_for(&users, &path, false)?;
     Ok(Ok(users))

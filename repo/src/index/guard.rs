@@ -122,8 +122,8 @@ impl Room {
             }
             // A writer is between its stamp and its release, or just begins: look again.
             if started.elapsed() > PATIENCE {
-                let message = "another process holds the index and leaves it in disorder at";
-                return Err(Error::new(Kind::Locked, message).at(&self.dir));
+                let message = "another process keeps writing to the index at";
+                return Err(Error::new(Kind::Locked, message).at(&self.dir).remedy("try again when it has ended"));
             }
             drop(lock);
             std::thread::sleep(Duration::from_millis(2));

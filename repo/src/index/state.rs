@@ -45,12 +45,12 @@ impl Stamp {
     pub fn of(data: &Path) -> io::Result<std::result::Result<Stamp, &'static str>> {
         let file = match File::open(data) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Err("data.mdb is missing")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Err("its data file is missing")),
             Err(e) => return Err(e),
         };
         let about = file.metadata()?;
         if !about.is_file() {
-            return Ok(Err("data.mdb is no file"));
+            return Ok(Err("its data file is no file"));
         }
         let meta = match check_meta(&file, about.len())? {
             Ok(meta) => meta,
@@ -68,13 +68,13 @@ impl Stamp {
     /// What differs, for people.
     pub fn difference(&self, now: &Stamp) -> &'static str {
         if self.inode != now.inode {
-            "data.mdb is another file than the one that was written"
+            "its data file was replaced or copied since"
         } else if self.length != now.length {
-            "data.mdb changed its length since it was written"
+            "its data file changed its length since it was written"
         } else if self.meta != now.meta {
-            "data.mdb has other meta pages than were written"
+            "its data file is not as it was left"
         } else {
-            "data.mdb was changed since it was written"
+            "its data file was changed since it was written"
         }
     }
 }
@@ -87,15 +87,15 @@ fn check_meta(file: &File, length: u64) -> io::Result<std::result::Result<[u8; 3
     const NO_PAGE: u64 = u64::MAX;
     let mut first = [0; 152];
     if length < 2 * 512 || file.read_at(&mut first, 0)? != first.len() {
-        return Ok(Err("data.mdb is too short"));
+        return Ok(Err("its data file is too short"));
     }
     let page_size = u32_at(&first, 40);
     if !page_size.is_power_of_two() || !(512..=65536).contains(&page_size) {
-        return Ok(Err("data.mdb has no valid page size"));
+        return Ok(Err("its data file has no valid page size"));
     }
     let size = page_size as usize;
     if length < 2 * u64::from(page_size) {
-        return Ok(Err("data.mdb is too short"));
+        return Ok(Err("its data file is too short"));
     }
     let mut pages = vec![0; 2 * size];
     file.read_exact_at(&mut pages, 0)?;
@@ -103,14 +103,14 @@ fn check_meta(file: &File, length: u64) -> io::Result<std::result::Result<[u8; 3
     for page in pages.chunks_exact(size) {
         let flags = u16::from_ne_bytes([page[10], page[11]]);
         if u32_at(page, 16) != LMDB_MAGIC || flags & P_META == 0 || u32_at(page, 20) != 1 {
-            return Ok(Err("data.mdb is no LMDB file of this version"));
+            return Ok(Err("its data file is of another version"));
         }
         if u32_at(page, 40) != page_size {
-            return Ok(Err("data.mdb disagrees with itself about its page size"));
+            return Ok(Err("its data file disagrees with itself about its page size"));
         }
         for root in [u64_at(page, 80), u64_at(page, 128)] {
             if root != NO_PAGE && !(2..count).contains(&root) {
-                return Ok(Err("data.mdb points past its end"));
+                return Ok(Err("its data file points past its end"));
             }
         }
     }

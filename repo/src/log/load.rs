@@ -39,11 +39,11 @@ pub(super) fn numbers(backend: &dyn Backend) -> Result<Vec<u64>> {
 }
 
 pub(super) fn missing(backend: &dyn Backend, seq: u64) -> Error {
-    Error::damaged("a record of the journal is missing:").at(backend.path(&Object::Log(seq)))
+    Error::damaged("a record of the log is missing:").at(backend.path(&Object::Log(seq)))
 }
 
 pub(super) fn unchained(backend: &dyn Backend, seq: u64) -> Error {
-    Error::damaged("a record of the journal does not follow the one before it:").at(backend.path(&Object::Log(seq)))
+    Error::damaged("a record of the log does not follow the one before it:").at(backend.path(&Object::Log(seq)))
 }
 
 /// Reads and opens one record. `NotFound` if it is absent; `Damaged` names the file.
@@ -62,7 +62,7 @@ pub(super) fn open(backend: &dyn Backend, keys: &Keys, seq: u64) -> Result<Sound
         }
     })?;
     if entry.seq != seq {
-        return Err(Error::damaged("a record of the journal has another's number:").at(backend.path(&object)));
+        return Err(Error::damaged("a record of the log has another's number:").at(backend.path(&object)));
     }
     Ok(Sound { prev, entry, hash: hash(&sealed) })
 }
@@ -71,7 +71,7 @@ pub(super) fn open(backend: &dyn Backend, keys: &Keys, seq: u64) -> Result<Sound
 fn open_checkpoint(backend: &dyn Backend, keys: &Keys, seq: u64) -> Result<State> {
     let Sound { prev, mut entry, hash } = open(backend, keys, seq)?;
     let Record::Checkpoint { state } = &mut entry.record else {
-        let e = Error::damaged("a checkpoint of the journal is not one:");
+        let e = Error::damaged("a checkpoint of the log is not one:");
         return Err(e.at(backend.path(&Object::Log(seq))));
     };
     let mut state = std::mem::take(&mut **state);
@@ -104,7 +104,7 @@ fn strict_once(backend: &dyn Backend, keys: &Keys, monitor: &dyn Monitor, reache
     let mut state = open_checkpoint(backend, keys, *reached)?;
     while *reached < newest {
         if monitor.cancelled() {
-            return Err(Error::new(Kind::Interrupted, "stopped while reading the journal"));
+            return Err(Error::new(Kind::Interrupted, "stopped while reading the log"));
         }
         *reached += 1;
         let sound = open(backend, keys, *reached)?;

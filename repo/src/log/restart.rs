@@ -26,7 +26,8 @@ impl Log {
         inner.state = Arc::new(state);
         let record = Record::Checkpoint { state: Box::new(State::clone(&inner.state)) };
         if self.put(&mut inner, record)? == Put::Exists {
-            return Err(Error::new(Kind::Locked, "another process is writing to the journal"));
+            let remedy = "try again when it has ended";
+            return Err(Error::new(Kind::Locked, "another process is writing to the log").remedy(remedy));
         }
         inner.broken = None;
         let old = load::numbers(&*self.backend)?.into_iter().take_while(|seq| *seq < next);

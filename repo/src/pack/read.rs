@@ -34,7 +34,7 @@ pub fn sealed_footer(backend: &dyn Backend, id: &PackId) -> Result<(Vec<u8>, u64
 pub fn open_footer(keys: &Keys, sealed: &[u8], size: u64) -> Result<Footer> {
     let footer = Footer::decode(&keys.open(Object::Footer, &[], sealed)?)?;
     if u64::from(footer.end()) + (sealed.len() + TRAILER) as u64 != size {
-        return Err(Error::damaged("a pack's footer does not fit its size"));
+        return Err(Error::damaged("a pack's table of contents does not fit its size"));
     }
     Ok(footer)
 }
@@ -54,10 +54,11 @@ pub fn open_frame(keys: &Keys, kind: FrameKind, frame: &FrameInfo, mut sealed: V
 /// `Damaged` when it is another's.
 pub fn verify_chunk(chunk: &ChunkInfo, raw: &[u8]) -> Result<()> {
     let from = chunk.offset as usize;
-    let bytes =
-        raw.get(from..from + chunk.len as usize).ok_or_else(|| Error::damaged("a chunk lies outside its frame"))?;
+    let bytes = raw
+        .get(from..from + chunk.len as usize)
+        .ok_or_else(|| Error::damaged("a piece of data lies outside its block"))?;
     if content_hash(chunk.kind, bytes) != chunk.h {
-        return Err(Error::damaged("a chunk's bytes are not those that were hashed"));
+        return Err(Error::damaged("the contents fail verification (a checksum differs)"));
     }
     Ok(())
 }
@@ -82,18 +83,18 @@ pub fn verify_pack(
         let range = frame.offset as usize..(frame.offset + frame.stored) as usize;
         let checked = bytes
             .get(range)
-            .ok_or_else(|| Error::damaged("a frame lies outside its pack"))
+            .ok_or_else(|| Error::damaged("a block of data lies outside its pack"))
             .and_then(|sealed| open_frame(keys, footer.kind, frame, sealed.to_vec()))
             .and_then(|raw| footer.chunks[frame.chunks()].iter().try_for_each(|c| verify_chunk(c, &raw)));
         visit(&footer, i, checked.map_err(|e| e.at(&path)))?;
     }
     // Before the header, so that a flipped bit in it is never called a newer format.
     if blake3::hash(&bytes).as_bytes() != id.as_bytes() {
-        return Err(Error::damaged("a pack's bytes are not those it is named after:").at(path));
+        return Err(Error::damaged("the contents do not match the name, which is their checksum:").at(path));
     }
     let head = bytes.first_chunk::<HEADER>().ok_or_else(|| Error::damaged("a pack is cut short:").at(&path))?;
     if parse_header(head).map_err(|e| e.at(&path))? != footer.kind {
-        return Err(Error::damaged("a pack's header and footer are of different kinds:").at(path));
+        return Err(Error::damaged("a pack's two ends are of different kinds:").at(path));
     }
     Ok(footer)
 }

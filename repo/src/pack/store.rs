@@ -164,7 +164,7 @@ impl FrameSource for PackStore {
         let id = self.inner.keys.chunk_id(h);
         let find = || {
             self.inner.index.find(&id)?.ok_or_else(|| {
-                Error::damaged("a chunk is in no pack of this repository")
+                Error::damaged("it needs a piece of data that no pack of this repository has")
                     .remedy("run `packmule check` to see what is affected")
             })
         };

@@ -174,7 +174,7 @@ impl<'a> Marker<'a> {
             match (node::decode(&self.store.chunk(&h, crate::crypto::hash::ChunkKind::Node)?)?, depth) {
                 (Node::Extents(extents), 0) => self.extents(&extents)?,
                 (Node::File(children), 1..) => nodes.extend(children.iter().rev().map(|child| (child.h, depth - 1))),
-                _ => return Err(Error::damaged("an index node is not what its parent says")),
+                _ => return Err(Error::damaged("the index of a large file or directory is not what its parent says")),
             }
         }
         Ok(())
@@ -192,7 +192,8 @@ impl<'a> Marker<'a> {
     /// Marks a chunk where the index has it; whether it was not marked there before.
     fn chunk(&mut self, h: &ContentHash) -> Result<bool> {
         let found = self.repo.index.find(&self.repo.keys.chunk_id(h))?;
-        let (at, info) = found.ok_or_else(|| Error::damaged("a chunk is in no pack of this repository"))?;
+        let (at, info) =
+            found.ok_or_else(|| Error::damaged("it needs a piece of data that no pack of this repository has"))?;
         let pack = self.store.pack(&info)?;
         let ordinal = ordinal(&pack, &at)?;
         if pack.footer.chunks[ordinal].h != *h {

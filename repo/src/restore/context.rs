@@ -1,7 +1,9 @@
 //! What all threads of one restore share.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +22,9 @@ use crate::restore::links::Links;
 use crate::restore::owners::Owners;
 use crate::restore::unable::Unables;
 use crate::restore::{Options, Outcome};
+
+/// The most failures remembered: some 16 MiB.
+const MAX_FAILURES: usize = 1 << 20;
 
 /// Says in which pack and frame a chunk is, so that what lies together is read together. Any order is right.
 pub type Locate<'a> = &'a (dyn Fn(&ContentHash) -> Option<(u32, u32)> + Sync);
@@ -50,6 +55,9 @@ pub struct Context<'a> {
     pub open_dirs: AtomicUsize,
     /// Totals.
     pub tally: Tally,
+    /// What failed, by a hash of its path: a verification that fails there again is no second failure.
+    failures: Mutex<HashSet<u64>>,
+    hasher: RandomState,
     root: OnceLock<Arc<File>>,
     fatal: Mutex<Option<Error>>,
     stop: AtomicBool,
@@ -101,6 +109,8 @@ impl<'a> Context<'a> {
             links: Links::default(),
             open_dirs: AtomicUsize::new(0),
             tally: Tally::default(),
+            failures: Mutex::default(),
+            hasher: RandomState::new(),
             root: OnceLock::new(),
             fatal: Mutex::new(None),
             stop: AtomicBool::new(false),
@@ -153,12 +163,21 @@ impl<'a> Context<'a> {
         if self.stopped() {
             return;
         }
-        self.tally.errors.fetch_add(1, Ordering::Relaxed);
-        Counters::add(&self.monitor.counters().errors, 1);
-        self.monitor.event(Event::ItemError { path, during, error: &error });
+        if self.first_failure(path) {
+            self.tally.errors.fetch_add(1, Ordering::Relaxed);
+            Counters::add(&self.monitor.counters().errors, 1);
+            self.monitor.event(Event::ItemError { path, during, error: &error });
+        }
         if matches!(error.kind(), Kind::NoSpace | Kind::ReadOnly | Kind::Bug) {
             self.end(error);
         }
+    }
+
+    /// Whether nothing has failed here so far. Past the bound all are told, and one may be told twice.
+    fn first_failure(&self, path: &Path) -> bool {
+        let hash = self.hasher.hash_one(path);
+        let mut failures = self.failures.lock();
+        if failures.len() < MAX_FAILURES { failures.insert(hash) } else { !failures.contains(&hash) }
     }
 
     /// Ends the whole restore with this error, unless one came first.

@@ -45,7 +45,8 @@ impl Marks {
     /// Marks a chunk; whether it was not marked before.
     fn chunk(&mut self, store: &PackStore, h: &ContentHash) -> Result<bool> {
         let found = store.locate(h)?;
-        let (at, info) = found.ok_or_else(|| Error::damaged("a chunk is in no pack of this repository"))?;
+        let (at, info) =
+            found.ok_or_else(|| Error::damaged("it needs a piece of data that no pack of this repository has"))?;
         let packed = match self.packs.entry(info.id) {
             std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::btree_map::Entry::Vacant(new) => {
@@ -178,7 +179,7 @@ impl<'a> Walk<'a> {
             match (node::decode(&self.store.chunk(&h, ChunkKind::Node)?)?, depth) {
                 (Node::Extents(list), 0) => self.extents(&list)?,
                 (Node::File(children), 1..) => open.extend(children.iter().rev().map(|c| (c.h, depth - 1))),
-                _ => return Err(Error::damaged("an index node is not what its parent says")),
+                _ => return Err(Error::damaged("the index of a large file or directory is not what its parent says")),
             }
         }
         Ok(())

@@ -129,7 +129,7 @@ impl<I: Item<Parent = I>> Levels<I> {
         while let Some(item) = next {
             if level == self.0.len() {
                 if level > usize::from(MAX_NODE_DEPTH) {
-                    return Err(Error::bug("index nodes are nested too deep"));
+                    return Err(Error::bug("the indexes of a large file or directory are nested too deep"));
                 }
                 self.0.push(Gather::new());
             }

@@ -78,7 +78,7 @@ impl Entries<'_> {
             let children = dir_node(self.source, &h)?;
             let sum = children.iter().try_fold(0u64, |sum, c| sum.checked_add(c.entries));
             if sum != Some(entries) {
-                return Err(Error::damaged("an index node's count is wrong"));
+                return Err(Error::damaged("a count in the index of a large file or directory is wrong"));
             }
             let mut rest = children.into_iter();
             let child = loop {
@@ -142,7 +142,7 @@ fn kind_at(depth: u8) -> ChunkKind {
 pub(crate) fn dir_node(source: &dyn FrameSource, h: &ContentHash) -> Result<Vec<DirChild>> {
     match node::decode(&source.chunk(h, ChunkKind::Node)?)? {
         Node::Dir(children) => Ok(children),
-        _ => Err(Error::damaged("an index node of a file stands in a directory")),
+        _ => Err(Error::damaged("a large file's index stands in a directory")),
     }
 }
 

@@ -61,7 +61,7 @@ impl FrameSource for Store {
         self.asked.fetch_add(1, Ordering::Relaxed);
         match self.chunks.get(h) {
             Some((of, bytes)) if *of == kind => Ok(Chunk::new(Arc::clone(bytes), 0..bytes.len())),
-            _ => Err(Error::damaged("a chunk is in no pack of this repository")),
+            _ => Err(Error::damaged("it needs a piece of data that no pack of this repository has")),
         }
     }
 

@@ -51,7 +51,7 @@ impl Extents<'_> {
     fn descend(&mut self, mut h: ContentHash, mut depth: u8, offset: u64) -> Result<()> {
         while depth > 0 {
             let Node::File(children) = node::decode(&self.source.chunk(&h, ChunkKind::Node)?)? else {
-                return Err(Error::damaged("an index node of a directory stands in a file"));
+                return Err(Error::damaged("a large directory's index stands in a file"));
             };
             let mut rest = children.into_iter();
             let child = loop {
@@ -67,7 +67,7 @@ impl Extents<'_> {
         }
         match node::decode(&self.source.chunk(&h, ChunkKind::Node)?)? {
             Node::Extents(list) => self.start_leaf(list, offset),
-            _ => return Err(Error::damaged("an index node is not at the depth its parent says")),
+            _ => return Err(Error::damaged("a part of a large file's index is not at the depth its parent says")),
         }
         Ok(())
     }
@@ -154,7 +154,7 @@ pub fn read_at(source: &dyn FrameSource, content: &Content, offset: u64, buf: &m
 pub fn data(source: &dyn FrameSource, h: &ContentHash, len: u64) -> Result<crate::pack::source::Chunk> {
     let chunk = source.chunk(h, ChunkKind::Data)?;
     if chunk.len() as u64 != len {
-        return Err(Error::damaged("a chunk is not as long as its file says"));
+        return Err(Error::damaged("a piece of data is not as long as its file says"));
     }
     Ok(chunk)
 }

@@ -1,5 +1,7 @@
 //! Backing real trees up, over every part of the engine, and reading them back.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod faults;
 mod named;
 mod site;

@@ -4,16 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use repo::capture::{Options, Outcome, backup};
-use repo::crypto::slot::Argon2Cost;
 use repo::format::tree::{Content, Entry};
-use repo::keyslots::{NewSlots, Secret};
 use repo::monitor::Recording;
-use repo::open::{Access, Init, Place, Repository, Sealed, init};
+use repo::open::{Access, Repository};
 use repo::path::SnapPath;
 use repo::snapshots;
 use repo::tree::{dir, file};
 
-const PASSPHRASE: &str = "a passphrase of the test";
+use crate::common::{make_repository, open, options};
 
 /// A repository and a source beside it.
 pub struct Site {
@@ -24,9 +22,7 @@ impl Site {
     pub fn new() -> Site {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("src")).unwrap();
-        let cost = Argon2Cost::new(8, 1, 1).unwrap();
-        let slots = NewSlots { passphrase: Some((PASSPHRASE, "test")), cost, recipients: &[], recovery_code: false };
-        init(&dir.path().join("repo"), &Init::new(slots)).unwrap();
+        make_repository(&dir.path().join("repo"));
         Site { dir }
     }
 
@@ -35,19 +31,11 @@ impl Site {
     }
 
     pub fn open(&self) -> Repository {
-        let place = Place { root: self.dir.path().join("repo"), index_dir: None, cache: self.dir.path().join("cache") };
-        let secret = Secret::Passphrase(PASSPHRASE.to_owned().into());
-        Sealed::open(place, Access::Write).unwrap().unlock(&secret, &Recording::default()).unwrap()
+        open(&self.dir.path().join("repo"), &self.dir.path().join("cache"), Access::Write)
     }
 
     pub fn options(&self) -> Options {
-        Options {
-            source: Some("test".into()),
-            username: "tester".into(),
-            program: "test".into(),
-            tags: vec![],
-            ..Options::new(vec![self.src()], "testhost")
-        }
+        options(self.src())
     }
 
     pub fn backup(&self, repo: &Repository) -> Outcome {

@@ -29,7 +29,7 @@ use repo::id::{ContentHash, SnapshotId};
 use repo::keyslots::{self, NewSlots, Secret};
 use repo::limits::TREE_CHUNK_MIN;
 use repo::monitor::Recording;
-use repo::open::{Access, Init, Place, Repository, Sealed, init};
+use repo::open::{Access, Init, Repository, init};
 use repo::pack::build::FinishedPack;
 use repo::pack::writer::{PackSink, PackWriter, Route, WriterParams};
 use repo::session::Session;
@@ -101,8 +101,7 @@ fn cost() -> Argon2Cost {
 }
 
 fn open(root: &Path, scratch: &Path, secret: &Secret) -> Repository {
-    let place = Place { root: root.to_owned(), index_dir: Some(scratch.join("index")), cache: scratch.join("cache") };
-    Sealed::open(place, Access::Write).unwrap().unlock(secret, &Recording::default()).unwrap()
+    super::open(root, scratch, secret, Access::Write)
 }
 
 fn append(repo: &Repository, record: Record) {

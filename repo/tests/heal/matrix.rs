@@ -88,7 +88,7 @@ fn judge(site: &Site, object: &Object, how: Harm, index: bool, before: &BTreeMap
     let names = |t: &String| match object {
         Object::Pack(id) => t.contains(&id.to_hex()),
         Object::Snapshot(id) => *t == format!("snapshot {id}"),
-        Object::Footers(_) if how == Harm::Delete => t.contains("in no roll-up"),
+        Object::Footers(_) if how == Harm::Delete => t.contains("lost the spare copy"),
         _ => t.contains(&name),
     };
     assert!(unseen || told.iter().any(names), "{object:?} {how:?} {index}: {told:?}");

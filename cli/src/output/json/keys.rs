@@ -18,7 +18,7 @@ pub struct RecoveryCode<'a> {
 pub struct KeySlot {
     /// The slot's name under `keys/`.
     pub id: String,
-    /// `passphrase`, `recovery-code`, `x25519`, `owner`, `unreadable`.
+    /// `password`, `recovery-code`, `x25519`, `owner`, `unreadable`.
     pub kind: &'static str,
     /// Absent if the slot cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -38,6 +38,9 @@ pub struct RepositoryStatus {
     /// The last check that read data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_data_check: Option<CheckStatus>,
+    /// The last check that read all data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_full_check: Option<CheckStatus>,
     /// Packs known to be damaged.
     pub damaged_packs: u64,
     /// Writers at work, or dead and not yet cleared up.
@@ -53,6 +56,8 @@ pub struct CheckStatus {
     pub time: Time,
     /// Nothing was wrong.
     pub ok: bool,
+    /// `structure`, `subset` or `full`.
+    pub kind: &'static str,
     /// The part that was asked for; empty for all.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub subset: String,

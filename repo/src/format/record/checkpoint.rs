@@ -13,6 +13,9 @@ use crate::format::wire::{Reader, Writer};
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 use crate::limits::MAX_LOG_RECORD;
 
+/// A section that came later; programs before it keep it as it is. Absent where it would say nothing.
+const FULL_CHECK: u8 = MAY_IGNORE;
+
 const _: () = assert!(MAX_TAGS * MAX_TEXT < MAX_LOG_RECORD);
 
 impl State {
@@ -21,6 +24,12 @@ impl State {
             let mut body = Writer::new();
             self.write_section(kind, &mut body);
             w.u8(kind);
+            w.lp_bytes(body.as_slice());
+        }
+        if let Some(check) = &self.last_full_check {
+            let mut body = Writer::new();
+            write_check(&mut body, Some(check));
+            w.u8(FULL_CHECK);
             w.lp_bytes(body.as_slice());
         }
         for (kind, body) in &self.extra {
@@ -39,6 +48,13 @@ impl State {
             }
             last = kind;
             let body = r.lp_bytes(MAX_LOG_RECORD)?;
+            if kind == FULL_CHECK {
+                let mut section = Reader::new(body);
+                let none = || Error::damaged("a checkpoint's section says nothing");
+                state.last_full_check = Some(read_check(&mut section)?.ok_or_else(none)?);
+                section.finish()?;
+                continue;
+            }
             if kind & MAY_IGNORE != 0 {
                 state.extra.push((kind, body.to_vec()));
                 continue;

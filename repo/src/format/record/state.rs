@@ -105,6 +105,8 @@ pub struct State {
     pub last_check: Option<CheckState>,
     /// The last check that read packs.
     pub last_data_check: Option<CheckState>,
+    /// The last check that read all packs.
+    pub last_full_check: Option<CheckState>,
     /// The newest time written by a clock that could be trusted.
     pub newest_time: Option<Time>,
     /// The highest number given to a roll-up of footers; 0 before the first.
@@ -129,6 +131,7 @@ impl Default for State {
             epoch: 0,
             last_check: None,
             last_data_check: None,
+            last_full_check: None,
             newest_time: None,
             newest_rollup: 0,
             recent: VecDeque::new(),
@@ -185,6 +188,9 @@ impl State {
             Record::CheckDone { at, data, ok, subset } => {
                 let check = CheckState { at: *at, data: *data, ok: *ok, subset: subset.clone() };
                 if *data {
+                    if subset.is_empty() {
+                        self.last_full_check = Some(check.clone());
+                    }
                     self.last_data_check = Some(check.clone());
                 }
                 self.last_check = Some(check);

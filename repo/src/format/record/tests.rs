@@ -219,6 +219,28 @@ fn a_newer_checkpoints_sections_are_kept_or_refused() {
 }
 
 #[test]
+fn a_full_check_is_remembered_past_those_of_parts() {
+    let done = |secs, data, subset: &str| {
+        let (at, subset) = (Time::from_secs(secs), subset.to_owned());
+        entry(secs as u64, secs, true, Record::CheckDone { at, data, ok: true, subset })
+    };
+    let mut state = State::default();
+    apply_all(&mut state, &[done(1, true, ""), done(2, true, "1/3"), done(3, false, "")]);
+    let times = |s: &State| {
+        let at = |check: &Option<CheckState>| check.as_ref().map(|c| c.at);
+        [at(&s.last_full_check), at(&s.last_data_check), at(&s.last_check)]
+    };
+    assert_eq!(times(&state), [1, 2, 3].map(|secs| Some(Time::from_secs(secs))));
+    let read = through_checkpoint(&state);
+    assert_eq!(times(&read), times(&state));
+    // A section that says nothing is not written.
+    let mut w = Writer::new();
+    w.u8(0x80);
+    w.lp_bytes(&[0]);
+    assert_eq!(State::read(&mut Reader::new(w.as_slice())).unwrap_err().kind(), Kind::Damaged);
+}
+
+#[test]
 fn what_would_not_read_back_is_not_written() {
     let snapshot = SnapshotId([0; 32]);
     for add in [vec!["x".repeat(MAX_TEXT + 1)], vec!["x".into(); MAX_TAGS + 1]] {

@@ -289,6 +289,12 @@ fn damage_costs_just_the_files_it_is_in() {
     assert_eq!((done.errors, done.restored), (5, 1), "{lines:?}");
     assert_eq!(tree(temp.path()), ["/good"]);
     assert!(lines.iter().any(|l| l.contains("ItemError") && l.contains("/l2")), "{lines:?}");
+    // Reading back finds the same files wrong: no file counts twice.
+    std::fs::write(temp.path().join("first"), noise(80, 1000)).unwrap();
+    let (done, lines) = restore(&store, &root, temp.path(), &Options { verify: true, ..Options::default() });
+    let done = done.unwrap();
+    assert_eq!((done.errors, done.verified), (5, 1), "{lines:?}");
+    assert_eq!(lines.iter().filter(|l| l.contains("ItemError")).count(), 5, "{lines:?}");
 }
 
 #[test]
