@@ -296,8 +296,17 @@ pub fn adopt_strays(repo: &Repository, monitor: &dyn Monitor) -> Result<u64> {
     let ids: Vec<PackId> = packs.iter().map(|p| p.entry.id).collect();
     let session = Session::begin(repo.log.clone(), repo.locks.clone(), "adopt", None)?;
     record_packs(repo, session.number(), packs, &|rollup, packs| session.packs_added(rollup, packs).map(drop))?;
-    let at = session.end(Outcome::Done)?;
-    repo.index.set_flags(&ids, Flags { condemned: Some(false), damaged: None }, at)?;
+    session.end(Outcome::Done)?;
+    // Nobody condemns them meanwhile: the prune lock is held.
+    let usable = Flags { condemned: Some(false), damaged: None };
+    match repo.index.set_flags_apart(&ids, usable) {
+        // Another process has just rebuilt the index.
+        Err(e) if e.kind() == Kind::Locked => {
+            repo.refresh(monitor)?;
+            repo.index.set_flags_apart(&ids, usable)?;
+        }
+        done => done?,
+    }
     Ok(ids.len() as u64)
 }
 
@@ -321,7 +330,7 @@ pub struct Renewed {
 /// What backend, log and index give.
 pub fn renew_index(repo: &Repository, monitor: &dyn Monitor) -> Result<Renewed> {
     if !repo.index_is_new {
-        rebuild(repo.backend.as_ref(), &repo.keys, &repo.log.state(), repo.index.dir(), monitor)?;
+        rebuild(repo.backend.as_ref(), &repo.keys, &repo.log, repo.index.dir(), monitor)?;
         repo.index.refresh()?;
     }
     let mut renewed = Renewed::default();

@@ -1,9 +1,13 @@
 //! From a directory to an unlocked repository, in steps that are types: [`Sealed`] knows where things are,
 //! [`Repository`] can read them. What a crash left is mended by `mend`, which has the last step.
 
+mod catch_up;
+
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
 
 use crate::backend::local::Local;
 use crate::backend::{Backend, Object};
@@ -24,6 +28,8 @@ use crate::lock::Locks;
 use crate::log::{Log, Relation};
 use crate::monitor::{Event, Monitor};
 use crate::pack::source::FrameSource;
+use crate::open::catch_up::{CatchUp, bring_up};
+use crate::pack;
 use crate::pack::store::PackStore;
 use crate::rebuild::rebuild;
 
@@ -268,7 +274,7 @@ impl Repository {
     pub fn packs(&self) -> Arc<PackStore> {
         let make = || {
             let (backend, keys) = (Arc::clone(&self.backend), Arc::clone(&self.keys));
-            Arc::new(PackStore::new(backend, keys, self.index.clone()))
+            Arc::new(PackStore::new(backend, keys, self.index.clone()).catching_up(self.catch_up()))
         };
         Arc::clone(self.store.get_or_init(make))
     }
@@ -279,17 +285,15 @@ impl Repository {
     /// What log and index give.
     pub fn refresh(&self, monitor: &dyn Monitor) -> Result<Arc<State>> {
         self.log.refresh()?;
-        if !self.index.writable() {
-            // Somebody else's index: whoever writes it brings it up to date.
-            self.index.refresh()?;
-            return Ok(self.log.state());
-        }
-        if follow(self.backend.as_ref(), &self.keys, &self.log, &self.index)?.0 == Followed::No {
-            let state = self.log.state();
-            rebuild(self.backend.as_ref(), &self.keys, &state, self.index.dir(), monitor)?;
-            self.index.refresh()?;
-        }
+        bring_up(self.backend.as_ref(), &self.keys, &self.log, &self.index, monitor)?;
         Ok(self.log.state())
+    }
+
+    fn catch_up(&self) -> pack::store::CatchUp {
+        let (backend, keys) = (Arc::clone(&self.backend), Arc::clone(&self.keys));
+        let (log, index) = (Arc::clone(&self.log), self.index.clone());
+        let catch_up = CatchUp { backend, keys, log, index, last: Mutex::default() };
+        Box::new(move || catch_up.run())
     }
 
     /// Notes on this machine how far the log has come, so that an older copy put in its place is noticed.
@@ -422,7 +426,7 @@ fn open_index(
     if log.state().position.seq > 1 {
         monitor.event(Event::Notice(&format!("rebuilding the index in {}: {why}", dir.display())));
     }
-    Ok((rebuild(backend, keys, &log.state(), dir, monitor)?, true))
+    Ok((rebuild(backend, keys, log, dir, monitor)?, true))
 }
 
 fn current(backend: &dyn Backend, keys: &Keys, log: &Log, index: &Index) -> Result<Followed> {

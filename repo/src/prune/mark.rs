@@ -57,6 +57,8 @@ pub struct Marker<'a> {
     repo: &'a Repository,
     store: Arc<PackStore>,
     packs: HashMap<PackId, Bits>,
+    /// The generation of the index by whose places the marks are.
+    generation: u64,
     walked: BTreeSet<SnapshotId>,
     /// What chunks take that were marked since this was last set to 0.
     pub stored: u64,
@@ -67,8 +69,36 @@ pub struct Marker<'a> {
 impl<'a> Marker<'a> {
     /// Without a mark yet.
     pub fn new(repo: &'a Repository, monitor: &'a dyn Monitor) -> Marker<'a> {
-        let (packs, walked) = (HashMap::new(), BTreeSet::new());
-        Marker { repo, store: repo.packs(), packs, walked, stored: 0, dirs: Vec::new(), monitor }
+        let (packs, walked, generation) = (HashMap::new(), BTreeSet::new(), repo.index.generation());
+        Marker { repo, store: repo.packs(), packs, generation, walked, stored: 0, dirs: Vec::new(), monitor }
+    }
+
+    /// After the index was rebuilt: moves the marks to where it has the chunks now. Of one that is stored twice it may
+    /// have chosen the other copy, and a pack whose copy is not marked would be taken for unneeded.
+    ///
+    /// # Errors
+    /// What the index gives; `Damaged` when it lacks a marked chunk.
+    pub fn follow_index(&mut self) -> Result<()> {
+        while self.generation != self.repo.index.generation() {
+            self.generation = self.repo.index.generation();
+            let stored = self.stored;
+            for (id, bits) in std::mem::take(&mut self.packs) {
+                let lacking = || Error::damaged("the rebuilt index lacks a pack").at(self.pack_path(&id));
+                let info = self.repo.index.pack_by_id(&id)?.ok_or_else(lacking)?;
+                let pack = self.store.pack(&info)?;
+                for (ordinal, chunk) in pack.footer.chunks.iter().enumerate() {
+                    if bits.has(ordinal) {
+                        self.chunk(&chunk.h)?;
+                    }
+                }
+            }
+            self.stored = stored;
+        }
+        Ok(())
+    }
+
+    fn pack_path(&self, id: &PackId) -> std::path::PathBuf {
+        self.repo.backend.path(&crate::backend::Object::Pack(*id))
     }
 
     /// Whether everything the snapshot needs is marked.
@@ -234,6 +264,10 @@ impl<'a> Marker<'a> {
 }
 
 impl Needed for Marker<'_> {
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+
     fn needed(&self, info: &PackInfo, at: &Location) -> Result<bool> {
         let Some(bits) = self.packs.get(&info.id) else { return Ok(false) };
         let pack = self.store.pack(info)?;

@@ -12,7 +12,7 @@ use crate::prune::plan::Rewrite;
 use crate::prune::repack::{Durable, Repacker};
 use crate::prune::{Options, Outcome, Waiting, oldest_living, root};
 use crate::session::Session;
-use crate::sweep::carry_out;
+use crate::sweep::{Needed, Removed, carry_out};
 
 /// The most that is rewritten before the space of the old packs is given back, in bytes …
 const ROUND: u64 = 4 << 30;
@@ -91,12 +91,23 @@ impl Run<'_> {
             self.repo.log.append(&commit, Record::SweepIntent { session, packs, snapshots })?;
         }
         drop(commit);
-        let removed = carry_out(self.repo, self.guard, Some(&self.marks), self.monitor)?;
+        let removed = self.carry_out()?;
         self.outcome.packs_deleted += removed.packs;
         self.outcome.bytes_deleted += removed.bytes;
         self.outcome.packs_uncondemned += removed.kept;
         self.outcome.snapshots_removed.extend(removed.snapshots);
         Ok(())
+    }
+
+    /// Removes what is intended; by marks that go by the index as it is then.
+    fn carry_out(&mut self) -> Result<Removed> {
+        loop {
+            self.marks.follow_index()?;
+            match carry_out(self.repo, self.guard, Some(&self.marks), self.monitor) {
+                Err(e) if e.kind() == Kind::Locked && self.marks.generation() != self.repo.index.generation() => {}
+                done => return done,
+            }
+        }
     }
 
     /// Ends sessions that live on past their expiry: not by this clock alone, which may be ahead of theirs, but by a
@@ -131,6 +142,7 @@ impl Run<'_> {
     /// Marks the roots that came since; whether there were any.
     fn mark_new(&mut self) -> Result<bool> {
         let state = self.repo.refresh(self.monitor)?;
+        self.marks.follow_index()?;
         let now = self.repo.clock.now();
         let mut any = false;
         for (id, snapshot) in &state.snapshots {
