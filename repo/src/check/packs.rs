@@ -112,7 +112,9 @@ impl Check<'_> {
         if self.recorded_bare_packs()? == 0 {
             return Ok(());
         }
-        // A pack that was recorded while this looked is in a roll-up that was written since.
+        // A pack that was recorded while this looked is in a roll-up that was written since; one that was swept is in an
+        // index no more that follows.
+        self.bring_up()?;
         self.new_rollups()?;
         let recorded = self.recorded_bare_packs()?;
         if recorded > 0 {

@@ -28,6 +28,7 @@ use crate::snapshots::manifest;
 use crate::tree::{dir, file};
 
 mod beside;
+mod between;
 
 mod faults;
 mod forgetting;
