@@ -28,7 +28,8 @@ use crate::lock::Locks;
 use crate::log::{Log, Relation};
 use crate::monitor::{Event, Monitor};
 use crate::pack::source::FrameSource;
-use crate::open::catch_up::{CatchUp, bring_up};
+pub(crate) use crate::open::catch_up::bring_up;
+use crate::open::catch_up::CatchUp;
 use crate::pack;
 use crate::pack::store::PackStore;
 use crate::rebuild::rebuild;
@@ -88,6 +89,8 @@ pub struct Repository {
     pub unlocked: Unlocked,
     /// Whether the index was built anew for this opening.
     pub index_is_new: bool,
+    /// Why the repository is not the one that this machine has seen, if so; it is then open for reading.
+    pub rolled_back: Option<Error>,
     cache: PathBuf,
     store: OnceLock<Arc<PackStore>>,
 }
@@ -227,7 +230,7 @@ impl Sealed {
                 keyslots::settle(backend.as_ref(), &repo_id, epoch)?;
             }
         }
-        seen.compare(last, &place.root, &log, access, monitor)?;
+        let rolled_back = seen.compare(last, &place.root, &log, access, monitor)?;
         let index_dir = index_dir(&place, backend.as_ref(), repo_id);
         let (index, index_is_new) = open_index(backend.as_ref(), &keys, &log, &index_dir, monitor)?;
         let clock = log.clock().clone();
@@ -243,6 +246,7 @@ impl Sealed {
             root: Some(place.root),
             unlocked,
             index_is_new,
+            rolled_back,
             cache: place.cache,
             store: OnceLock::new(),
         };
@@ -252,9 +256,15 @@ impl Sealed {
 
 /// Readers make do with a log that has gaps, and say so; writers do not.
 fn load_log(backend: &Arc<dyn Backend>, access: Access, keys: &Arc<Keys>, monitor: &dyn Monitor) -> Result<Log> {
+    const LOST: &str = "put the records back; if they are lost for good, `packmule check --repair-log` brings back every \
+                        snapshot whose manifest is there";
     let (backend, keys) = (Arc::clone(backend), Arc::clone(keys));
     match access {
-        Access::Read | Access::Repair => Log::load_lenient(backend, keys, monitor),
+        Access::Repair => Log::load_lenient(backend, keys, monitor),
+        Access::Read => Log::load_readable(backend, keys, monitor).map_err(|e| match e.kind() {
+            Kind::Damaged => e.remedy(LOST),
+            _ => e,
+        }),
         Access::Write => Log::load(backend, keys, monitor).map_err(|e| match e.kind() {
             Kind::Damaged => {
                 e.remedy("reading goes on; `packmule check` tells more, and with --repair-log lets the log go on")
@@ -296,9 +306,10 @@ impl Repository {
         Box::new(move || catch_up.run())
     }
 
-    /// Notes on this machine how far the log has come, so that an older copy put in its place is noticed.
+    /// Notes on this machine how far the log has come, so that an older copy put in its place is noticed; unless this is
+    /// one, which must be noticed again the next time.
     pub fn remember(&self) {
-        if let Some(root) = &self.root {
+        if let (Some(root), None) = (&self.root, &self.rolled_back) {
             Seen::new(&self.cache, self.config.repo_id, root).store(self.log.state().position);
         }
     }
@@ -341,10 +352,10 @@ impl Seen {
         log: &Log,
         access: Access,
         monitor: &dyn Monitor,
-    ) -> Result<()> {
-        let Some(last) = last else { return Ok(()) };
+    ) -> Result<Option<Error>> {
+        let Some(last) = last else { return Ok(None) };
         let what = match log.extends(&last) {
-            Relation::Same | Relation::Newer => return Ok(()),
+            Relation::Same | Relation::Newer => return Ok(None),
             Relation::RolledBack => "this repository is older than what this machine has seen of it:",
             Relation::Forked => "this repository's log differs from what this machine has seen of it:",
         };
@@ -357,7 +368,7 @@ impl Seen {
             return Err(error);
         }
         monitor.event(Event::Warning(&error.to_string()));
-        Ok(())
+        Ok(Some(error))
     }
 }
 

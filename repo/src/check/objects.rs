@@ -14,6 +14,9 @@ use crate::rebuild::twice;
 
 impl Check<'_> {
     pub(super) fn objects(&mut self) -> Result<()> {
+        if let Some(error) = &self.repo.rolled_back {
+            self.object(error);
+        }
         self.config()?;
         self.key_slots()?;
         self.log()?;

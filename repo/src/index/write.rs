@@ -101,8 +101,18 @@ impl Index {
     /// Removes packs, and moves the position to `to`. Chunks that lie in them by this index move to the place that
     /// `reassign` gives, or are forgotten. Otherwise as [`Index::add_packs`]: safe to repeat, false if past `to`.
     pub fn remove_packs(&self, packs: &[PackId], to: Position, reassign: &dyn Reassign) -> Result<bool> {
+        self.remove_or_leave(packs, to, reassign, false)
+    }
+
+    /// Chunks that lie in these packs by this index move to the place that `reassign` gives, and stay where it gives none.
+    /// The position stays: the record's other effects follow. False if the index is past `to`.
+    pub fn move_chunks(&self, packs: &[PackId], to: Position, reassign: &dyn Reassign) -> Result<bool> {
+        self.remove_or_leave(packs, to, reassign, true)
+    }
+
+    fn remove_or_leave(&self, packs: &[PackId], to: Position, reassign: &dyn Reassign, keep: bool) -> Result<bool> {
         loop {
-            let removal = Removal { shared: &self.shared, env: self.shared.env(), to, reassign };
+            let removal = Removal { shared: &self.shared, env: self.shared.env(), to, reassign, keep };
             // None: a rebuild came between, and the numbers looked up mean nothing any more.
             if let Some(done) = removal.run(packs)? {
                 return Ok(done);
@@ -122,7 +132,7 @@ impl Index {
         to: Position,
         reassign: &dyn Reassign,
     ) -> Result<bool> {
-        let removal = Removal { shared: &self.shared, env: self.shared.env(), to, reassign };
+        let removal = Removal { shared: &self.shared, env: self.shared.env(), to, reassign, keep: false };
         if removal.env.generation() != generation {
             return Ok(false);
         }
@@ -191,6 +201,8 @@ struct Removal<'a> {
     env: Arc<Env>,
     to: Position,
     reassign: &'a dyn Reassign,
+    /// Whether the packs stay, with the chunks that are nowhere else.
+    keep: bool,
 }
 
 impl Removal<'_> {
@@ -223,6 +235,9 @@ impl Removal<'_> {
         self.write(&mut |tables, txn| {
             if is_past(tables, txn, &self.to)? {
                 return Ok(false);
+            }
+            if self.keep {
+                return Ok(true);
             }
             for id in packs {
                 if let Some(no) = pack_no(tables, txn, id)? {
@@ -269,6 +284,7 @@ impl Removal<'_> {
                     }
                     match place_bits(tables, txn, going, place.as_ref())? {
                         Some(bits) => tables.chunks.put(txn, chunk.as_bytes(), &bits.to_le_bytes())?,
+                        None if self.keep => {}
                         None => _ = tables.chunks.delete(txn, chunk.as_bytes())?,
                     }
                 }

@@ -19,7 +19,10 @@ use crate::rebuild::rebuild;
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Brings the index up to the log as it is known; builds it anew where the log was compacted past it.
-pub(super) fn bring_up(
+///
+/// # Errors
+/// What log, backend and index give.
+pub(crate) fn bring_up(
     backend: &dyn Backend,
     keys: &Keys,
     log: &Log,

@@ -427,15 +427,10 @@ fn another_machine_s_index_finds_the_copy_that_stayed() {
     let first = bench.backup(&repo);
     let files = bench.files();
     let (new, old) = duplicate(&repo, &first);
-    // Its index goes by the new copy: it was told that the old one is gone while it was damaged.
-    let commit = repo.locks.commit(COMMIT_WAIT).unwrap();
-    repo.log.append(&commit, Record::Damage { packs: vec![old], at: Time(0) }).unwrap();
-    drop(commit);
-    repo.refresh(&quiet()).unwrap();
+    // Its index goes by the new copy.
     let other = bench.open_on(Arc::new(bench.disk.clone()), "other").unwrap();
-    let commit = repo.locks.commit(COMMIT_WAIT).unwrap();
-    repo.log.append(&commit, Record::Healed { packs: vec![old] }).unwrap();
-    drop(commit);
+    between::rebuild_from_before(&other, new, repo.log.position());
+    other.refresh(&quiet()).unwrap();
     assert!(where_is(&other, &first) == new && where_is(&repo, &first) == old);
     let done = prune(&repo, &now(), &quiet()).unwrap();
     assert_eq!(done.packs_deleted, 1);

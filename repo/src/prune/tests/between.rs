@@ -148,7 +148,7 @@ fn begin(repo: &Repository) -> Session {
 
 /// Puts in place of the index what a rebuild leaves that began before what the log says now, and that has the chunks of
 /// `first` there rather than in another pack.
-fn rebuild_from_before(repo: &Repository, first: PackId, at: crate::format::record::Position) {
+pub(super) fn rebuild_from_before(repo: &Repository, first: PackId, at: crate::format::record::Position) {
     let mut packs = Vec::new();
     repo.index
         .packs(&mut |info| {
@@ -308,13 +308,12 @@ fn a_check_lets_a_snapshot_go_that_is_swept_under_it() {
 
 #[test]
 fn a_reader_whose_index_is_behind_finds_what_a_prune_moved() {
-    let bench = Bench::new();
-    let repo = bench.open();
-    let made = three(&bench, &repo);
     for compacted in [false, true] {
+        let bench = Bench::new();
+        let repo = bench.open();
+        let made = three(&bench, &repo);
         let reader = bench.open_on(Arc::new(bench.disk.clone()), "reader").unwrap();
-        let gone = forget_named(&repo, &[made[usize::from(compacted)].0], &Default::default(), &quiet());
-        gone.unwrap();
+        forget_named(&repo, &[made[0].0], &Default::default(), &quiet()).unwrap();
         assert!(prune(&repo, &now(), &quiet()).unwrap().packs_rewritten > 0);
         if compacted {
             // Past what the reader's index has seen.
@@ -325,7 +324,7 @@ fn a_reader_whose_index_is_behind_finds_what_a_prune_moved() {
         }
         check_readable(&reader, &made[2..]);
         // What came after it was opened is found as well: not all chunks are in a pack that its index knows.
-        bench.write("new", &noise(50 + u64::from(compacted), 90_000));
+        bench.write("new", &noise(50, 90_000));
         let new = (bench.backup(&repo), bench.files());
         check_readable(&reader, &[new]);
     }
@@ -349,4 +348,46 @@ fn a_pack_that_is_lost_is_damage_to_a_reader_and_costs_no_rebuild() {
     packs.iter().for_each(|pack| bench.disk.delete(pack).unwrap());
     assert_eq!(read(&reader, &made[0].0).unwrap_err().kind(), Kind::Damaged);
     assert_eq!(reader.index.generation(), generation);
+}
+
+#[test]
+fn a_spare_copy_takes_the_place_of_a_damaged_one_and_prune_is_done_once() {
+    let bench = Bench::new();
+    bench.write("a", &noise(1, 400_000));
+    let repo = bench.open();
+    let first = bench.backup(&repo);
+    let files = bench.files();
+    let (spare, old) = duplicate(&repo, &first);
+    assert!(bench.disk.damage(&Object::Pack(old), |bytes| bytes[500] ^= 1));
+    assert_ne!(findings(&repo), [""; 0]);
+    assert!(where_is(&repo, &first) == spare);
+    check_readable(&repo, &[(first, files.clone())]);
+    let done = prune(&repo, &now(), &quiet()).unwrap();
+    assert_eq!((done.packs_uncondemned, done.packs_deleted), (0, 1), "{done:?}");
+    assert!(repo.backend.size(&Object::Pack(old)).unwrap().is_none());
+    let again = prune(&repo, &now(), &quiet()).unwrap();
+    assert_eq!((again.packs_uncondemned, again.packs_deleted), (0, 0), "{again:?}");
+    check_readable(&repo, &[(first, files)]);
+    assert_eq!(findings(&repo), [""; 0]);
+}
+
+#[test]
+fn a_spare_copy_stays_when_the_other_is_found_damaged_during_a_prune() {
+    let bench = Bench::new();
+    bench.write("a", &noise(1, 400_000));
+    let repo = bench.open();
+    let first = bench.backup(&repo);
+    let files = bench.files();
+    let (spare, old) = duplicate(&repo, &first);
+    let other = bench.open();
+    // The spare copy is planned to go by the time that the other is found damaged.
+    let act = || {
+        assert!(bench.disk.damage(&Object::Pack(old), |bytes| bytes[500] ^= 1));
+        assert_ne!(findings(&other), [""; 0]);
+    };
+    prune(&repo, &now(), &beside::meanwhile("sweep", act)).unwrap();
+    assert!(repo.backend.size(&Object::Pack(spare)).unwrap().is_some());
+    prune(&repo, &now(), &quiet()).unwrap();
+    let fresh = bench.open_on(Arc::new(bench.disk.clone()), "fresh").unwrap();
+    check_readable(&fresh, &[(first, files)]);
 }
