@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::crypto::keys::FrameKind;
 use crate::error::Result;
 use crate::format::footer::Footer;
 use crate::id::{PackId, SessionId};
@@ -14,6 +15,8 @@ use crate::prune::mark::{Bits, Marker, share};
 const MOSTLY: u64 = 50;
 /// A pack is not rewritten to gain less than this of its size, in percent.
 const WORTHWHILE: u64 = 5;
+/// A pack is small below this share of the size at which packs are closed.
+const SMALL: u64 = 4;
 
 /// A pack worth rewriting.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +34,7 @@ pub struct Plan {
     pub unused: Vec<(PackId, u64)>,
     /// Packs condemned by an earlier prune that are needed after all.
     pub needed_again: Vec<PackId>,
-    /// Packs to rewrite, most gain for their size first.
+    /// Packs to rewrite, most gain for their size first, then small ones that are to be joined.
     pub rewrite: Vec<Rewrite>,
     /// Bytes of all packs.
     pub total: u64,
@@ -56,7 +59,9 @@ pub struct Bounds<'a> {
 pub fn make(repo: &Repository, marks: &Marker<'_>, bounds: &Bounds<'_>) -> Result<Plan> {
     let mut plan = Plan::default();
     let mut partly = Vec::new();
+    let mut small = Vec::new();
     let mut used = 0;
+    let pack_size = u64::from(repo.config.pack_size);
     // Shown outside of any transaction of the index, so that footers can be read meanwhile.
     repo.index.packs(&mut |info| {
         plan.total += info.size;
@@ -71,6 +76,9 @@ pub fn make(repo: &Repository, marks: &Marker<'_>, bounds: &Bounds<'_>) -> Resul
                 if info.condemned {
                     plan.needed_again.push(info.id);
                 }
+                if !info.damaged && info.size < pack_size / SMALL {
+                    small.push(Small { info: *info, needed: bits.stored });
+                }
                 if !info.damaged
                     && let Some(gain) = gain(repo, info, bits, bounds.max_unused.whole_frames())?
                 {
@@ -81,7 +89,30 @@ pub fn make(repo: &Repository, marks: &Marker<'_>, bounds: &Bounds<'_>) -> Resul
         Ok(())
     })?;
     choose(&mut plan, partly, used, bounds.max_unused);
+    if bounds.max_unused != MaxUnused::Unlimited {
+        join_small(&mut plan, small, pack_size);
+    }
     Ok(plan)
+}
+
+/// A pack that is small, and what is needed of it in bytes.
+struct Small {
+    info: PackInfo,
+    needed: u64,
+}
+
+/// Many small backups leave many small packs, each with a roll-up, an opening and a request of its own. They are rewritten,
+/// frames as they are, when those of a kind fill at least one pack; so what is left over is not rewritten each time.
+fn join_small(plan: &mut Plan, small: Vec<Small>, pack_size: u64) {
+    let chosen: BTreeSet<PackId> = plan.rewrite.iter().map(|r| r.info.id).collect();
+    for kind in [FrameKind::Data, FrameKind::Tree] {
+        let of_kind = || small.iter().filter(|s| s.info.kind == kind);
+        if of_kind().map(|s| s.needed).sum::<u64>() < pack_size {
+            continue;
+        }
+        let more = of_kind().filter(|s| !chosen.contains(&s.info.id));
+        plan.rewrite.extend(more.map(|s| Rewrite { info: s.info, gain: 0 }));
+    }
 }
 
 /// Takes those that give back most for their size, until what stays unused is within the limit.

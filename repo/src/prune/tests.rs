@@ -457,3 +457,29 @@ fn where_is(repo: &Repository, id: &SnapshotId) -> PackId {
         .unwrap();
     found.unwrap()
 }
+
+#[test]
+fn small_packs_of_many_backups_are_joined_once_they_fill_one() {
+    let bench = Bench::new();
+    let repo = bench.open();
+    let mut made = Vec::new();
+    let usual = Options::default();
+    for i in 0..10u64 {
+        bench.write(&format!("file-{i}"), &noise(i, 600_000));
+        made.push((bench.backup(&repo), bench.files()));
+        if i == 4 {
+            // Not enough yet.
+            assert_eq!(prune(&repo, &usual, &quiet()).unwrap().packs_rewritten, 0);
+        }
+    }
+    let before = bench.count(Area::Packs);
+    let lax = Options { max_unused: MaxUnused::Unlimited, ..Options::default() };
+    assert_eq!(prune(&repo, &lax, &quiet()).unwrap().packs_rewritten, 0);
+    let done = prune(&repo, &usual, &quiet()).unwrap();
+    assert_eq!((done.packs_rewritten, done.bytes_unused), (10, 0), "{done:?}");
+    assert_eq!(bench.count(Area::Packs), before - 10 + 2);
+    // What did not fill a pack is left.
+    assert_eq!(prune(&repo, &usual, &quiet()).unwrap().packs_rewritten, 0);
+    check_readable(&repo, &made);
+    check_readable(&bench.open_on(Arc::new(bench.disk.clone()), "fresh").unwrap(), &made);
+}
