@@ -27,10 +27,10 @@ use crate::limits::{MAX_SMALL_OBJECT, PACK_SIZE};
 use crate::lock::Locks;
 use crate::log::{Log, Relation};
 use crate::monitor::{Event, Monitor};
-use crate::pack::source::FrameSource;
-pub(crate) use crate::open::catch_up::bring_up;
 use crate::open::catch_up::CatchUp;
+pub(crate) use crate::open::catch_up::bring_up;
 use crate::pack;
+use crate::pack::source::FrameSource;
 use crate::pack::store::PackStore;
 use crate::rebuild::rebuild;
 

@@ -334,7 +334,12 @@ impl Walk<'_, '_> {
     }
 
     /// One chunk of a directory, opened; none if it is known clean.
-    fn level(&mut self, h: &ContentHash, depth: u8, entries: u64) -> Result<std::result::Result<Option<Level>, Trouble>> {
+    fn level(
+        &mut self,
+        h: &ContentHash,
+        depth: u8,
+        entries: u64,
+    ) -> Result<std::result::Result<Option<Level>, Trouble>> {
         let kind = if depth > 0 { ChunkKind::Node } else { ChunkKind::Tree };
         let spot = match self.spot(h, kind)? {
             Ok(spot) => spot,

@@ -129,7 +129,8 @@ impl Env {
             Marker::clear(&room.state())?;
             // By the state as it is in this turn: a rebuild may have put another generation in place since `state` was read,
             // and that must not be swept, nor this one for it while it is in use.
-            if matches!(State::read(&room.state())?, super::state::Found::State(now) if now.generation == state.generation) {
+            if matches!(State::read(&room.state())?, super::state::Found::State(now) if now.generation == state.generation)
+            {
                 room.sweep(state.generation)?;
             }
         }
