@@ -8,7 +8,7 @@ use crate::lock::{CommitGuard, PruneGuard};
 use crate::monitor::{Event, Monitor};
 use crate::open::Repository;
 use crate::prune::mark::Marker;
-use crate::prune::plan::Rewrite;
+use crate::prune::plan::{Rewrite, Tolerance};
 use crate::prune::repack::{Durable, Repacker};
 use crate::prune::{Options, Outcome, Waiting, oldest_living, root};
 use crate::session::Session;
@@ -26,6 +26,7 @@ pub(super) struct Run<'a> {
     pub(super) guard: &'a PruneGuard,
     pub(super) session: &'a Session,
     pub(super) marks: Marker<'a>,
+    pub(super) tolerance: Tolerance,
     pub(super) monitor: &'a dyn Monitor,
     pub(super) outcome: &'a mut Outcome,
     /// Whether new packs are durable that the log does not have.
@@ -211,14 +212,13 @@ impl Run<'_> {
     }
 
     fn copy_into(&mut self, repacker: &mut Repacker<'_>, packs: &[Rewrite]) -> Result<Vec<Rewrite>> {
-        let whole_frames = self.options.max_unused.whole_frames();
         let mut old = Vec::new();
         for rewrite in packs {
             if self.monitor.cancelled() {
                 return Err(Error::new(Kind::Interrupted, "stopped; the next prune goes on"));
             }
             let Some(bits) = self.marks.of(&rewrite.info.id) else { continue };
-            match repacker.pack(&rewrite.info, bits, whole_frames) {
+            match repacker.pack(&rewrite.info, bits, self.tolerance) {
                 Ok(()) => old.push(*rewrite),
                 Err(e) if e.kind() == Kind::Damaged => {
                     self.outcome.packs_damaged += 1;

@@ -33,6 +33,7 @@ mod between;
 mod faults;
 mod forgetting;
 mod model;
+mod space;
 
 /// Files of a snapshot: paths and contents.
 type Files = BTreeMap<PathBuf, Vec<u8>>;
@@ -407,7 +408,7 @@ fn duplicate(repo: &Repository, id: &SnapshotId) -> (PackId, PackId) {
     let info = data.unwrap();
     let session = Session::begin(Arc::clone(&repo.log), repo.locks.clone(), "test", None).unwrap();
     let mut repacker = Repacker::new(repo, &session, 0).unwrap();
-    repacker.pack(&info, marks.of(&info.id).unwrap(), true).unwrap();
+    repacker.pack(&info, marks.of(&info.id).unwrap(), plan::Tolerance::default()).unwrap();
     repacker.close().unwrap();
     let (durable, _) = repacker.into_durable();
     let new = durable[0].packs[0].id;
