@@ -231,8 +231,14 @@ impl Sealed {
             }
         }
         let rolled_back = seen.compare(last, &place.root, &log, access, monitor)?;
-        let index_dir = index_dir(&place, backend.as_ref(), repo_id);
-        let (index, index_is_new) = open_index(backend.as_ref(), &keys, &log, &index_dir, monitor)?;
+        let dirs = index_dirs(&place, backend.as_ref(), repo_id);
+        let mut opened = open_some_index(backend.as_ref(), &keys, &log, &dirs, monitor);
+        if access == Access::Write && opened.as_ref().is_err_and(|e| e.kind() == Kind::NoSpace) {
+            // Without an index nothing could ever be pruned.
+            backend.release_reserve()?;
+            opened = open_some_index(backend.as_ref(), &keys, &log, &dirs, monitor);
+        }
+        let (index, index_is_new) = opened?;
         let clock = log.clock().clone();
         let repo = Repository {
             backend,
@@ -372,17 +378,18 @@ impl Seen {
     }
 }
 
-/// Where the index is kept: as told, else in the repository, else, where that is read-only or on a filesystem that
-/// LMDB must not be on, in this machine's cache by repository id and place.
-fn index_dir(place: &Place, backend: &dyn Backend, repo: RepoId) -> PathBuf {
+/// Where the index is kept: as told, else in the repository, else, where that is read-only, full or on a filesystem
+/// that LMDB must not be on, in this machine's cache by repository id and place.
+fn index_dirs(place: &Place, backend: &dyn Backend, repo: RepoId) -> Vec<PathBuf> {
     if let Some(dir) = &place.index_dir {
-        return dir.clone();
+        return vec![dir.clone()];
     }
     let inside = place.root.join("index");
+    let cached = place.cache.join("index").join(name_of_copy(repo, &place.root));
     if (backend.writable() || can_write(&inside)) && fits_lmdb(&place.root) {
-        return inside;
+        return vec![inside, cached];
     }
-    place.cache.join("index").join(name_of_copy(repo, &place.root))
+    vec![cached]
 }
 
 /// A repository's id and a hash of where it is: a name for what this machine keeps about one copy of it.
@@ -413,6 +420,29 @@ fn fits_lmdb(dir: &Path) -> bool {
     #[allow(clippy::unnecessary_cast)]
     let kind = info.filesystem_type().0 as i64;
     !matches!(kind, NFS | SMB | SMB2 | CIFS | FUSE | MSDOS | EXFAT | V9FS)
+}
+
+/// The index in the first of these places that has room for it. A full disk must not keep anybody from restoring, or from
+/// forgetting and pruning, which then also have the reserve to work with.
+fn open_some_index(
+    backend: &dyn Backend,
+    keys: &Arc<Keys>,
+    log: &Log,
+    dirs: &[PathBuf],
+    monitor: &dyn Monitor,
+) -> Result<(Index, bool)> {
+    let Some((dir, others)) = dirs.split_first() else { return Err(Error::bug("no place for the index")) };
+    match (open_index(backend, keys, log, dir, monitor), others.first()) {
+        (Err(e), Some(other)) if e.kind() == Kind::NoSpace => {
+            let other_place = other.display();
+            monitor.event(Event::Notice(&format!("{e}; the index is made in {other_place} instead")));
+            open_some_index(backend, keys, log, others, monitor)
+        }
+        (Err(e), None) if e.kind() == Kind::NoSpace => {
+            Err(e.remedy("name a directory with room for the index with --index-dir"))
+        }
+        (done, _) => done,
+    }
 }
 
 /// The index, current, and whether it had to be built.
