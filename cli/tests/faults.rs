@@ -93,6 +93,40 @@ fn a_full_disk_can_still_forget_and_prune() {
 }
 
 #[test]
+fn a_full_disk_without_an_index_can_still_be_read_and_pruned() {
+    for cache_is_full in [false, true] {
+        let site = small_disk(128);
+        site.write("a", &noise(1, 20 << 20));
+        let first = site.backup();
+        site.write("a", &noise(2, 9 << 20));
+        site.backup();
+        let small = site.path().join("small");
+        fs::remove_dir_all(site.repo().join("index")).unwrap();
+        let cache = site.home().join(".cache/packmule/index");
+        if cache_is_full {
+            fs::create_dir_all(small.join("cache")).unwrap();
+            fs::create_dir_all(cache.parent().unwrap()).unwrap();
+            symlink(small.join("cache"), &cache).unwrap();
+        }
+        fill(&small);
+        let read = site.run(&["restore", "latest", "-t", text(&site.path().join("out"))]);
+        if cache_is_full {
+            read.refused(14, &["--index-dir"]);
+        } else {
+            let read = read.ok();
+            assert!(read.err.contains(text(&cache)), "{}", read.err);
+            same(&site.src(), &site.path().join("out"), &[]);
+        }
+        site.run(&["forget", &first]).ok();
+        site.run(&["prune", "--release-held"]).ok();
+        assert!(files(&site.repo().join("packs")).iter().map(|p| p.metadata().unwrap().len()).sum::<u64>() < 12 << 20);
+        fs::remove_file(small.join("filler")).unwrap();
+        site.run(&["check", "--read-data"]).ok();
+        site.backup();
+    }
+}
+
+#[test]
 fn a_read_only_repository_is_read() {
     let mut site = Site::filled();
     let wanted = site.snapshots();

@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 
 use crate::backend::{Backend, Object as Stored};
 use crate::crypto::keys::{Keys, Object};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::format::footer::{Footer, RollupEntry, decode_rollup};
 use crate::format::record::{Entry, PackRef, Position, Record};
 use crate::id::{ChunkId, ContentHash, PackId};
-use crate::index::{Flags, Index, NewPack, Place, Reassign};
+use crate::index::{Flags, Index, NewPack, PackInfo, Place, Reassign};
 use crate::limits::MAX_FOOTER;
 use crate::log::{Log, Replay};
 use crate::pack::read::{open_footer, sealed_footer};
@@ -54,7 +54,7 @@ fn places<'a>(keys: &'a Keys, footer: &'a Footer) -> impl Iterator<Item = (Chunk
     })
 }
 
-/// The chunks of packs that were swept, and where else they lie.
+/// The chunks of packs that were swept or are damaged, and where else they lie.
 ///
 /// The index of the machine that pruned has let the packs go before the record is written, so this finds nothing to do
 /// there. Another machine's index may hold the copy in the swept pack of a chunk that is stored twice, and must
@@ -66,7 +66,13 @@ struct Elsewhere<'a> {
 }
 
 impl<'a> Elsewhere<'a> {
-    fn new(keys: &'a Keys, index: &'a Index, swept: &[PackId]) -> Result<Elsewhere<'a>> {
+    /// `fits`: packs in which another copy is of use.
+    fn new(
+        keys: &'a Keys,
+        index: &'a Index,
+        swept: &[PackId],
+        fits: impl Fn(&PackInfo) -> bool,
+    ) -> Result<Elsewhere<'a>> {
         let mut found = Elsewhere { keys, index, places: HashMap::new() };
         let going: HashSet<PackId> = swept.iter().copied().collect();
         let mut orphans = HashSet::new();
@@ -82,7 +88,7 @@ impl<'a> Elsewhere<'a> {
         }
         let mut stays = Vec::new();
         index.packs(&mut |info| {
-            if !going.contains(&info.id) {
+            if !going.contains(&info.id) && fits(info) {
                 stays.push((info.id, info.usable()));
             }
             Ok(())
@@ -190,7 +196,12 @@ fn apply(
         }
         Record::Condemned { packs, .. } => index.set_flags(packs, flags(Some(true), None), at)?,
         Record::Uncondemned { packs } => index.set_flags(packs, flags(Some(false), None), at)?,
-        Record::Damage { packs, .. } => index.set_flags(packs, flags(None, Some(true)), at)?,
+        Record::Damage { packs, .. } => {
+            // What is stored twice is read, and counts, where it is sound; else a spare copy would look unneeded.
+            let spare = Elsewhere::new(keys, index, packs, |info| info.usable())?;
+            index.move_chunks(packs, at, &spare)?;
+            index.set_flags(packs, flags(None, Some(true)), at)?
+        }
         Record::Healed { packs } => index.set_flags(packs, flags(None, Some(false)), at)?,
         Record::Swept { packs, snapshots } => {
             for id in snapshots {
@@ -201,15 +212,10 @@ fn apply(
             if packs.is_empty() {
                 return Ok(());
             }
-            index.remove_packs(packs, at, &Elsewhere::new(keys, index, packs)?)?
+            index.remove_packs(packs, at, &Elsewhere::new(keys, index, packs, |_| true)?)?
         }
         // Nothing the index shows: its stamp moves with the next record that does, so that each costs no commit.
         _ => return Ok(()),
     };
     Ok(())
-}
-
-/// The error when an index can no longer follow in the middle of an operation.
-pub fn lost() -> Error {
-    Error::damaged("the index no longer follows the log").remedy("run the command again: the index is then rebuilt")
 }

@@ -102,8 +102,26 @@ impl Log {
     /// # Errors
     /// If the journal cannot be listed; `NewerFormat`.
     pub fn load_lenient(backend: Arc<dyn Backend>, keys: Arc<Keys>, monitor: &dyn Monitor) -> Result<Log> {
-        let (state, broken) = load::lenient(&*backend, &keys, monitor)?;
+        let load::Remains { state, broken, .. } = load::lenient(&*backend, &keys, monitor)?;
         Ok(Log::new(backend, keys, state, broken))
+    }
+
+    /// As [`Log::load_lenient`], but refuses a journal that is lost, or of which no checkpoint can be read: what snapshots
+    /// there are it does not say, and none must not be taken for the answer.
+    ///
+    /// # Errors
+    /// `Damaged` for a journal without a beginning; if it cannot be listed; `NewerFormat`.
+    pub fn load_readable(backend: Arc<dyn Backend>, keys: Arc<Keys>, monitor: &dyn Monitor) -> Result<Log> {
+        let load::Remains { state, broken, begun } = load::lenient(&*backend, &keys, monitor)?;
+        if begun {
+            return Ok(Log::new(backend, keys, state, broken));
+        }
+        let first = backend.path(&Object::Log(1));
+        let (what, at) = match (load::numbers(&*backend)?.is_empty(), first.parent()) {
+            (true, Some(log)) => ("the log has no records: it was lost, or lies on a disk that is not mounted at", log),
+            _ => ("the log has lost its beginning, nothing says which snapshots there are:", first.as_path()),
+        };
+        Err(Error::damaged(what).at(at))
     }
 
     fn new(backend: Arc<dyn Backend>, keys: Arc<Keys>, state: State, broken: Option<String>) -> Log {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::backend::{Area, Backend, Object as Stored};
 use crate::crypto::keys::{FrameKind, Keys, Object};
 use crate::error::{Error, Kind, Result, printable};
-use crate::follow::{Followed, follow, lost, read_rollup};
+use crate::follow::read_rollup;
 use crate::format::footer::{Footer, RollupEntry, encode_rollup};
 use crate::format::record::{Outcome, PackRef, Record, SessionState};
 use crate::id::{PackId, SessionId};
@@ -18,8 +18,8 @@ use crate::index::Flags;
 use crate::keyslots::Secret;
 use crate::limits::{MAX_FOOTER, MIB, PACK_SIZE_MAX};
 use crate::lock::{COMMIT_WAIT, SessionGuard};
-use crate::monitor::{Event, Monitor};
-use crate::open::{Access, Repository, Sealed};
+use crate::monitor::{Event, Monitor, Void};
+use crate::open::{Access, Repository, Sealed, bring_up};
 use crate::pack::many::{Emit, in_parallel};
 use crate::pack::read::{open_footer, sealed_footer};
 use crate::rebuild::{Listed, rebuild};
@@ -223,9 +223,7 @@ fn record_packs(
         }
         let rollup = write_rollup(repo.backend.as_ref(), &repo.keys, number, &entries)?;
         record(rollup, refs)?;
-        if follow(repo.backend.as_ref(), &repo.keys, &repo.log, &repo.index)?.0 == Followed::No {
-            return Err(lost());
-        }
+        bring_up(repo.backend.as_ref(), &repo.keys, &repo.log, &repo.index, &Void::default())?;
     }
     Ok(())
 }
@@ -296,8 +294,17 @@ pub fn adopt_strays(repo: &Repository, monitor: &dyn Monitor) -> Result<u64> {
     let ids: Vec<PackId> = packs.iter().map(|p| p.entry.id).collect();
     let session = Session::begin(repo.log.clone(), repo.locks.clone(), "adopt", None)?;
     record_packs(repo, session.number(), packs, &|rollup, packs| session.packs_added(rollup, packs).map(drop))?;
-    let at = session.end(Outcome::Done)?;
-    repo.index.set_flags(&ids, Flags { condemned: Some(false), damaged: None }, at)?;
+    session.end(Outcome::Done)?;
+    // Nobody condemns them meanwhile: the prune lock is held.
+    let usable = Flags { condemned: Some(false), damaged: None };
+    match repo.index.set_flags_apart(&ids, usable) {
+        // Another process has just rebuilt the index.
+        Err(e) if e.kind() == Kind::Locked => {
+            repo.refresh(monitor)?;
+            repo.index.set_flags_apart(&ids, usable)?;
+        }
+        done => done?,
+    }
     Ok(ids.len() as u64)
 }
 
@@ -321,7 +328,7 @@ pub struct Renewed {
 /// What backend, log and index give.
 pub fn renew_index(repo: &Repository, monitor: &dyn Monitor) -> Result<Renewed> {
     if !repo.index_is_new {
-        rebuild(repo.backend.as_ref(), &repo.keys, &repo.log.state(), repo.index.dir(), monitor)?;
+        rebuild(repo.backend.as_ref(), &repo.keys, &repo.log, repo.index.dir(), monitor)?;
         repo.index.refresh()?;
     }
     let mut renewed = Renewed::default();

@@ -1,9 +1,13 @@
 //! From a directory to an unlocked repository, in steps that are types: [`Sealed`] knows where things are,
 //! [`Repository`] can read them. What a crash left is mended by `mend`, which has the last step.
 
+mod catch_up;
+
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
 
 use crate::backend::local::Local;
 use crate::backend::{Backend, Object};
@@ -23,6 +27,9 @@ use crate::limits::{MAX_SMALL_OBJECT, PACK_SIZE};
 use crate::lock::Locks;
 use crate::log::{Log, Relation};
 use crate::monitor::{Event, Monitor};
+use crate::open::catch_up::CatchUp;
+pub(crate) use crate::open::catch_up::bring_up;
+use crate::pack;
 use crate::pack::source::FrameSource;
 use crate::pack::store::PackStore;
 use crate::rebuild::rebuild;
@@ -82,6 +89,8 @@ pub struct Repository {
     pub unlocked: Unlocked,
     /// Whether the index was built anew for this opening.
     pub index_is_new: bool,
+    /// Why the repository is not the one that this machine has seen, if so; it is then open for reading.
+    pub rolled_back: Option<Error>,
     cache: PathBuf,
     store: OnceLock<Arc<PackStore>>,
 }
@@ -221,9 +230,15 @@ impl Sealed {
                 keyslots::settle(backend.as_ref(), &repo_id, epoch)?;
             }
         }
-        seen.compare(last, &place.root, &log, access, monitor)?;
-        let index_dir = index_dir(&place, backend.as_ref(), repo_id);
-        let (index, index_is_new) = open_index(backend.as_ref(), &keys, &log, &index_dir, monitor)?;
+        let rolled_back = seen.compare(last, &place.root, &log, access, monitor)?;
+        let dirs = index_dirs(&place, backend.as_ref(), repo_id);
+        let mut opened = open_some_index(backend.as_ref(), &keys, &log, &dirs, monitor);
+        if access == Access::Write && opened.as_ref().is_err_and(|e| e.kind() == Kind::NoSpace) {
+            // Without an index nothing could ever be pruned.
+            backend.release_reserve()?;
+            opened = open_some_index(backend.as_ref(), &keys, &log, &dirs, monitor);
+        }
+        let (index, index_is_new) = opened?;
         let clock = log.clock().clone();
         let repo = Repository {
             backend,
@@ -237,6 +252,7 @@ impl Sealed {
             root: Some(place.root),
             unlocked,
             index_is_new,
+            rolled_back,
             cache: place.cache,
             store: OnceLock::new(),
         };
@@ -246,12 +262,18 @@ impl Sealed {
 
 /// Readers make do with a log that has gaps, and say so; writers do not.
 fn load_log(backend: &Arc<dyn Backend>, access: Access, keys: &Arc<Keys>, monitor: &dyn Monitor) -> Result<Log> {
+    const LOST: &str = "put the records back; if they are lost for good, `packmule check --repair-log` brings back every \
+                        snapshot whose manifest is there";
     let (backend, keys) = (Arc::clone(backend), Arc::clone(keys));
     match access {
-        Access::Read | Access::Repair => Log::load_lenient(backend, keys, monitor),
+        Access::Repair => Log::load_lenient(backend, keys, monitor),
+        Access::Read => Log::load_readable(backend, keys, monitor).map_err(|e| match e.kind() {
+            Kind::Damaged => e.remedy(LOST),
+            _ => e,
+        }),
         Access::Write => Log::load(backend, keys, monitor).map_err(|e| match e.kind() {
             Kind::Damaged => {
-                e.remedy("reading goes on; `packmule check` tells more, and with --repair-log lets the log go on")
+                e.remedy("`packmule check` tells more, and with --repair-log lets the log go on; until then nothing is written")
             }
             _ => e,
         }),
@@ -268,7 +290,7 @@ impl Repository {
     pub fn packs(&self) -> Arc<PackStore> {
         let make = || {
             let (backend, keys) = (Arc::clone(&self.backend), Arc::clone(&self.keys));
-            Arc::new(PackStore::new(backend, keys, self.index.clone()))
+            Arc::new(PackStore::new(backend, keys, self.index.clone()).catching_up(self.catch_up()))
         };
         Arc::clone(self.store.get_or_init(make))
     }
@@ -279,22 +301,21 @@ impl Repository {
     /// What log and index give.
     pub fn refresh(&self, monitor: &dyn Monitor) -> Result<Arc<State>> {
         self.log.refresh()?;
-        if !self.index.writable() {
-            // Somebody else's index: whoever writes it brings it up to date.
-            self.index.refresh()?;
-            return Ok(self.log.state());
-        }
-        if follow(self.backend.as_ref(), &self.keys, &self.log, &self.index)?.0 == Followed::No {
-            let state = self.log.state();
-            rebuild(self.backend.as_ref(), &self.keys, &state, self.index.dir(), monitor)?;
-            self.index.refresh()?;
-        }
+        bring_up(self.backend.as_ref(), &self.keys, &self.log, &self.index, monitor)?;
         Ok(self.log.state())
     }
 
-    /// Notes on this machine how far the log has come, so that an older copy put in its place is noticed.
+    fn catch_up(&self) -> pack::store::CatchUp {
+        let (backend, keys) = (Arc::clone(&self.backend), Arc::clone(&self.keys));
+        let (log, index) = (Arc::clone(&self.log), self.index.clone());
+        let catch_up = CatchUp { backend, keys, log, index, last: Mutex::default() };
+        Box::new(move || catch_up.run())
+    }
+
+    /// Notes on this machine how far the log has come, so that an older copy put in its place is noticed; unless this is
+    /// one, which must be noticed again the next time.
     pub fn remember(&self) {
-        if let Some(root) = &self.root {
+        if let (Some(root), None) = (&self.root, &self.rolled_back) {
             Seen::new(&self.cache, self.config.repo_id, root).store(self.log.state().position);
         }
     }
@@ -337,10 +358,10 @@ impl Seen {
         log: &Log,
         access: Access,
         monitor: &dyn Monitor,
-    ) -> Result<()> {
-        let Some(last) = last else { return Ok(()) };
+    ) -> Result<Option<Error>> {
+        let Some(last) = last else { return Ok(None) };
         let what = match log.extends(&last) {
-            Relation::Same | Relation::Newer => return Ok(()),
+            Relation::Same | Relation::Newer => return Ok(None),
             Relation::RolledBack => "this repository is older than what this machine has seen of it:",
             Relation::Forked => "this repository's log differs from what this machine has seen of it:",
         };
@@ -353,21 +374,22 @@ impl Seen {
             return Err(error);
         }
         monitor.event(Event::Warning(&error.to_string()));
-        Ok(())
+        Ok(Some(error))
     }
 }
 
-/// Where the index is kept: as told, else in the repository, else, where that is read-only or on a filesystem that
-/// LMDB must not be on, in this machine's cache by repository id and place.
-fn index_dir(place: &Place, backend: &dyn Backend, repo: RepoId) -> PathBuf {
+/// Where the index is kept: as told, else in the repository, else, where that is read-only, full or on a filesystem
+/// that LMDB must not be on, in this machine's cache by repository id and place.
+fn index_dirs(place: &Place, backend: &dyn Backend, repo: RepoId) -> Vec<PathBuf> {
     if let Some(dir) = &place.index_dir {
-        return dir.clone();
+        return vec![dir.clone()];
     }
     let inside = place.root.join("index");
+    let cached = place.cache.join("index").join(name_of_copy(repo, &place.root));
     if (backend.writable() || can_write(&inside)) && fits_lmdb(&place.root) {
-        return inside;
+        return vec![inside, cached];
     }
-    place.cache.join("index").join(name_of_copy(repo, &place.root))
+    vec![cached]
 }
 
 /// A repository's id and a hash of where it is: a name for what this machine keeps about one copy of it.
@@ -400,6 +422,29 @@ fn fits_lmdb(dir: &Path) -> bool {
     !matches!(kind, NFS | SMB | SMB2 | CIFS | FUSE | MSDOS | EXFAT | V9FS)
 }
 
+/// The index in the first of these places that has room for it. A full disk must not keep anybody from restoring, or from
+/// forgetting and pruning, which then also have the reserve to work with.
+fn open_some_index(
+    backend: &dyn Backend,
+    keys: &Arc<Keys>,
+    log: &Log,
+    dirs: &[PathBuf],
+    monitor: &dyn Monitor,
+) -> Result<(Index, bool)> {
+    let Some((dir, others)) = dirs.split_first() else { return Err(Error::bug("no place for the index")) };
+    match (open_index(backend, keys, log, dir, monitor), others.first()) {
+        (Err(e), Some(other)) if e.kind() == Kind::NoSpace => {
+            let other_place = other.display();
+            monitor.event(Event::Notice(&format!("{e}; the index is made in {other_place} instead")));
+            open_some_index(backend, keys, log, others, monitor)
+        }
+        (Err(e), None) if e.kind() == Kind::NoSpace => {
+            Err(e.remedy("name a directory with room for the index with --index-dir"))
+        }
+        (done, _) => done,
+    }
+}
+
 /// The index, current, and whether it had to be built.
 fn open_index(
     backend: &dyn Backend,
@@ -426,7 +471,7 @@ fn open_index(
              large, and nothing that is stored is affected"
         )));
     }
-    Ok((rebuild(backend, keys, &log.state(), dir, monitor)?, true))
+    Ok((rebuild(backend, keys, log, dir, monitor)?, true))
 }
 
 fn current(backend: &dyn Backend, keys: &Keys, log: &Log, index: &Index) -> Result<Followed> {

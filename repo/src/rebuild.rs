@@ -2,32 +2,36 @@
 //!
 //! What is entered is what the log knows of. A roll-up is written before the record that names it, so for a session that
 //! has not ended only as many packs count as its records say; the rest come with its next record or with its
-//! adoption. A pack that no readable roll-up lists is entered by its own footer, so that whatever rests on it can be
+//! adoption. Sessions that began after the state from which this builds are left out altogether: what they did is in the
+//! log, and at the end the index follows that. A pack that no readable roll-up lists is entered by its own footer, so that whatever rests on it can be
 //! read; but as this machine's index alone may know of it, it satisfies no deduplication (it is entered as condemned)
 //! until [`crate::mend::adopt_strays`] has recorded it. A pack that a roll-up lists and that is gone was swept, as far
 //! as anyone can tell: the log forgets sweeps. If it was not, `check` finds the chunks missing.
 //!
 //! Memory: 41 bytes a pack, one roll-up a thread, and what [`Builder`] says.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
 use crate::backend::{Area, Backend, Object as Stored};
 use crate::crypto::keys::{FrameKind, Keys};
 use crate::error::{Error, Kind, Result, printable};
-use crate::follow::{new_pack, read_rollup};
+use crate::follow::{Followed, follow, new_pack, read_rollup};
 use crate::format::footer::RollupEntry;
-use crate::format::record::State;
+use crate::format::record::{Record, State};
 use crate::id::{PackId, SessionId};
 use crate::index::{Builder, Flags, Index, IndexIdentity, NewPack};
 use crate::limits::MAX_SMALL_OBJECT;
+use crate::log::Log;
 use crate::monitor::{Counters, Event, Monitor};
 use crate::pack::many::{Emit, in_parallel, threads};
 use crate::pack::read::{open_footer, sealed_footer};
 
 /// Bytes of roll-ups read, opened, sorted and entered in a second; measured, and only for the estimate.
 const ROLLUP_RATE: u64 = 16 << 20;
+/// The log may be compacted past the index while that is built so often.
+const TRIES: u32 = 3;
 /// Time to read one footer out of its pack; for the estimate.
 const FOOTER_TIME: Duration = Duration::from_millis(8);
 
@@ -88,28 +92,78 @@ impl Listed {
     }
 }
 
-/// Builds the index of `state` in `dir`, in place of whatever is there.
+/// Builds the index in `dir`, in place of whatever is there, up to where the log is read to by then.
 ///
 /// A damaged roll-up costs time: its packs' own footers are read. A pack whose footer cannot be read is entered as
 /// damaged. Both are reported as warnings.
 ///
 /// # Errors
 /// `Interrupted`; what listing gives, and what the index gives. The index in use, if any, is then as it was.
-pub fn rebuild(backend: &dyn Backend, keys: &Keys, state: &State, dir: &Path, monitor: &dyn Monitor) -> Result<Index> {
+pub fn rebuild(backend: &dyn Backend, keys: &Keys, log: &Log, dir: &Path, monitor: &dyn Monitor) -> Result<Index> {
     monitor.event(Event::Phase("building the index"));
+    for _ in 0..TRIES {
+        let index = build(backend, keys, log, dir, monitor)?;
+        // What others recorded meanwhile.
+        if follow(backend, keys, log, &index)?.0 == Followed::Yes {
+            return Ok(index);
+        }
+    }
+    let error = Error::new(Kind::Locked, "others write to the log faster than the index can be built");
+    Err(error.remedy("run the command again when less is going on"))
+}
+
+/// An index of the log's state as it is now.
+fn build(backend: &dyn Backend, keys: &Keys, log: &Log, dir: &Path, monitor: &dyn Monitor) -> Result<Index> {
+    let state = log.state();
     let listed = Listed::new(backend)?;
+    let (numbers, bytes) = list_rollups(backend)?;
+    let younger = younger(log, &state)?;
     let builder = Builder::new(dir, &IndexIdentity { repo: keys.repo_id() })?;
-    let mut work = Rebuild { backend, keys, state, monitor, listed, builder, lost_reads: 0 };
-    work.rollups()?;
+    let mut work = Rebuild { backend, keys, state: &state, younger, monitor, listed, builder, lost_reads: 0 };
+    work.rollups(numbers, bytes)?;
     work.bare_packs()?;
     work.require_backend()?;
     work.builder.finish(Some(state.position))
+}
+
+/// Roll-ups by number, and their bytes.
+fn list_rollups(backend: &dyn Backend) -> Result<(Vec<u64>, u64)> {
+    let (mut numbers, mut bytes) = (Vec::new(), 0);
+    backend.list(Area::Footers, &mut |object, size| {
+        if let Stored::Footers(number) = object {
+            numbers.push(number);
+            bytes += size;
+        }
+        Ok(())
+    })?;
+    numbers.sort_unstable();
+    Ok((numbers, bytes))
+}
+
+/// The sessions that began since `state`: all whose packs or roll-ups were listed already. Their packs must not be taken
+/// for those of a session that has ended and recorded them, nor for strays.
+fn younger(log: &Log, state: &State) -> Result<HashSet<SessionId>> {
+    let mut younger = HashSet::new();
+    // Of a damaged log no more is known than was read.
+    if log.broken().is_some() {
+        return Ok(younger);
+    }
+    log.refresh()?;
+    // If the log was compacted past `state`, following will say so, and all begins anew.
+    log.replay(state.position, &mut |entry, _| {
+        if let Record::SessionBegin { session, .. } = entry.record {
+            younger.insert(session);
+        }
+        Ok(())
+    })?;
+    Ok(younger)
 }
 
 struct Rebuild<'a> {
     backend: &'a dyn Backend,
     keys: &'a Keys,
     state: &'a State,
+    younger: HashSet<SessionId>,
     monitor: &'a dyn Monitor,
     listed: Listed,
     builder: Builder,
@@ -126,17 +180,7 @@ enum Found {
 
 impl Rebuild<'_> {
     /// Enters what the roll-ups list and what is still there.
-    fn rollups(&mut self) -> Result<()> {
-        let mut numbers = Vec::new();
-        let mut bytes = 0;
-        self.backend.list(Area::Footers, &mut |object, size| {
-            if let Stored::Footers(number) = object {
-                numbers.push(number);
-                bytes += size;
-            }
-            Ok(())
-        })?;
-        numbers.sort_unstable();
+    fn rollups(&mut self, numbers: Vec<u64>, bytes: u64) -> Result<()> {
         self.announce(bytes);
         Counters::add(&self.monitor.counters().total_files, self.listed.len() as u64);
         // A session's number stands in its roll-ups' names.
@@ -201,6 +245,7 @@ impl Rebuild<'_> {
     /// Enters a pack that a roll-up lists. One that is gone was swept; one whose entry is bad is read itself, later.
     fn enter_settled(&mut self, found: Found) -> Result<()> {
         match found {
+            Found::Pack(_, session) if self.younger.contains(&session) => Ok(()),
             Found::Pack(pack, _) => {
                 let there = self.listed.size(&pack.id).is_some();
                 if there && self.listed.mark(&pack.id) {
@@ -252,7 +297,11 @@ impl Rebuild<'_> {
         };
         in_parallel(bare.into_iter(), monitor, read, |found| match found {
             // Not recorded yet.
-            Found::Pack(_, session) if self.state.sessions.contains_key(&session) => Ok(()),
+            Found::Pack(_, session)
+                if self.state.sessions.contains_key(&session) || self.younger.contains(&session) =>
+            {
+                Ok(())
+            }
             Found::Pack(pack, _) => self.enter(*pack, true),
             // Swept since it was listed.
             Found::Bad(_, _, e) if e.kind() == Kind::NotFound => Ok(()),

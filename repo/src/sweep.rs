@@ -23,6 +23,9 @@ use crate::pack::read::{open_footer, sealed_footer};
 
 /// Which chunks some snapshot needs, by their place.
 pub trait Needed {
+    /// The generation of the index that the places are of.
+    fn generation(&self) -> u64;
+
     /// Whether the chunk there is needed.
     ///
     /// # Errors
@@ -66,7 +69,8 @@ pub fn finish_intent(repo: &Repository, monitor: &dyn Monitor) -> Result<Removed
 /// written, under the commit lock, and nothing that began since can have come to rely on them.
 ///
 /// # Errors
-/// What backend, log and index give; the sweep then stays to be finished.
+/// What backend, log and index give; `Locked` when the index was rebuilt since `marks` were made. The sweep then stays to
+/// be finished.
 pub fn carry_out(
     repo: &Repository,
     _one_prune: &PruneGuard,
@@ -74,6 +78,11 @@ pub fn carry_out(
     monitor: &dyn Monitor,
 ) -> Result<Removed> {
     let Some(sweep) = repo.refresh(monitor)?.sweep.clone() else { return Ok(Removed::default()) };
+    // From here to the end this process goes by one generation.
+    if marks.is_some_and(|marks| marks.generation() != repo.index.generation()) {
+        let error = Error::new(Kind::Locked, "another process rebuilt the index while packs were to be removed");
+        return Err(error.remedy("run the command again"));
+    }
     let mut removed = Removed { snapshots: sweep.snapshots.iter().copied().collect(), ..Removed::default() };
     // Manifests first: a crash leaves packs that nothing names, never a manifest that names nothing.
     for id in &removed.snapshots {
@@ -105,22 +114,25 @@ pub fn carry_out(
     if marks.is_none() {
         kept.clear();
     }
-    settle(repo, gone, kept, &removed.snapshots, monitor)?;
+    let of = marks.map(Needed::generation);
+    settle(repo, of, gone, kept, &removed.snapshots, monitor)?;
     Ok(removed)
 }
 
-/// Records what is gone, and takes back the condemnation of what stays.
+/// Records what is gone, and takes back the condemnation of what stays. `proven`: the generation of the index by which no
+/// needed chunk lies in what is gone.
 fn settle(
     repo: &Repository,
+    proven: Option<u64>,
     gone: Vec<PackId>,
     kept: Vec<PackId>,
     snapshots: &[SnapshotId],
     monitor: &dyn Monitor,
 ) -> Result<()> {
-    // This index is known to hold no needed chunk in them; one on another machine may hold the other copy of a chunk
+    // That index can let them go at once. Any other, also one on another machine, may hold the other copy of a chunk
     // that is stored twice, and looks for it when it meets the record.
-    if let Some(at) = repo.index.position()? {
-        repo.index.remove_packs(&gone, at, &OfFooters(repo))?;
+    if let (Some(generation), Some(at)) = (proven, repo.index.position()?) {
+        repo.index.remove_packs_of(generation, &gone, at, &OfFooters(repo))?;
     }
     let commit = repo.locks.commit(COMMIT_WAIT)?;
     if !kept.is_empty() {

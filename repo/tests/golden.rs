@@ -185,7 +185,7 @@ fn every_version_can_be_continued_and_its_index_rebuilt() {
         assert!(after.seq >= before.seq + 3);
         let counted = repo.index.counts().unwrap();
         let dir = scratch.path().join("again");
-        let again = rebuild(repo.backend.as_ref(), &repo.keys, &repo.log.state(), &dir, &Recording::default()).unwrap();
+        let again = rebuild(repo.backend.as_ref(), &repo.keys, &repo.log, &dir, &Recording::default()).unwrap();
         assert_eq!(again.counts().unwrap(), counted);
         drop(repo);
         // The rest reads as before; the records just written follow those that were there.

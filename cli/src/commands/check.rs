@@ -88,7 +88,7 @@ pub fn run(ctx: &Context, args: CheckArgs) -> Result<ExitCode> {
 /// For writing, so that the result can be recorded; where that cannot be, for reading.
 fn open(ctx: &Context) -> Result<Repository> {
     match open_repository(ctx, Access::Write) {
-        Err(e) if matches!(e.kind(), Kind::ReadOnly | Kind::Damaged) => {
+        Err(e) if matches!(e.kind(), Kind::ReadOnly | Kind::Damaged | Kind::RolledBack) => {
             // What keeps it from being read as well is told by that failure.
             let repo = open_repository(ctx, Access::Read)?;
             if e.kind() == Kind::Damaged {

@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 use crate::backend::{Backend, Object as Stored, Put};
 use crate::crypto::keys::{Keys, Object};
 use crate::error::Result;
-use crate::follow::{Followed, follow, lost};
+use crate::follow::{Followed, follow};
 use crate::format::footer::{RollupEntry, encode_rollup};
 use crate::format::record::PackRef;
 use crate::id::ContentHash;
 use crate::index::Index;
 use crate::limits::MIB;
 use crate::log::Log;
+use crate::monitor::Void;
+use crate::open::bring_up;
 use crate::pack::build::FinishedPack;
 use crate::pack::writer::PackSink;
 use crate::session::Session;
@@ -92,7 +94,12 @@ impl PackSink for SessionSink {
         self.bytes = 0;
         match follow(self.backend.as_ref(), &self.keys, &self.log, &self.index)? {
             (Followed::Yes, added) => Ok(added),
-            (Followed::No, _) => Err(lost()),
+            // The log was compacted past the index, or that was rebuilt from an earlier state: it is built anew. What the
+            // writer takes for not yet indexed is known there, and only costs it memory.
+            (Followed::No, _) => {
+                bring_up(self.backend.as_ref(), &self.keys, &self.log, &self.index, &Void::default())?;
+                Ok(Vec::new())
+            }
         }
     }
 

@@ -18,6 +18,7 @@ mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use repair::{Repaired, repair_log};
 
@@ -140,11 +141,13 @@ struct Check<'a> {
     repo: &'a Repository,
     monitor: &'a dyn Monitor,
     report: &'a mut dyn FnMut(&Finding<'_>),
-    state: std::sync::Arc<State>,
+    state: Arc<State>,
     read: ReadData,
     /// Makes another choice each time for a percentage.
     salt: u32,
     listed: Listed,
+    /// Roll-ups that were read.
+    rollups: BTreeSet<u64>,
     /// Packs found damaged or missing.
     bad: BTreeMap<PackId, Frames>,
     /// Those of them in which a snapshot has a chunk.
@@ -166,11 +169,7 @@ pub fn check(
     monitor: &dyn Monitor,
     report: &mut dyn FnMut(&Finding<'_>),
 ) -> Result<Outcome> {
-    let state = match repo.refresh(monitor) {
-        // Told of below, by name.
-        Err(e) if e.kind() == Kind::Damaged => repo.log.state(),
-        other => other?,
-    };
+    let state = refreshed(repo, monitor)?;
     let listed = Listed::new(repo.backend.as_ref())?;
     let salt = u32::from_le_bytes(crate::id::random_bytes());
     let outcome = Outcome { packs: listed.len() as u64, ..Outcome::default() };
@@ -182,6 +181,7 @@ pub fn check(
         read,
         salt,
         listed,
+        rollups: BTreeSet::new(),
         bad: BTreeMap::new(),
         needed: BTreeSet::new(),
         known_bad: BTreeMap::new(),
@@ -217,6 +217,11 @@ impl Check<'_> {
         self.monitor.event(Event::Notice(text));
     }
 
+    /// Log and index, up to what others have done since.
+    fn bring_up(&self) -> Result<Arc<State>> {
+        refreshed(self.repo, self.monitor)
+    }
+
     fn stopped(&self) -> Result<()> {
         match self.monitor.cancelled() {
             true => Err(Error::new(Kind::Interrupted, "the check was stopped")),
@@ -247,6 +252,14 @@ impl ReadData {
             ReadData::Part { n, m } => format!("{n}/{m}"),
             ReadData::Percent(x) => format!("{x}%"),
         }
+    }
+}
+
+/// Brings log and index up to date; a damaged log as far as it was read, which is told of by name.
+fn refreshed(repo: &Repository, monitor: &dyn Monitor) -> Result<Arc<State>> {
+    match repo.refresh(monitor) {
+        Err(e) if e.kind() == Kind::Damaged => Ok(repo.log.state()),
+        other => other,
     }
 }
 

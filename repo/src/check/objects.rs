@@ -6,6 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::follow::read_rollup;
 use crate::format::config::Config;
 use crate::format::footer::RollupEntry;
+use crate::id::PackId;
 use crate::keyslots;
 use crate::limits::MAX_SMALL_OBJECT;
 use crate::pack::many::{Emit, in_parallel};
@@ -13,10 +14,13 @@ use crate::rebuild::twice;
 
 impl Check<'_> {
     pub(super) fn objects(&mut self) -> Result<()> {
+        if let Some(error) = &self.repo.rolled_back {
+            self.object(error);
+        }
         self.config()?;
         self.key_slots()?;
         self.log()?;
-        self.rollups()
+        self.new_rollups()
     }
 
     fn config(&mut self) -> Result<()> {
@@ -63,14 +67,23 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn rollups(&mut self) -> Result<()> {
+    /// Reads those roll-ups that were not read yet.
+    pub(super) fn new_rollups(&mut self) -> Result<()> {
         let mut numbers = Vec::new();
         self.repo.backend.list(Area::Footers, &mut |object, _| {
-            if let Stored::Footers(number) = object {
+            if let Stored::Footers(number) = object
+                && !self.rollups.contains(&number)
+            {
                 numbers.push(number);
             }
             Ok(())
         })?;
+        self.read_rollups(numbers)
+    }
+
+    /// Reads roll-ups and marks the packs they list.
+    fn read_rollups(&mut self, numbers: Vec<u64>) -> Result<()> {
+        self.rollups.extend(&numbers);
         let (backend, keys) = (self.repo.backend.as_ref(), self.repo.keys.as_ref());
         let read = |number: u64, emit: Emit<'_, (u64, Result<RollupEntry>)>| match twice(|| {
             read_rollup(backend, keys, number)
@@ -99,8 +112,7 @@ impl Check<'_> {
         self.listed.mark(&entry.id);
         let path = self.repo.backend.path(&Stored::Footers(number));
         let Some(info) = self.repo.index.pack_by_id(&entry.id)? else {
-            // A living session's roll-up stands before its record; else the index is behind.
-            if self.state.sessions.is_empty() && self.repo.log.state().position == self.state.position {
+            if self.lacks(number, &entry.id)? {
                 let text = format!("the index lacks pack {}, of which a record stands in", entry.id);
                 self.object(&Error::damaged(text).at(path).remedy("run `packmule rebuild-index`"));
             }
@@ -115,5 +127,19 @@ impl Check<'_> {
             self.object(&Error::damaged(text).at(path).remedy("run `packmule rebuild-index`"));
         }
         Ok(())
+    }
+
+    /// Whether the index should have a pack that a roll-up lists and does not. Its session writes the roll-up before the
+    /// record, and the index comes last: so only once the session has ended, by a log that was read after the roll-up,
+    /// and when the index has followed that. What was swept meanwhile is gone from both.
+    fn lacks(&self, rollup: u64, pack: &PackId) -> Result<bool> {
+        let state = self.bring_up()?;
+        // A session's number stands in its roll-ups' names.
+        let working = state.sessions.values().any(|session| u64::from(session.number) == rollup >> 32);
+        let behind = !self.repo.index.writable() && self.repo.index.position()? != Some(state.position);
+        Ok(!working
+            && !behind
+            && self.repo.index.pack_by_id(pack)?.is_none()
+            && self.repo.backend.size(&Stored::Pack(*pack))?.is_some())
     }
 }

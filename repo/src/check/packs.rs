@@ -92,13 +92,14 @@ impl Check<'_> {
             }
             Ok(())
         })?;
-        // Swept, or entered, while this looked?
-        if !missing.is_empty() && self.repo.access == crate::open::Access::Write {
-            self.repo.refresh(self.monitor)?;
-        }
         for id in missing {
-            let gone = self.repo.backend.size(&Stored::Pack(id))?.is_none();
-            if gone && self.repo.index.pack_by_id(&id)?.is_some() && !self.being_swept(&id) {
+            if self.repo.backend.size(&Stored::Pack(id))?.is_some() {
+                continue;
+            }
+            // Swept while this looked? The intent is in the log before the pack goes.
+            let state = self.bring_up()?;
+            let sweeping = state.sweep.as_ref().is_some_and(|sweep| sweep.packs.contains(&id));
+            if !sweeping && self.repo.index.pack_by_id(&id)?.is_some() {
                 let error = Error::damaged("a pack is missing:").at(pack_path(self.repo, &id));
                 self.bad_pack(id, Frames::All, error);
             }
@@ -106,22 +107,30 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn being_swept(&self, id: &PackId) -> bool {
-        self.repo.log.state().sweep.as_ref().is_some_and(|sweep| sweep.packs.contains(id))
-    }
-
     /// Packs without a second copy of their footer.
     fn unrolled_packs(&mut self) -> Result<()> {
-        let bare: Vec<PackId> = self.listed.unmarked().map(|(id, _)| id).collect();
-        let mut recorded = 0u64;
-        for id in &bare {
-            recorded += u64::from(self.repo.index.pack_by_id(id)?.is_some());
+        if self.recorded_bare_packs()? == 0 {
+            return Ok(());
         }
+        // A pack that was recorded while this looked is in a roll-up that was written since; one that was swept is in an
+        // index no more that follows.
+        self.bring_up()?;
+        self.new_rollups()?;
+        let recorded = self.recorded_bare_packs()?;
         if recorded > 0 {
             let text = format!("{recorded} packs have lost the spare copy of their tables of contents");
             self.object(&Error::damaged(text).remedy("run `packmule rebuild-index`, which writes new ones"));
         }
         Ok(())
+    }
+
+    /// Packs that the index has and that no roll-up lists.
+    fn recorded_bare_packs(&self) -> Result<u64> {
+        let mut recorded = 0;
+        for (id, _) in self.listed.unmarked() {
+            recorded += u64::from(self.repo.index.pack_by_id(&id)?.is_some());
+        }
+        Ok(recorded)
     }
 }
 

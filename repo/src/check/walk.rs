@@ -16,7 +16,7 @@ use crate::crypto::hash::ChunkKind;
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::format::node::DirChild;
-use crate::format::record::SnapshotState;
+use crate::format::record::{Position, SnapshotState};
 use crate::format::tree::{Content, DirRef, Entry, Extent, XattrValue};
 use crate::id::{ChunkId, ContentHash, PackId, SnapshotId};
 use crate::index::{Location, PackInfo};
@@ -95,6 +95,21 @@ struct Walk<'c, 'a> {
     missing: BTreeSet<ChunkId>,
     /// Packs whose chunks could not be had although the pack is sound: told of once.
     puzzling: BTreeSet<PackId>,
+    /// The snapshot at hand.
+    current: SnapshotId,
+    /// Whether it was found to be swept meanwhile: what cannot be read of it is nobody's loss.
+    gone: bool,
+    /// The state of the index that was last looked at.
+    seen: (u64, Option<Position>),
+}
+
+/// Why a chunk cannot be had: to be looked into only if that is not the work of others.
+enum Trouble {
+    /// It is in no pack.
+    Missing(ContentHash),
+    /// Its pack is to be looked at.
+    Unread(ContentHash, Error),
+    Known(Error),
 }
 
 impl Check<'_> {
@@ -102,8 +117,17 @@ impl Check<'_> {
     pub(super) fn snapshots(&mut self) -> Result<()> {
         self.monitor.event(Event::Phase("checking snapshots"));
         let (state, store) = (self.state.clone(), self.repo.packs());
-        let mut walk =
-            Walk { check: self, store, marks: Marks::default(), missing: BTreeSet::new(), puzzling: BTreeSet::new() };
+        let seen = (self.repo.index.generation(), self.repo.index.position()?);
+        let mut walk = Walk {
+            check: self,
+            store,
+            marks: Marks::default(),
+            missing: BTreeSet::new(),
+            puzzling: BTreeSet::new(),
+            current: SnapshotId([0; 32]),
+            gone: false,
+            seen,
+        };
         for (id, snapshot) in &state.snapshots {
             walk.snapshot(id, snapshot)?;
         }
@@ -115,6 +139,7 @@ impl Check<'_> {
 impl Walk<'_, '_> {
     fn snapshot(&mut self, id: &SnapshotId, known: &SnapshotState) -> Result<()> {
         self.check.stopped()?;
+        (self.current, self.gone) = (*id, false);
         let about = About { id: *id, host: &known.host, source: &known.source, captured: known.captured };
         let manifest = match self.manifest(id, known) {
             Ok(manifest) => manifest,
@@ -167,6 +192,31 @@ impl Walk<'_, '_> {
         Ok(sweeping || !state.snapshots.contains_key(id))
     }
 
+    /// After something could not be had: whether the index has changed since it was last looked at, so that it is worth
+    /// another try. Notes if the snapshot was swept.
+    fn others_changed(&mut self) -> Result<bool> {
+        self.gone = self.gone || self.is_gone(&self.current)?;
+        if self.gone {
+            return Ok(false);
+        }
+        self.check.bring_up()?;
+        let index = &self.check.repo.index;
+        let now = (index.generation(), index.position()?);
+        Ok(std::mem::replace(&mut self.seen, now) != now)
+    }
+
+    /// What is to be told of trouble that is nobody's work; none if the snapshot is gone.
+    fn conclude(&mut self, trouble: Trouble) -> Result<Option<Error>> {
+        if self.gone {
+            return Ok(None);
+        }
+        Ok(Some(match trouble {
+            Trouble::Missing(h) => self.missing_chunk(&h),
+            Trouble::Unread(h, e) => self.blame(&h, e)?,
+            Trouble::Known(e) => e,
+        }))
+    }
+
     fn tree(&mut self, about: &About<'_>, manifest: &Manifest) -> Result<()> {
         let mut path = PathBuf::new();
         let mut stack: Vec<Level> = Vec::new();
@@ -177,7 +227,9 @@ impl Walk<'_, '_> {
         if let Content::Dir(dir) = &manifest.root.content {
             self.directory(about, dir, &path, &mut stack, false)?;
         }
-        while let Some(level) = stack.last_mut() {
+        while let Some(level) = stack.last_mut()
+            && !self.gone
+        {
             let next = match &mut level.work {
                 Work::Nodes(children, below) => children.next().map(|child| (Some((child, *below)), None)),
                 Work::Entries(entries) => entries.next().map(|entry| (None, Some(entry))),
@@ -263,28 +315,45 @@ impl Walk<'_, '_> {
         stack: &mut Vec<Level>,
         pops: bool,
     ) -> Result<bool> {
-        let kind = if depth > 0 { ChunkKind::Node } else { ChunkKind::Tree };
-        let found = self.spot(h, kind).and_then(|found| {
-            let mark = found.as_ref().map_or(Mark::New, |spot| self.marks.get(&spot.key));
-            if mark == Mark::Clean {
-                return Ok(None);
-            }
-            let work = self.open(h, depth, entries)?;
-            Ok(Some(Level { work, spot: found, tainted: false, pops }))
-        });
+        let mut found = self.level(h, depth, entries)?;
+        while found.is_err() && self.others_changed()? {
+            found = self.level(h, depth, entries)?;
+        }
         match found {
             Ok(Some(level)) => {
-                stack.push(level);
+                stack.push(Level { pops, ..level });
                 Ok(true)
             }
             Ok(None) => Ok(false),
-            Err(e) => {
-                let e = self.blame(h, damage(e)?)?;
-                taint(stack, true);
-                self.lost(about, path, &e);
+            Err(trouble) => {
+                if let Some(e) = self.conclude(trouble)? {
+                    taint(stack, true);
+                    self.lost(about, path, &e);
+                }
                 Ok(false)
             }
         }
+    }
+
+    /// One chunk of a directory, opened; none if it is known clean.
+    fn level(
+        &mut self,
+        h: &ContentHash,
+        depth: u8,
+        entries: u64,
+    ) -> Result<std::result::Result<Option<Level>, Trouble>> {
+        let kind = if depth > 0 { ChunkKind::Node } else { ChunkKind::Tree };
+        let spot = match self.spot(h, kind)? {
+            Ok(spot) => spot,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
+        if self.marks.get(&spot.key) == Mark::Clean {
+            return Ok(Ok(None));
+        }
+        Ok(match self.open(h, depth, entries) {
+            Ok(work) => Ok(Some(Level { work, spot: Some(spot), tainted: false, pops: false })),
+            Err(e) => Err(Trouble::Unread(*h, damage(e)?)),
+        })
     }
 
     fn open(&self, h: &ContentHash, depth: u8, entries: u64) -> Result<Work> {
@@ -307,7 +376,7 @@ impl Walk<'_, '_> {
     fn entry_itself(&mut self, entry: &Entry) -> Result<Option<Error>> {
         for (_, value) in &entry.xattrs {
             if let XattrValue::Chunk { h, len } = value
-                && let Some(e) = self.data(h, u64::from(*len))?
+                && let Some(e) = self.value(h, u64::from(*len))?
             {
                 return Ok(Some(e));
             }
@@ -315,13 +384,30 @@ impl Walk<'_, '_> {
         self.content(&entry.content)
     }
 
+    /// What is wrong with an attribute's value, if anything.
+    fn value(&mut self, h: &ContentHash, len: u64) -> Result<Option<Error>> {
+        let mut trouble = self.data(h, len)?;
+        while trouble.is_some() && self.others_changed()? {
+            trouble = self.data(h, len)?;
+        }
+        trouble.map_or(Ok(None), |trouble| self.conclude(trouble))
+    }
+
     /// The first chunk of a file's content that cannot be read, if any.
     fn content(&mut self, content: &Content) -> Result<Option<Error>> {
+        let mut trouble = self.content_once(content)?;
+        while trouble.is_some() && self.others_changed()? {
+            trouble = self.content_once(content)?;
+        }
+        trouble.map_or(Ok(None), |trouble| self.conclude(trouble))
+    }
+
+    fn content_once(&mut self, content: &Content) -> Result<Option<Trouble>> {
         // A large file's nodes are gone through once, as a directory's are.
         let top = match content {
-            Content::Indexed { h, .. } => match self.spot(h, ChunkKind::Node) {
-                Ok(spot) => spot,
-                Err(e) => return Ok(Some(self.blame(h, damage(e)?)?)),
+            Content::Indexed { h, .. } => match self.spot(h, ChunkKind::Node)? {
+                Ok(spot) => Some(spot),
+                Err(trouble) => return Ok(Some(trouble)),
             },
             Content::Extents(_) => None,
             _ => return Ok(None),
@@ -334,15 +420,15 @@ impl Walk<'_, '_> {
             match next {
                 Ok((_, Extent::Hole { .. })) => {}
                 Ok((_, Extent::Data { h, len })) => {
-                    if let Some(e) = self.data(&h, len)? {
-                        return Ok(Some(e));
+                    if let Some(trouble) = self.data(&h, len)? {
+                        return Ok(Some(trouble));
                     }
                 }
                 Err(e) => {
                     let e = damage(e)?;
                     return Ok(Some(match content {
-                        Content::Indexed { h, .. } => self.blame(h, e)?,
-                        _ => e,
+                        Content::Indexed { h, .. } => Trouble::Unread(*h, e),
+                        _ => Trouble::Known(e),
                     }));
                 }
             }
@@ -354,17 +440,17 @@ impl Walk<'_, '_> {
     }
 
     /// Whether a data chunk is where it can be read, and as long as the tree says.
-    fn data(&mut self, h: &ContentHash, len: u64) -> Result<Option<Error>> {
+    fn data(&mut self, h: &ContentHash, len: u64) -> Result<Option<Trouble>> {
         let Some((at, info)) = self.store.locate(h)? else {
-            return Ok(Some(self.missing_chunk(h)));
+            return Ok(Some(Trouble::Missing(*h)));
         };
         if self.is_lost(&at, &info) {
             let e = Error::damaged("it needs a damaged pack:").at(pack_path(self.check.repo, &info.id));
-            return Ok(Some(e));
+            return Ok(Some(Trouble::Known(e)));
         }
         let pack = match self.store.pack(&info) {
             Ok(pack) => pack,
-            Err(e) => return Ok(Some(damage(e)?)),
+            Err(e) => return Ok(Some(Trouble::Known(damage(e)?))),
         };
         let chunk = chunk_at(&pack, &at);
         let right = chunk.is_some_and(|c| {
@@ -374,7 +460,8 @@ impl Walk<'_, '_> {
         Ok((!right).then(|| {
             let e =
                 Error::damaged("it needs a piece of data that the index says is elsewhere, or of another length, in");
-            e.at(pack_path(self.check.repo, &info.id)).remedy("run `packmule rebuild-index` and check again")
+            let e = e.at(pack_path(self.check.repo, &info.id));
+            Trouble::Known(e.remedy("run `packmule rebuild-index` and check again"))
         }))
     }
 
@@ -393,23 +480,31 @@ impl Walk<'_, '_> {
         lost
     }
 
-    /// A tree chunk's place. An error if it is missing or known to be unreadable.
-    fn spot(&mut self, h: &ContentHash, kind: ChunkKind) -> Result<Option<Spot>> {
+    /// A tree chunk's place, unless it is missing or known to be unreadable.
+    fn spot(&mut self, h: &ContentHash, kind: ChunkKind) -> Result<std::result::Result<Spot, Trouble>> {
         let Some((at, info)) = self.store.locate(h)? else {
-            return Err(self.missing_chunk(h));
+            return Ok(Err(Trouble::Missing(*h)));
         };
         if self.is_lost(&at, &info) {
-            return Err(Error::damaged("it needs a damaged pack:").at(pack_path(self.check.repo, &info.id)));
+            let e = Error::damaged("it needs a damaged pack:").at(pack_path(self.check.repo, &info.id));
+            return Ok(Err(Trouble::Unread(*h, e)));
         }
-        let pack = self.store.pack(&info)?;
+        let pack = match self.store.pack(&info) {
+            Ok(pack) => pack,
+            Err(e) => return Ok(Err(Trouble::Unread(*h, damage(e)?))),
+        };
         let chunk = chunk_at(&pack, &at).filter(|c| {
             let c = &pack.footer.chunks[*c as usize];
             c.h == *h && c.kind == kind
         });
-        let chunk = chunk.ok_or_else(|| {
-            Error::damaged("the index says a piece of data is where it is not").remedy("run `packmule rebuild-index`")
-        })?;
-        Ok(Some(Spot { key: (info.id, chunk), chunks: pack.footer.chunks.len() }))
+        Ok(match chunk {
+            Some(chunk) => Ok(Spot { key: (info.id, chunk), chunks: pack.footer.chunks.len() }),
+            None => {
+                let e = Error::damaged("the index says a piece of data is where it is not")
+                    .remedy("run `packmule rebuild-index`");
+                Err(Trouble::Unread(*h, e))
+            }
+        })
     }
 
     /// A chunk could not be read: looks at its pack, which the packs' own check found nothing wrong with.

@@ -221,3 +221,18 @@ fn bytes_that_rot_unseen_crash_at_most_once_in_opening() {
     }
     println!("{crashes} of 60 crashed the process that looked");
 }
+
+#[test]
+fn who_opens_an_older_generation_leaves_the_one_that_a_rebuild_put_in_place() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Index::create(dir.path(), &WHO).unwrap());
+    let room = Room::new(dir.path());
+    let super::guard::Verdict::Use(older) = room.judge(WHO.repo).unwrap() else { panic!("no index") };
+    // Another process has it open, so that it is not swept.
+    let user = File::open(room.generation(older.generation).join("users.lock")).unwrap();
+    user.lock_shared().unwrap();
+    drop(Index::create(dir.path(), &WHO).unwrap());
+    drop(super::env::Env::open(&room, &older, true).unwrap().unwrap());
+    let opened = Index::open(dir.path(), &WHO).unwrap();
+    assert!(matches!(opened, Opened::Ready(_)), "{opened:?}");
+}

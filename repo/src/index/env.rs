@@ -127,7 +127,12 @@ impl Env {
         });
         if writable {
             Marker::clear(&room.state())?;
-            room.sweep(state.generation)?;
+            // By the state as it is in this turn: a rebuild may have put another generation in place since `state` was read,
+            // and that must not be swept, nor this one for it while it is in use.
+            if matches!(State::read(&room.state())?, super::state::Found::State(now) if now.generation == state.generation)
+            {
+                room.sweep(state.generation)?;
+            }
         }
         drop(turn);
         let env = match opened {

@@ -101,8 +101,18 @@ impl Index {
     /// Removes packs, and moves the position to `to`. Chunks that lie in them by this index move to the place that
     /// `reassign` gives, or are forgotten. Otherwise as [`Index::add_packs`]: safe to repeat, false if past `to`.
     pub fn remove_packs(&self, packs: &[PackId], to: Position, reassign: &dyn Reassign) -> Result<bool> {
+        self.remove_or_leave(packs, to, reassign, false)
+    }
+
+    /// Chunks that lie in these packs by this index move to the place that `reassign` gives, and stay where it gives none.
+    /// The position stays: the record's other effects follow. False if the index is past `to`.
+    pub fn move_chunks(&self, packs: &[PackId], to: Position, reassign: &dyn Reassign) -> Result<bool> {
+        self.remove_or_leave(packs, to, reassign, true)
+    }
+
+    fn remove_or_leave(&self, packs: &[PackId], to: Position, reassign: &dyn Reassign, keep: bool) -> Result<bool> {
         loop {
-            let removal = Removal { shared: &self.shared, env: self.shared.env(), to, reassign };
+            let removal = Removal { shared: &self.shared, env: self.shared.env(), to, reassign, keep };
             // None: a rebuild came between, and the numbers looked up mean nothing any more.
             if let Some(done) = removal.run(packs)? {
                 return Ok(done);
@@ -113,6 +123,22 @@ impl Index {
         }
     }
 
+    /// As [`Index::remove_packs`], but by that generation alone: what is known of where chunks lie may hold for it only.
+    /// False also if it is not the current one.
+    pub fn remove_packs_of(
+        &self,
+        generation: u64,
+        packs: &[PackId],
+        to: Position,
+        reassign: &dyn Reassign,
+    ) -> Result<bool> {
+        let removal = Removal { shared: &self.shared, env: self.shared.env(), to, reassign, keep: false };
+        if removal.env.generation() != generation {
+            return Ok(false);
+        }
+        Ok(removal.run(packs)?.unwrap_or(false))
+    }
+
     /// Changes flags of packs, and moves the position to `to`. Packs that are unknown are passed over. False if the
     /// index is past `to`.
     pub fn set_flags(&self, packs: &[PackId], flags: Flags, to: Position) -> Result<bool> {
@@ -120,16 +146,16 @@ impl Index {
             if is_past(tables, txn, &to)? {
                 return Ok(false);
             }
-            for id in packs {
-                let Some(no) = pack_no(tables, txn, id)? else { continue };
-                let Some(mut info) = pack(tables, txn, no)? else { continue };
-                info.condemned = flags.condemned.unwrap_or(info.condemned);
-                info.damaged = flags.damaged.unwrap_or(info.damaged);
-                tables.packs.put(txn, &no.0.to_be_bytes(), &encode_pack(&info))?;
-            }
+            put_flags(tables, txn, packs, flags)?;
             put_position(tables, txn, &to)?;
             Ok(true)
         })
+    }
+
+    /// Changes flags of packs for another reason than a log record: the position stays, so that no record of others is
+    /// passed over.
+    pub fn set_flags_apart(&self, packs: &[PackId], flags: Flags) -> Result<()> {
+        self.shared.write(&mut |tables, txn| put_flags(tables, txn, packs, flags))
     }
 
     /// Moves the position, for a log record that changes nothing here. False if the index is past `to`.
@@ -175,6 +201,8 @@ struct Removal<'a> {
     env: Arc<Env>,
     to: Position,
     reassign: &'a dyn Reassign,
+    /// Whether the packs stay, with the chunks that are nowhere else.
+    keep: bool,
 }
 
 impl Removal<'_> {
@@ -207,6 +235,9 @@ impl Removal<'_> {
         self.write(&mut |tables, txn| {
             if is_past(tables, txn, &self.to)? {
                 return Ok(false);
+            }
+            if self.keep {
+                return Ok(true);
             }
             for id in packs {
                 if let Some(no) = pack_no(tables, txn, id)? {
@@ -253,6 +284,7 @@ impl Removal<'_> {
                     }
                     match place_bits(tables, txn, going, place.as_ref())? {
                         Some(bits) => tables.chunks.put(txn, chunk.as_bytes(), &bits.to_le_bytes())?,
+                        None if self.keep => {}
                         None => _ = tables.chunks.delete(txn, chunk.as_bytes())?,
                     }
                 }
@@ -382,6 +414,17 @@ fn seq(env: &Env) -> Result<Option<u64>> {
 
 fn behind() -> Error {
     Error::new(Kind::Locked, "another process has just rebuilt the index").remedy("run the command again")
+}
+
+fn put_flags(tables: &Tables, txn: &mut RwTxn<'_>, packs: &[PackId], flags: Flags) -> Inner<()> {
+    for id in packs {
+        let Some(no) = pack_no(tables, txn, id)? else { continue };
+        let Some(mut info) = pack(tables, txn, no)? else { continue };
+        info.condemned = flags.condemned.unwrap_or(info.condemned);
+        info.damaged = flags.damaged.unwrap_or(info.damaged);
+        tables.packs.put(txn, &no.0.to_be_bytes(), &encode_pack(&info))?;
+    }
+    Ok(())
 }
 
 /// Enters a pack, or finds it; its flags are set only if it is new.

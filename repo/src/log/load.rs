@@ -141,18 +141,28 @@ impl Complaints<'_> {
     }
 }
 
-/// The state as far as it can be read, and the first damage if there is any.
-pub(super) fn lenient(backend: &dyn Backend, keys: &Keys, monitor: &dyn Monitor) -> Result<(State, Option<String>)> {
+/// What is left of a journal.
+pub(super) struct Remains {
+    /// The state as far as it can be read.
+    pub(super) state: State,
+    /// The first damage, if there is any.
+    pub(super) broken: Option<String>,
+    /// Whether there was a checkpoint to start from. Without, the state lacks whatever the lost records said.
+    pub(super) begun: bool,
+}
+
+pub(super) fn lenient(backend: &dyn Backend, keys: &Keys, monitor: &dyn Monitor) -> Result<Remains> {
     if let Ok(state) = strict(backend, keys, monitor) {
-        return Ok((state, None));
+        return Ok(Remains { state, broken: None, begun: true });
     }
     let mut complaints = Complaints { monitor, first: None, named: BTreeSet::new() };
     let numbers = numbers(backend)?;
     let Some(&newest) = numbers.last() else {
         complaints.add(missing(backend, 1))?;
-        return Ok((State::default(), complaints.first));
+        return Ok(Remains { state: State::default(), broken: complaints.first, begun: false });
     };
     let mut state = newest_checkpoint(backend, keys, &numbers, newest, &mut complaints)?;
+    let begun = state.position.seq > 0;
     let mut last = state.position.seq;
     for seq in numbers.into_iter().filter(|seq| *seq > state.position.seq).collect::<Vec<_>>() {
         if seq > last + 1 {
@@ -169,7 +179,7 @@ pub(super) fn lenient(backend: &dyn Backend, keys: &Keys, monitor: &dyn Monitor)
             Err(e) => complaints.add(e)?,
         }
     }
-    Ok((state, complaints.first))
+    Ok(Remains { state, broken: complaints.first, begun })
 }
 
 /// What the newest checkpoint that can be read makes; the empty state if none can.

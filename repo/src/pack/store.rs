@@ -10,7 +10,7 @@ use crate::crypto::hash::ChunkKind;
 use crate::crypto::keys::Keys;
 use crate::error::{Error, Kind, Result};
 use crate::format::footer::Footer;
-use crate::id::{ContentHash, PackId};
+use crate::id::{ChunkId, ContentHash, PackId};
 use crate::index::{Index, Location, PackInfo};
 use crate::limits::{FOOTER_CACHE, FRAME_CACHE};
 use crate::pack::cache::Cache;
@@ -19,6 +19,12 @@ use crate::pack::source::{Chunk, FrameSource};
 
 /// Frames waiting to be fetched ahead; more are dropped, they come when asked for.
 const AHEAD: usize = 128;
+
+/// Brings the index up to what other processes have done, as far as that can be had. Cheap when nobody did anything.
+pub type CatchUp = Box<dyn Fn() + Send + Sync>;
+
+/// Prunes that may move a chunk away under one reading of it.
+const MOVES: u32 = 4;
 
 /// Reads chunks out of a repository's packs. Any number of threads may share it.
 pub struct PackStore {
@@ -32,6 +38,7 @@ struct Inner {
     index: Index,
     frames: Cache<(PackId, u32), Frame>,
     packs: Cache<PackId, OpenPack>,
+    catch_up: Option<CatchUp>,
 }
 
 /// A pack whose footer is open.
@@ -57,7 +64,16 @@ impl PackStore {
     /// A reader that keeps about `frame_bytes` of decoded frames.
     pub fn with_cache(backend: Arc<dyn Backend>, keys: Arc<Keys>, index: Index, frame_bytes: usize) -> PackStore {
         let (frames, packs) = (Cache::new(frame_bytes), Cache::new(FOOTER_CACHE));
-        PackStore { inner: Arc::new(Inner { backend, keys, index, frames, packs }), ahead: OnceLock::new() }
+        let inner = Inner { backend, keys, index, frames, packs, catch_up: None };
+        PackStore { inner: Arc::new(inner), ahead: OnceLock::new() }
+    }
+
+    /// Calls `catch_up` when a chunk is not where the index has it, or is nowhere: the index may be behind.
+    pub fn catching_up(mut self, catch_up: CatchUp) -> PackStore {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.catch_up = Some(catch_up);
+        }
+        self
     }
 
     /// Where a chunk lies, if the index has it.
@@ -65,7 +81,7 @@ impl PackStore {
     /// # Errors
     /// What the index gives.
     pub fn locate(&self, h: &ContentHash) -> Result<Option<(Location, PackInfo)>> {
-        self.inner.index.find(&self.inner.keys.chunk_id(h))
+        self.inner.find(&self.inner.keys.chunk_id(h))
     }
 
     /// A pack's footer, from the index or from the pack itself.
@@ -96,6 +112,23 @@ impl PackStore {
 }
 
 impl Inner {
+    /// Where a chunk lies; none only by an index that is not behind.
+    fn find(&self, id: &ChunkId) -> Result<Option<(Location, PackInfo)>> {
+        match self.index.find(id)? {
+            None => {
+                self.catch_up();
+                self.index.find(id)
+            }
+            found => Ok(found),
+        }
+    }
+
+    fn catch_up(&self) {
+        if let Some(catch_up) = &self.catch_up {
+            catch_up();
+        }
+    }
+
     fn pack(&self, info: &PackInfo) -> Result<Arc<OpenPack>> {
         self.packs.get(info.id, || {
             let path = self.backend.path(&Stored::Pack(info.id));
@@ -163,22 +196,29 @@ impl FrameSource for PackStore {
     fn chunk(&self, h: &ContentHash, kind: ChunkKind) -> Result<Chunk> {
         let id = self.inner.keys.chunk_id(h);
         let find = || {
-            self.inner.index.find(&id)?.ok_or_else(|| {
+            self.inner.find(&id)?.ok_or_else(|| {
                 Error::damaged("it needs a piece of data that no pack of this repository has")
                     .remedy("run `packmule check` to see what is affected")
             })
         };
-        let first = find()?;
-        match self.inner.at(&first, h, kind) {
-            // A prune may have moved the chunk and removed its pack since: look again, once.
-            Err(e) if e.kind() == Kind::NotFound => {
-                let second = find()?;
-                if second == first {
-                    return Err(e.with_kind(Kind::Damaged));
-                }
-                self.inner.at(&second, h, kind)
+        let mut place = find()?;
+        let mut moves = 0;
+        loop {
+            let gone = match self.inner.at(&place, h, kind) {
+                Err(e) if e.kind() == Kind::NotFound => e,
+                other => return other,
+            };
+            // A prune may have moved the chunk and removed its pack since: look again, if need be in an index that was
+            // brought up to date.
+            let mut now = find()?;
+            if now == place {
+                self.inner.catch_up();
+                now = find()?;
             }
-            other => other,
+            if now == place || moves == MOVES {
+                return Err(gone.with_kind(Kind::Damaged));
+            }
+            (place, moves) = (now, moves + 1);
         }
     }
 

@@ -57,6 +57,10 @@ pub struct Marker<'a> {
     repo: &'a Repository,
     store: Arc<PackStore>,
     packs: HashMap<PackId, Bits>,
+    /// The generation of the index by whose places the marks are.
+    generation: u64,
+    /// The packs that were known as damaged then.
+    damaged: BTreeSet<PackId>,
     walked: BTreeSet<SnapshotId>,
     /// What chunks take that were marked since this was last set to 0.
     pub stored: u64,
@@ -67,8 +71,38 @@ pub struct Marker<'a> {
 impl<'a> Marker<'a> {
     /// Without a mark yet.
     pub fn new(repo: &'a Repository, monitor: &'a dyn Monitor) -> Marker<'a> {
-        let (packs, walked) = (HashMap::new(), BTreeSet::new());
-        Marker { repo, store: repo.packs(), packs, walked, stored: 0, dirs: Vec::new(), monitor }
+        let (packs, walked, generation) = (HashMap::new(), BTreeSet::new(), repo.index.generation());
+        let (store, damaged) = (repo.packs(), damaged(repo));
+        Marker { repo, store, packs, generation, damaged, walked, stored: 0, dirs: Vec::new(), monitor }
+    }
+
+    /// After the index was rebuilt, or packs were found damaged: moves the marks to where the index has the chunks now.
+    /// Of one that is stored twice it may have chosen the other copy, and a pack whose copy is not marked would be taken
+    /// for unneeded. What is looked at is the log as it was refreshed last.
+    ///
+    /// # Errors
+    /// What the index gives; `Damaged` when it lacks a marked chunk.
+    pub fn follow_index(&mut self) -> Result<()> {
+        while self.generation != self.repo.index.generation() || self.damaged != damaged(self.repo) {
+            (self.generation, self.damaged) = (self.repo.index.generation(), damaged(self.repo));
+            let stored = self.stored;
+            for (id, bits) in std::mem::take(&mut self.packs) {
+                let lacking = || Error::damaged("the rebuilt index lacks a pack").at(self.pack_path(&id));
+                let info = self.repo.index.pack_by_id(&id)?.ok_or_else(lacking)?;
+                let pack = self.store.pack(&info)?;
+                for (ordinal, chunk) in pack.footer.chunks.iter().enumerate() {
+                    if bits.has(ordinal) {
+                        self.chunk(&chunk.h)?;
+                    }
+                }
+            }
+            self.stored = stored;
+        }
+        Ok(())
+    }
+
+    fn pack_path(&self, id: &PackId) -> std::path::PathBuf {
+        self.repo.backend.path(&crate::backend::Object::Pack(*id))
     }
 
     /// Whether everything the snapshot needs is marked.
@@ -235,11 +269,19 @@ impl<'a> Marker<'a> {
 }
 
 impl Needed for Marker<'_> {
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+
     fn needed(&self, info: &PackInfo, at: &Location) -> Result<bool> {
         let Some(bits) = self.packs.get(&info.id) else { return Ok(false) };
         let pack = self.store.pack(info)?;
         Ok(bits.has(ordinal(&pack, at)?))
     }
+}
+
+fn damaged(repo: &Repository) -> BTreeSet<PackId> {
+    repo.log.state().damaged.keys().copied().collect()
 }
 
 /// A chunk's place among all of its pack.

@@ -59,11 +59,6 @@ impl MaxUnused {
             MaxUnused::Unlimited => u64::MAX,
         }
     }
-
-    /// Whether frames that are only mostly needed may move as they are.
-    fn whole_frames(self) -> bool {
-        !matches!(self, MaxUnused::Bytes(0)) && self != MaxUnused::Percent(0.0)
-    }
 }
 
 /// How to prune.
@@ -212,7 +207,9 @@ fn work(
     let strays = strays::find(repo, monitor)?;
     outcome.bytes_before = plan.total + strays.iter().map(|(_, size)| size).sum::<u64>();
     outcome.bytes_unused = plan.left;
-    let mut run = Run { repo, options, guard, session, marks, monitor, outcome, unrecorded, strays, batches: 0 };
+    let tolerance = plan.tolerance;
+    let mut run =
+        Run { repo, options, guard, session, marks, tolerance, monitor, outcome, unrecorded, strays, batches: 0 };
     // Not those that only a rebuild of this index calls condemned.
     let again: Vec<_> = plan.needed_again.into_iter().filter(|id| state.condemned.contains_key(id)).collect();
     run.uncondemn(&again)?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::crypto::keys::FrameKind;
 use crate::error::Result;
 use crate::format::footer::Footer;
 use crate::id::{PackId, SessionId};
@@ -10,10 +11,8 @@ use crate::open::Repository;
 use crate::prune::MaxUnused;
 use crate::prune::mark::{Bits, Marker, share};
 
-/// A frame moves as it is when at least this much of it is needed, in percent; else its needed chunks are grouped anew.
-const MOSTLY: u64 = 50;
-/// A pack is not rewritten to gain less than this of its size, in percent.
-const WORTHWHILE: u64 = 5;
+/// A pack is small below this share of the size at which packs are closed.
+const SMALL: u64 = 4;
 
 /// A pack worth rewriting.
 #[derive(Clone, Copy, Debug)]
@@ -31,12 +30,47 @@ pub struct Plan {
     pub unused: Vec<(PackId, u64)>,
     /// Packs condemned by an earlier prune that are needed after all.
     pub needed_again: Vec<PackId>,
-    /// Packs to rewrite, most gain for their size first.
+    /// Packs to rewrite, most gain for their size first, then small ones that are to be joined.
     pub rewrite: Vec<Rewrite>,
     /// Bytes of all packs.
     pub total: u64,
     /// Bytes that are not needed and stay, being too few to be worth a rewrite.
     pub left: u64,
+    /// What of a frame may be unneeded when it moves as it is.
+    pub tolerance: Tolerance,
+}
+
+/// What of a frame may be unneeded for it to move as it is, instead of its needed chunks being grouped anew; and what of a
+/// pack for it not to be rewritten. In percent. Half of what may stay unused altogether for each of the two, so that the whole
+/// is within the limit when all that is worth it was rewritten.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Tolerance(f64);
+
+impl Tolerance {
+    /// Even if much may stay unused, a frame that moves should hold more that is needed than not.
+    const MOST: f64 = 25.0;
+
+    fn new(max: MaxUnused, total: u64) -> Tolerance {
+        let allowed = match max {
+            MaxUnused::Percent(p) => p,
+            MaxUnused::Bytes(n) => n as f64 * 100.0 / total.max(1) as f64,
+            MaxUnused::Unlimited => f64::MAX,
+        };
+        Tolerance((allowed / 2.0).clamp(0.0, Tolerance::MOST))
+    }
+
+    fn bears(self, part: u64, whole: u64) -> bool {
+        part as f64 * 100.0 <= whole as f64 * self.0
+    }
+}
+
+/// A pack of which something is not needed.
+struct Partly {
+    info: PackInfo,
+    /// What is not needed.
+    dead: u64,
+    /// What of it a rewrite gives back.
+    gain: u64,
 }
 
 /// What the plan goes by.
@@ -55,11 +89,17 @@ pub struct Bounds<'a> {
 /// What index and footers give.
 pub fn make(repo: &Repository, marks: &Marker<'_>, bounds: &Bounds<'_>) -> Result<Plan> {
     let mut plan = Plan::default();
-    let mut partly = Vec::new();
-    let mut used = 0;
-    // Shown outside of any transaction of the index, so that footers can be read meanwhile.
     repo.index.packs(&mut |info| {
         plan.total += info.size;
+        Ok(())
+    })?;
+    plan.tolerance = Tolerance::new(bounds.max_unused, plan.total);
+    let mut partly = Vec::new();
+    let mut small = Vec::new();
+    let mut used = 0;
+    let pack_size = u64::from(repo.config.pack_size);
+    // Shown outside of any transaction of the index, so that footers can be read meanwhile.
+    repo.index.packs(&mut |info| {
         if bounds.newest.is_none_or(|newest| info.no > newest) {
             return Ok(());
         }
@@ -71,33 +111,58 @@ pub fn make(repo: &Repository, marks: &Marker<'_>, bounds: &Bounds<'_>) -> Resul
                 if info.condemned {
                     plan.needed_again.push(info.id);
                 }
+                if !info.damaged && info.size < pack_size / SMALL {
+                    small.push(Small { info: *info, needed: bits.stored });
+                }
                 if !info.damaged
-                    && let Some(gain) = gain(repo, info, bits, bounds.max_unused.whole_frames())?
+                    && let Some(part) = partly_needed(repo, info, bits, plan.tolerance)?
                 {
-                    partly.push(Rewrite { info: *info, gain });
+                    partly.push(part);
                 }
             }
         }
         Ok(())
     })?;
     choose(&mut plan, partly, used, bounds.max_unused);
+    if bounds.max_unused != MaxUnused::Unlimited {
+        join_small(&mut plan, small, pack_size);
+    }
     Ok(plan)
 }
 
+/// A pack that is small, and what is needed of it in bytes.
+struct Small {
+    info: PackInfo,
+    needed: u64,
+}
+
+/// Many small backups leave many small packs, each with a roll-up, an opening and a request of its own. They are rewritten,
+/// frames as they are, when those of a kind fill at least one pack; so what is left over is not rewritten each time.
+fn join_small(plan: &mut Plan, small: Vec<Small>, pack_size: u64) {
+    let chosen: BTreeSet<PackId> = plan.rewrite.iter().map(|r| r.info.id).collect();
+    for kind in [FrameKind::Data, FrameKind::Tree] {
+        let of_kind = || small.iter().filter(|s| s.info.kind == kind);
+        if of_kind().map(|s| s.needed).sum::<u64>() < pack_size {
+            continue;
+        }
+        let more = of_kind().filter(|s| !chosen.contains(&s.info.id));
+        plan.rewrite.extend(more.map(|s| Rewrite { info: s.info, gain: 0 }));
+    }
+}
+
 /// Takes those that give back most for their size, until what stays unused is within the limit.
-fn choose(plan: &mut Plan, mut partly: Vec<Rewrite>, used: u64, max: MaxUnused) {
-    plan.left = partly.iter().map(|p| p.gain).sum();
+fn choose(plan: &mut Plan, mut partly: Vec<Partly>, used: u64, max: MaxUnused) {
+    plan.left = partly.iter().map(|p| p.dead).sum();
     partly.sort_by_key(|p| {
         std::cmp::Reverse((u128::from(p.gain) * 1_000_000 / u128::from(p.info.size.max(1)), p.info.id))
     });
     let allowed = max.bytes(used);
     for pack in partly {
-        let trifle = pack.gain * 100 < pack.info.size * WORTHWHILE;
-        if plan.left <= allowed || trifle && allowed > 0 {
+        if plan.left <= allowed || plan.tolerance.bears(pack.gain, pack.info.size) {
             break;
         }
         plan.left -= pack.gain;
-        plan.rewrite.push(pack);
+        plan.rewrite.push(Rewrite { info: pack.info, gain: pack.gain });
     }
 }
 
@@ -110,21 +175,23 @@ fn written_by(repo: &Repository, info: &PackInfo, sessions: &BTreeSet<SessionId>
     Ok(sessions.contains(&repo.packs().pack(info)?.footer.session))
 }
 
-/// What rewriting a pack gives back; none if all of it is needed.
-fn gain(repo: &Repository, info: &PackInfo, bits: &Bits, whole_frames: bool) -> Result<Option<u64>> {
+/// What is not needed of a pack; none if all of it is.
+fn partly_needed(repo: &Repository, info: &PackInfo, bits: &Bits, tolerance: Tolerance) -> Result<Option<Partly>> {
     let pack = repo.packs().pack(info)?;
     if bits.count as usize == pack.footer.chunks.len() {
         return Ok(None);
     }
-    let mut gain = 0;
+    let (mut dead, mut gain) = (0, 0);
     for (i, frame) in pack.footer.frames.iter().enumerate() {
-        gain += match fate(&pack.footer, i, bits, whole_frames) {
+        let (unneeded, fate) = judge(&pack.footer, i, bits, tolerance);
+        dead += unneeded;
+        gain += match fate {
             Fate::Drop => u64::from(frame.stored),
-            Fate::Regroup { needed } => u64::from(frame.stored).saturating_sub(needed),
+            Fate::Regroup => unneeded,
             Fate::Move => 0,
         };
     }
-    Ok((gain > 0).then_some(gain))
+    Ok(Some(Partly { info: *info, dead, gain }))
 }
 
 /// What becomes of a frame when its pack is rewritten.
@@ -134,15 +201,17 @@ pub enum Fate {
     Drop,
     /// It is copied as it is.
     Move,
-    /// Its needed chunks, which take so many bytes of it, join others in new frames.
-    Regroup {
-        /// Bytes.
-        needed: u64,
-    },
+    /// Its needed chunks join others in new frames.
+    Regroup,
 }
 
-/// The fate of the `i`-th frame; `whole_frames` allows to move one that is mostly needed.
-pub fn fate(footer: &Footer, i: usize, bits: &Bits, whole_frames: bool) -> Fate {
+/// The fate of the `i`-th frame.
+pub fn fate(footer: &Footer, i: usize, bits: &Bits, tolerance: Tolerance) -> Fate {
+    judge(footer, i, bits, tolerance).1
+}
+
+/// How many stored bytes of the `i`-th frame are not needed, and its fate.
+fn judge(footer: &Footer, i: usize, bits: &Bits, tolerance: Tolerance) -> (u64, Fate) {
     let frame = &footer.frames[i];
     let (mut count, mut raw, mut needed) = (0, 0u64, 0);
     for ordinal in frame.chunks() {
@@ -154,10 +223,11 @@ pub fn fate(footer: &Footer, i: usize, bits: &Bits, whole_frames: bool) -> Fate 
         }
     }
     if count == 0 {
-        Fate::Drop
-    } else if count == frame.count || whole_frames && raw * 100 >= u64::from(frame.raw) * MOSTLY {
-        Fate::Move
-    } else {
-        Fate::Regroup { needed }
+        return (frame.stored.into(), Fate::Drop);
     }
+    if count == frame.count {
+        return (0, Fate::Move);
+    }
+    let bearable = tolerance.bears(u64::from(frame.raw).saturating_sub(raw), frame.raw.into());
+    (u64::from(frame.stored).saturating_sub(needed), if bearable { Fate::Move } else { Fate::Regroup })
 }

@@ -15,7 +15,7 @@ use crate::pack::build::{FinishedPack, Group, PackBuilder, SealedFrame, seal};
 use crate::pack::read::{open_frame, verify_chunk};
 use crate::pack::store::OpenPack;
 use crate::prune::mark::Bits;
-use crate::prune::plan::{Fate, fate};
+use crate::prune::plan::{Fate, Tolerance, fate};
 use crate::session::Session;
 
 /// zstd's level for frames that are grouped anew.
@@ -80,12 +80,12 @@ impl<'a> Repacker<'a> {
     ///
     /// # Errors
     /// `Damaged`, naming the pack: it must stay as it is. Others end the whole.
-    pub fn pack(&mut self, info: &PackInfo, bits: &Bits, whole_frames: bool) -> Result<()> {
+    pub fn pack(&mut self, info: &PackInfo, bits: &Bits, tolerance: Tolerance) -> Result<()> {
         let pack = self.repo.packs().pack(info)?;
         let path = self.repo.backend.path(&Stored::Pack(info.id));
         let mut kept = Vec::new();
         for i in 0..pack.footer.frames.len() {
-            match fate(&pack.footer, i, bits, whole_frames) {
+            match fate(&pack.footer, i, bits, tolerance) {
                 Fate::Drop => {}
                 fate => kept.push(self.read(&pack, i, bits, fate).map_err(|e| missing_is_damage(e).at(&path))?),
             }

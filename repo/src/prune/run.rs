@@ -8,11 +8,11 @@ use crate::lock::{CommitGuard, PruneGuard};
 use crate::monitor::{Event, Monitor};
 use crate::open::Repository;
 use crate::prune::mark::Marker;
-use crate::prune::plan::Rewrite;
+use crate::prune::plan::{Rewrite, Tolerance};
 use crate::prune::repack::{Durable, Repacker};
 use crate::prune::{Options, Outcome, Waiting, oldest_living, root};
 use crate::session::Session;
-use crate::sweep::carry_out;
+use crate::sweep::{Needed, Removed, carry_out};
 
 /// The most that is rewritten before the space of the old packs is given back, in bytes …
 const ROUND: u64 = 4 << 30;
@@ -26,6 +26,7 @@ pub(super) struct Run<'a> {
     pub(super) guard: &'a PruneGuard,
     pub(super) session: &'a Session,
     pub(super) marks: Marker<'a>,
+    pub(super) tolerance: Tolerance,
     pub(super) monitor: &'a dyn Monitor,
     pub(super) outcome: &'a mut Outcome,
     /// Whether new packs are durable that the log does not have.
@@ -91,12 +92,23 @@ impl Run<'_> {
             self.repo.log.append(&commit, Record::SweepIntent { session, packs, snapshots })?;
         }
         drop(commit);
-        let removed = carry_out(self.repo, self.guard, Some(&self.marks), self.monitor)?;
+        let removed = self.carry_out()?;
         self.outcome.packs_deleted += removed.packs;
         self.outcome.bytes_deleted += removed.bytes;
         self.outcome.packs_uncondemned += removed.kept;
         self.outcome.snapshots_removed.extend(removed.snapshots);
         Ok(())
+    }
+
+    /// Removes what is intended; by marks that go by the index as it is then.
+    fn carry_out(&mut self) -> Result<Removed> {
+        loop {
+            self.marks.follow_index()?;
+            match carry_out(self.repo, self.guard, Some(&self.marks), self.monitor) {
+                Err(e) if e.kind() == Kind::Locked && self.marks.generation() != self.repo.index.generation() => {}
+                done => return done,
+            }
+        }
     }
 
     /// Ends sessions that live on past their expiry: not by this clock alone, which may be ahead of theirs, but by a
@@ -131,6 +143,7 @@ impl Run<'_> {
     /// Marks the roots that came since; whether there were any.
     fn mark_new(&mut self) -> Result<bool> {
         let state = self.repo.refresh(self.monitor)?;
+        self.marks.follow_index()?;
         let now = self.repo.clock.now();
         let mut any = false;
         for (id, snapshot) in &state.snapshots {
@@ -199,14 +212,13 @@ impl Run<'_> {
     }
 
     fn copy_into(&mut self, repacker: &mut Repacker<'_>, packs: &[Rewrite]) -> Result<Vec<Rewrite>> {
-        let whole_frames = self.options.max_unused.whole_frames();
         let mut old = Vec::new();
         for rewrite in packs {
             if self.monitor.cancelled() {
                 return Err(Error::new(Kind::Interrupted, "stopped; the next prune goes on"));
             }
             let Some(bits) = self.marks.of(&rewrite.info.id) else { continue };
-            match repacker.pack(&rewrite.info, bits, whole_frames) {
+            match repacker.pack(&rewrite.info, bits, self.tolerance) {
                 Ok(()) => old.push(*rewrite),
                 Err(e) if e.kind() == Kind::Damaged => {
                     self.outcome.packs_damaged += 1;

@@ -28,10 +28,12 @@ use crate::snapshots::manifest;
 use crate::tree::{dir, file};
 
 mod beside;
+mod between;
 
 mod faults;
 mod forgetting;
 mod model;
+mod space;
 
 /// Files of a snapshot: paths and contents.
 type Files = BTreeMap<PathBuf, Vec<u8>>;
@@ -406,7 +408,7 @@ fn duplicate(repo: &Repository, id: &SnapshotId) -> (PackId, PackId) {
     let info = data.unwrap();
     let session = Session::begin(Arc::clone(&repo.log), repo.locks.clone(), "test", None).unwrap();
     let mut repacker = Repacker::new(repo, &session, 0).unwrap();
-    repacker.pack(&info, marks.of(&info.id).unwrap(), true).unwrap();
+    repacker.pack(&info, marks.of(&info.id).unwrap(), plan::Tolerance::default()).unwrap();
     repacker.close().unwrap();
     let (durable, _) = repacker.into_durable();
     let new = durable[0].packs[0].id;
@@ -426,15 +428,10 @@ fn another_machine_s_index_finds_the_copy_that_stayed() {
     let first = bench.backup(&repo);
     let files = bench.files();
     let (new, old) = duplicate(&repo, &first);
-    // Its index goes by the new copy: it was told that the old one is gone while it was damaged.
-    let commit = repo.locks.commit(COMMIT_WAIT).unwrap();
-    repo.log.append(&commit, Record::Damage { packs: vec![old], at: Time(0) }).unwrap();
-    drop(commit);
-    repo.refresh(&quiet()).unwrap();
+    // Its index goes by the new copy.
     let other = bench.open_on(Arc::new(bench.disk.clone()), "other").unwrap();
-    let commit = repo.locks.commit(COMMIT_WAIT).unwrap();
-    repo.log.append(&commit, Record::Healed { packs: vec![old] }).unwrap();
-    drop(commit);
+    between::rebuild_from_before(&other, new, repo.log.position());
+    other.refresh(&quiet()).unwrap();
     assert!(where_is(&other, &first) == new && where_is(&repo, &first) == old);
     let done = prune(&repo, &now(), &quiet()).unwrap();
     assert_eq!(done.packs_deleted, 1);
@@ -460,4 +457,30 @@ fn where_is(repo: &Repository, id: &SnapshotId) -> PackId {
         })
         .unwrap();
     found.unwrap()
+}
+
+#[test]
+fn small_packs_of_many_backups_are_joined_once_they_fill_one() {
+    let bench = Bench::new();
+    let repo = bench.open();
+    let mut made = Vec::new();
+    let usual = Options::default();
+    for i in 0..10u64 {
+        bench.write(&format!("file-{i}"), &noise(i, 600_000));
+        made.push((bench.backup(&repo), bench.files()));
+        if i == 4 {
+            // Not enough yet.
+            assert_eq!(prune(&repo, &usual, &quiet()).unwrap().packs_rewritten, 0);
+        }
+    }
+    let before = bench.count(Area::Packs);
+    let lax = Options { max_unused: MaxUnused::Unlimited, ..Options::default() };
+    assert_eq!(prune(&repo, &lax, &quiet()).unwrap().packs_rewritten, 0);
+    let done = prune(&repo, &usual, &quiet()).unwrap();
+    assert_eq!((done.packs_rewritten, done.bytes_unused), (10, 0), "{done:?}");
+    assert_eq!(bench.count(Area::Packs), before - 10 + 2);
+    // What did not fill a pack is left.
+    assert_eq!(prune(&repo, &usual, &quiet()).unwrap().packs_rewritten, 0);
+    check_readable(&repo, &made);
+    check_readable(&bench.open_on(Arc::new(bench.disk.clone()), "fresh").unwrap(), &made);
 }

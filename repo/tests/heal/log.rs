@@ -26,10 +26,17 @@ fn a_damaged_log_is_read_but_not_written_until_it_is_repaired() {
         let refused = site.try_open(Access::Write).err().unwrap();
         assert_eq!((refused.kind(), refused.path()), (Kind::Damaged, Some(site.disk.path(object).as_path())));
         assert!(refused.to_string().contains("--repair-log"), "{refused}");
-        let reader = site.try_open(Access::Read).unwrap();
-        let told = checked(&reader, ReadData::None).1;
-        assert!(told.iter().any(|t| t.contains("--repair-log")), "{told:?}");
-        drop(reader);
+        match site.try_open(Access::Read) {
+            Ok(reader) => {
+                let told = checked(&reader, ReadData::None).1;
+                assert!(told.iter().any(|t| t.contains("--repair-log")), "{told:?}");
+            }
+            // Without a beginning it does not say what there is.
+            Err(e) => {
+                assert!(*object == records[0] && e.kind() == Kind::Damaged, "{object:?} {e}");
+                assert!(e.to_string().contains("--repair-log"), "{e}");
+            }
+        }
         let repairer = site.try_open(Access::Repair).unwrap();
         let repaired = repair_log(&repairer, &Void::default()).unwrap();
         assert!(!repaired.damage.is_empty() && repaired.dropped.is_empty(), "{object:?} {how:?}");
@@ -85,4 +92,52 @@ fn repairing_refuses_while_others_write() {
     assert_eq!(repair_log(&repairer, &Void::default()).unwrap(), repo::check::Repaired::default());
     let wrong = repair_log(&repo, &Void::default()).unwrap_err();
     assert_eq!(wrong.kind(), Kind::Bug);
+}
+
+#[test]
+fn a_lost_log_is_no_empty_repository_and_its_snapshots_come_back() {
+    let whole = Site::filled();
+    let before = readable(&whole.open());
+    let records = whole.objects(Area::Log);
+    // All of it, and its beginning.
+    for lost in [&records[..], &records[..records.len() / 2]] {
+        let site = whole.copy();
+        lost.iter().for_each(|record| site.disk.delete(record).unwrap());
+        for access in [Access::Read, Access::Write] {
+            let refused = site.try_open(access).err().unwrap();
+            assert_eq!(refused.kind(), Kind::Damaged);
+            assert!(refused.to_string().contains("--repair-log"), "{refused}");
+        }
+        let repaired = repair_log(&site.try_open(Access::Repair).unwrap(), &Void::default()).unwrap();
+        assert!(!repaired.damage.is_empty());
+        let repo = site.open();
+        assert_eq!(readable(&repo), before);
+        let (done, told) = checked(&repo, ReadData::All);
+        assert_eq!(done.problems, 0, "{told:?}");
+    }
+    // A new one has a log from the start.
+    assert_eq!(checked(&Site::new().open(), ReadData::All).0.problems, 0);
+}
+
+#[test]
+fn a_copy_that_is_turned_back_is_checked_and_read_but_not_written_to() {
+    let site = Site::filled();
+    let old: Arc<dyn Backend> = Arc::new(site.disk.snapshot());
+    site.write("newer", &noise(9, 5000));
+    let repo = site.open();
+    site.backup(&repo);
+    repo.remember();
+    drop(repo);
+    for _ in 0..2 {
+        let refused = site.open_through(old.clone(), Access::Write).err().unwrap();
+        assert_eq!(refused.kind(), Kind::RolledBack);
+        let reader = site.open_through(old.clone(), Access::Read).unwrap();
+        assert_eq!(reader.log.state().snapshots.len(), 2);
+        assert!(!readable(&reader).is_empty());
+        let (done, told) = checked(&reader, ReadData::All);
+        assert!(told[0].contains("older than what this machine has seen"), "{told:?}");
+        assert_eq!((done.problems, told.len(), done.recorded), (1, 1, false));
+        // What was seen stays known.
+        reader.remember();
+    }
 }

@@ -101,12 +101,35 @@ pub(super) fn check(root: &Path) -> Result<PathBuf> {
     let root = absolute(root)?;
     let config = root.join(CONFIG);
     match fs::metadata(&config) {
-        Ok(found) if found.is_file() => Ok(root),
+        Ok(found) if found.is_file() => require_areas(&root).map(|()| root),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(Error::io("open", config, e)),
         _ => Err(Error::new(Kind::NoRepository, "there is no repository at")
             .at(root)
             .remedy("make one with `packmule init`, or check that its disk is mounted")),
     }
+}
+
+/// Refuses a repository of which a part is not there: to take it for empty would be to take everything for lost.
+fn require_areas(root: &Path) -> Result<()> {
+    let absent = |what: &'static str, dir: &Path| {
+        let remedy = "nothing was changed; is a disk not mounted? If it was copied, copy it again as a whole";
+        Err(Error::new(Kind::Io, what).at(dir).remedy(remedy))
+    };
+    for area in Area::ALL {
+        let dir = root.join(area.dir());
+        match fs::metadata(&dir) {
+            Ok(found) if found.is_dir() => {}
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("look at", dir, e)),
+            _ => return absent("a directory of the repository is missing:", &dir),
+        }
+    }
+    // The place where a disk should be mounted is there, and empty.
+    let packs = root.join(Area::Packs.dir());
+    let empty = |dir: &Path| sorted_names(dir).map(|names| names.is_empty());
+    if empty(&packs)? && !empty(&root.join(Area::Snapshots.dir()))? {
+        return absent("there are snapshots, but no packs at all in", &packs);
+    }
+    Ok(())
 }
 
 /// Whether the repository can be written at all, before anything relies on it. A copy may lack `tmp` and `lock`.

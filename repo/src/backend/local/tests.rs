@@ -156,3 +156,29 @@ fn a_deleted_pack_cannot_be_read_through_an_old_handle() {
     local.delete(&pack).unwrap();
     assert_eq!(local.read(&pack, 1, 2).unwrap_err().kind(), Kind::NotFound);
 }
+
+#[test]
+fn a_part_that_is_not_there_is_an_error_and_not_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("repo");
+    let local = Local::create(&root).unwrap();
+    local.put(&Object::Config, b"config").unwrap();
+    for area in Area::ALL {
+        let (here, away) = (root.join(area.dir()), root.join("away"));
+        fs::rename(&here, &away).unwrap();
+        for read_only in [true, false] {
+            let e = Local::open(&root, read_only).err().unwrap();
+            assert_eq!((e.kind(), e.path()), (Kind::Io, Some(here.as_path())));
+            assert!(e.to_string().contains("mounted"), "{e}");
+        }
+        fs::rename(&away, &here).unwrap();
+    }
+    // A copy may leave out empty directories of packs, but where there are snapshots there are packs.
+    let packs = root.join("packs");
+    fs::remove_dir_all(&packs).unwrap();
+    fs::create_dir(&packs).unwrap();
+    drop(Local::open(&root, true).unwrap());
+    local.put(&Object::Snapshot(crate::id::SnapshotId([1; 32])), b"manifest").unwrap();
+    let e = Local::open(&root, true).err().unwrap();
+    assert_eq!((e.kind(), e.path()), (Kind::Io, Some(packs.as_path())));
+}

@@ -75,7 +75,7 @@ fn what_an_older_session_commits_is_not_swept() {
 }
 
 /// Runs another writer in the middle of a prune: when it says that it enters a phase.
-struct Meanwhile<'a> {
+pub(super) struct Meanwhile<'a> {
     phase: &'static str,
     act: parking_lot::Mutex<Option<Box<dyn FnOnce() + Send + 'a>>>,
     inner: Void,
@@ -99,7 +99,7 @@ impl Monitor for Meanwhile<'_> {
     }
 }
 
-fn meanwhile<'a>(phase: &'static str, act: impl FnOnce() + Send + 'a) -> Meanwhile<'a> {
+pub(super) fn meanwhile<'a>(phase: &'static str, act: impl FnOnce() + Send + 'a) -> Meanwhile<'a> {
     Meanwhile { phase, act: parking_lot::Mutex::new(Some(Box::new(act))), inner: Void::default() }
 }
 
