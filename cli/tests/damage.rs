@@ -44,7 +44,6 @@ fn kinds(repo: &Path) -> Vec<(&'static str, Vec<PathBuf>)> {
         ("manifest", files(&repo.join("snapshots"))),
         ("log record", files(&repo.join("log")).into_iter().skip(1).collect()),
         ("key slot", files(&repo.join("keys"))),
-        ("config", vec![repo.join("config")]),
     ]
 }
 
@@ -101,7 +100,7 @@ fn damage_matrix(kind: &str) {
         fs::write(two, a).unwrap();
         survives(&site, &format!("{kind} swapped"), one);
     }
-    if kind != "config" && kind != "key slot" {
+    if kind != "key slot" {
         let site = of(&sound);
         let path = kinds(&site.repo())[at].1[0].clone();
         fs::remove_file(&path).unwrap();
@@ -149,8 +148,34 @@ fn a_damaged_key_slot_is_found() {
 }
 
 #[test]
-fn a_damaged_config_is_found() {
-    damage_matrix("config");
+fn a_damaged_config_is_mended_from_its_copy() {
+    let sound = Site::filled();
+    let before = fs::read(sound.repo().join("config")).unwrap();
+    for name in ["config", "config.copy"] {
+        for (damage, apply) in DAMAGES {
+            let site = of(&sound);
+            let path = site.repo().join(name);
+            edit(&path, apply);
+            assert!(site.run(&["dump", "latest", "large"]).ok().out == fs::read(site.src().join("large")).unwrap());
+            let ran = site.run(&["check", "--read-data"]).ok();
+            assert!(ran.err.contains("warning: ") && ran.err.contains(path.to_str().unwrap()), "{damage}: {}", ran.err);
+            assert_eq!(fs::read(&path).unwrap(), before, "{name} {damage}");
+            assert!(!site.run(&["check"]).ok().err.contains("warning"));
+        }
+        let site = of(&sound);
+        fs::remove_file(site.repo().join(name)).unwrap();
+        site.backup();
+        assert_eq!(fs::read(site.repo().join(name)).unwrap(), before, "{name} missing");
+    }
+    let site = of(&sound);
+    for name in ["config", "config.copy"] {
+        edit(&site.repo().join(name), DAMAGES[0].1);
+    }
+    for words in [vec!["check"], vec!["snapshots"], vec!["backup", "."]] {
+        let ran = site.run(&words);
+        assert!(ran.code == 1 || ran.code == 5, "{}: {}", ran.words, ran.code);
+        assert!(ran.err.contains("config") && ran.err.contains("copy of the repository"), "{}", ran.err);
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::keyslots::Secret;
 use crate::limits::{MAX_FOOTER, MIB, PACK_SIZE_MAX};
 use crate::lock::{COMMIT_WAIT, SessionGuard};
 use crate::monitor::{Event, Monitor, Void};
-use crate::open::{Access, Repository, Sealed, bring_up};
+use crate::open::{Access, Repository, Sealed, bring_up, mend_config};
 use crate::pack::many::{Emit, in_parallel};
 use crate::pack::read::{open_footer, sealed_footer};
 use crate::rebuild::{Listed, rebuild};
@@ -51,6 +51,7 @@ impl Sealed {
 /// # Errors
 /// What log, locks and index give. A full disk is none: adopting waits then, and deleting must be possible.
 pub fn mend(repo: &Repository, monitor: &dyn Monitor) -> Result<()> {
+    mend_config(repo, monitor)?;
     let swept = finish_intent(repo, monitor);
     match swept {
         Err(e) if e.kind() == Kind::NoSpace => {

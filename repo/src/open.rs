@@ -2,6 +2,8 @@
 //! [`Repository`] can read them. What a crash left is mended by `mend`, which has the last step.
 
 mod catch_up;
+mod config_files;
+mod index_place;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -17,22 +19,23 @@ use crate::crypto::FORMAT_VERSION;
 use crate::crypto::keys::Keys;
 use crate::crypto::slot::RecoveryCode;
 use crate::error::{Error, Kind, Result};
-use crate::follow::{Followed, follow};
 use crate::format::config::{Config, UnverifiedConfig};
 use crate::format::record::{Position, State};
 use crate::id::{RepoId, hex};
-use crate::index::{Index, IndexIdentity, Opened};
+use crate::index::Index;
 use crate::keyslots::{self, NewSlots, Secret, Unlocked};
-use crate::limits::{MAX_SMALL_OBJECT, PACK_SIZE};
+use crate::limits::PACK_SIZE;
 use crate::lock::Locks;
 use crate::log::{Log, Relation};
 use crate::monitor::{Event, Monitor};
 use crate::open::catch_up::CatchUp;
 pub(crate) use crate::open::catch_up::bring_up;
+pub(crate) use crate::open::config_files::mend_config;
+use crate::open::config_files::read_config;
+use crate::open::index_place::{index_dirs, open_index};
 use crate::pack;
 use crate::pack::source::FrameSource;
 use crate::pack::store::PackStore;
-use crate::rebuild::rebuild;
 
 /// What the repository is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,8 +130,10 @@ pub fn init(root: &Path, wanted: &Init<'_>) -> Result<(RepoId, Option<RecoveryCo
 /// What the backend gives; `Exists` when there is a config.
 pub fn init_in(backend: Arc<dyn Backend>, wanted: &Init<'_>) -> Result<(RepoId, Option<RecoveryCode>)> {
     wanted.chunker.validate()?;
-    if backend.size(&Object::Config)?.is_some() {
-        return Err(Error::new(Kind::Exists, "there is a repository already:").at(backend.path(&Object::Config)));
+    for object in [Object::Config, Object::ConfigCopy] {
+        if backend.size(&object)?.is_some() {
+            return Err(Error::new(Kind::Exists, "there is a repository already:").at(backend.path(&object)));
+        }
     }
     let repo_id = RepoId::random();
     let created = keyslots::create_slots(backend.as_ref(), repo_id, &wanted.slots)?;
@@ -142,7 +147,9 @@ pub fn init_in(backend: Arc<dyn Backend>, wanted: &Init<'_>) -> Result<(RepoId, 
         owner_public: created.owner_public,
     };
     // Last: its presence makes a directory a repository.
-    backend.put(&Object::Config, &config.encode(&keys))?;
+    let config = config.encode(&keys);
+    backend.put(&Object::Config, &config)?;
+    backend.put(&Object::ConfigCopy, &config)?;
     Ok((repo_id, created.recovery_code))
 }
 
@@ -162,7 +169,7 @@ impl Sealed {
         if !there(&place.root)?.is_some_and(|meta| meta.is_dir()) {
             return Err(none().remedy("check the path, or make one with `packmule init`"));
         }
-        if there(&place.root.join("config"))?.is_none() {
+        if there(&place.root.join("config"))?.is_none() && there(&place.root.join("config.copy"))?.is_none() {
             return Err(
                 none().remedy("the directory is there, but holds no config: check the path, or run `packmule init`")
             );
@@ -183,14 +190,16 @@ impl Sealed {
         if access != Access::Read && !backend.writable() {
             return Err(Error::new(Kind::ReadOnly, "the repository cannot be written:").at(&place.root));
         }
-        let path = backend.path(&Object::Config);
-        let bytes = match backend.read_all(&Object::Config, MAX_SMALL_OBJECT) {
-            Err(e) if e.kind() == Kind::NotFound => {
-                return Err(Error::new(Kind::NoRepository, "there is no repository at").at(&place.root));
+        let config = match read_config(backend.as_ref(), &Object::Config) {
+            // Opening for writing mends it.
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged | Kind::Io) => {
+                read_config(backend.as_ref(), &Object::ConfigCopy).map_err(|_| match e.kind() {
+                    Kind::NotFound => Error::new(Kind::NoRepository, "there is no repository at").at(&place.root),
+                    _ => e.remedy("put back this file or config.copy beside it, from any copy of the repository"),
+                })?
             }
             other => other?,
         };
-        let config = Config::decode(&bytes).map_err(|e| e.at(path))?;
         Ok(Sealed { backend, locks, config, place, access })
     }
 
@@ -232,13 +241,7 @@ impl Sealed {
         }
         let rolled_back = seen.compare(last, &place.root, &log, access, monitor)?;
         let dirs = index_dirs(&place, backend.as_ref(), repo_id);
-        let mut opened = open_some_index(backend.as_ref(), &keys, &log, &dirs, monitor);
-        if access == Access::Write && opened.as_ref().is_err_and(|e| e.kind() == Kind::NoSpace) {
-            // Without an index nothing could ever be pruned.
-            backend.release_reserve()?;
-            opened = open_some_index(backend.as_ref(), &keys, &log, &dirs, monitor);
-        }
-        let (index, index_is_new) = opened?;
+        let (index, index_is_new) = open_index(backend.as_ref(), &keys, &log, &dirs, access, monitor)?;
         let clock = log.clock().clone();
         let repo = Repository {
             backend,
@@ -272,9 +275,9 @@ fn load_log(backend: &Arc<dyn Backend>, access: Access, keys: &Arc<Keys>, monito
             _ => e,
         }),
         Access::Write => Log::load(backend, keys, monitor).map_err(|e| match e.kind() {
-            Kind::Damaged => {
-                e.remedy("`packmule check` tells more, and with --repair-log lets the log go on; until then nothing is written")
-            }
+            Kind::Damaged => e.remedy(
+                "`packmule check` tells more, and with --repair-log lets the log go on; until then nothing is written",
+            ),
             _ => e,
         }),
     }
@@ -378,114 +381,9 @@ impl Seen {
     }
 }
 
-/// Where the index is kept: as told, else in the repository, else, where that is read-only, full or on a filesystem
-/// that LMDB must not be on, in this machine's cache by repository id and place.
-fn index_dirs(place: &Place, backend: &dyn Backend, repo: RepoId) -> Vec<PathBuf> {
-    if let Some(dir) = &place.index_dir {
-        return vec![dir.clone()];
-    }
-    let inside = place.root.join("index");
-    let cached = place.cache.join("index").join(name_of_copy(repo, &place.root));
-    if (backend.writable() || can_write(&inside)) && fits_lmdb(&place.root) {
-        return vec![inside, cached];
-    }
-    vec![cached]
-}
-
 /// A repository's id and a hash of where it is: a name for what this machine keeps about one copy of it.
 fn name_of_copy(repo: RepoId, root: &Path) -> String {
     let real = root.canonicalize().unwrap_or_else(|_| root.to_owned());
     let place = blake3::hash(real.as_os_str().as_encoded_bytes());
     format!("{}-{}", repo.to_hex(), hex(&place.as_bytes()[..8]))
-}
-
-fn can_write(dir: &Path) -> bool {
-    use nix::unistd::{AccessFlags, access};
-    let there = if dir.exists() { dir } else { dir.parent().unwrap_or(dir) };
-    access(there, AccessFlags::W_OK).is_ok()
-}
-
-/// Local filesystems with sound shared mappings and locks.
-fn fits_lmdb(dir: &Path) -> bool {
-    const NFS: i64 = 0x6969;
-    const SMB: i64 = 0x517b;
-    const SMB2: i64 = 0xfe53_4d42;
-    const CIFS: i64 = 0xff53_4d42;
-    const FUSE: i64 = 0x6573_5546;
-    const MSDOS: i64 = 0x4d44;
-    const EXFAT: i64 = 0x2011_bab0;
-    const V9FS: i64 = 0x0102_1997;
-    let Ok(info) = nix::sys::statfs::statfs(dir) else { return true };
-    // Narrower on other architectures.
-    #[allow(clippy::unnecessary_cast)]
-    let kind = info.filesystem_type().0 as i64;
-    !matches!(kind, NFS | SMB | SMB2 | CIFS | FUSE | MSDOS | EXFAT | V9FS)
-}
-
-/// The index in the first of these places that has room for it. A full disk must not keep anybody from restoring, or from
-/// forgetting and pruning, which then also have the reserve to work with.
-fn open_some_index(
-    backend: &dyn Backend,
-    keys: &Arc<Keys>,
-    log: &Log,
-    dirs: &[PathBuf],
-    monitor: &dyn Monitor,
-) -> Result<(Index, bool)> {
-    let Some((dir, others)) = dirs.split_first() else { return Err(Error::bug("no place for the index")) };
-    match (open_index(backend, keys, log, dir, monitor), others.first()) {
-        (Err(e), Some(other)) if e.kind() == Kind::NoSpace => {
-            let other_place = other.display();
-            monitor.event(Event::Notice(&format!("{e}; the index is made in {other_place} instead")));
-            open_some_index(backend, keys, log, others, monitor)
-        }
-        (Err(e), None) if e.kind() == Kind::NoSpace => {
-            Err(e.remedy("name a directory with room for the index with --index-dir"))
-        }
-        (done, _) => done,
-    }
-}
-
-/// The index, current, and whether it had to be built.
-fn open_index(
-    backend: &dyn Backend,
-    keys: &Arc<Keys>,
-    log: &Log,
-    dir: &Path,
-    monitor: &dyn Monitor,
-) -> Result<(Index, bool)> {
-    let why = match Index::open(dir, &IndexIdentity { repo: keys.repo_id() })? {
-        Opened::Ready(index) => match current(backend, keys, log, &index) {
-            Ok(Followed::Yes) => return Ok((index, false)),
-            Ok(Followed::No) => "it belongs to another state of this repository".to_owned(),
-            Err(e) if e.kind() == Kind::Damaged => e.to_string(),
-            Err(e) => return Err(e),
-        },
-        Opened::Missing if log.state().position.seq <= 1 => "the repository is new".to_owned(),
-        Opened::Missing => "there is none".to_owned(),
-        Opened::Unusable(why) => why,
-    };
-    if log.state().position.seq > 1 {
-        let dir = dir.display();
-        monitor.event(Event::Notice(&format!(
-            "building the index in {dir} again ({why}); this takes seconds, or minutes where the repository is very \
-             large, and nothing that is stored is affected"
-        )));
-    }
-    Ok((rebuild(backend, keys, log, dir, monitor)?, true))
-}
-
-fn current(backend: &dyn Backend, keys: &Keys, log: &Log, index: &Index) -> Result<Followed> {
-    let Some(at) = index.position()? else { return Ok(Followed::No) };
-    if log.extends(&at) == Relation::RolledBack {
-        // Somebody has appended since, and the index shows it already.
-        log.refresh()?;
-    }
-    if !matches!(log.extends(&at), Relation::Same | Relation::Newer) {
-        return Ok(Followed::No);
-    }
-    if !index.writable() {
-        // As good as it is: what came since is not found, and nothing can be done about it here.
-        return Ok(if at == log.state().position { Followed::Yes } else { Followed::No });
-    }
-    Ok(follow(backend, keys, log, index)?.0)
 }

@@ -12,6 +12,7 @@ use crate::id::{PackId, SnapshotId};
 fn one_of_each() -> Vec<Object> {
     vec![
         Object::Config,
+        Object::ConfigCopy,
         Object::Key("00ff00ff00ff00ff".into()),
         Object::Pack(PackId([7; 32])),
         Object::Footers(3),

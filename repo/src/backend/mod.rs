@@ -23,6 +23,8 @@ pub(crate) use ofd::{is_locked, try_lock};
 pub enum Object {
     /// The repository's config; its presence makes a directory a repository.
     Config,
+    /// The same once more: without these few bytes nothing else can be read.
+    ConfigCopy,
     /// A key slot, by its id of 16 lower-case hexadecimal digits.
     Key(String),
     /// A pack.
@@ -39,7 +41,7 @@ impl Object {
     /// Where the object stands below the repository's root.
     pub fn path(&self) -> PathBuf {
         match self {
-            Object::Config => PathBuf::from("config"),
+            Object::Config | Object::ConfigCopy => PathBuf::from(self.name()),
             Object::Pack(id) => {
                 let name = id.to_hex();
                 PathBuf::from(format!("packs/{}/{name}", &name[..2]))
@@ -54,7 +56,7 @@ impl Object {
     /// The area that lists the object; none for the config.
     pub fn area(&self) -> Option<Area> {
         match self {
-            Object::Config => None,
+            Object::Config | Object::ConfigCopy => None,
             Object::Key(_) => Some(Area::Keys),
             Object::Pack(_) => Some(Area::Packs),
             Object::Footers(_) => Some(Area::Footers),
@@ -67,6 +69,7 @@ impl Object {
     fn name(&self) -> String {
         match self {
             Object::Config => "config".into(),
+            Object::ConfigCopy => "config.copy".into(),
             Object::Key(id) => id.clone(),
             Object::Pack(id) => id.to_hex(),
             Object::Snapshot(id) => id.to_hex(),

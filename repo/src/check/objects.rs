@@ -25,11 +25,19 @@ impl Check<'_> {
 
     fn config(&mut self) -> Result<()> {
         let (backend, keys) = (&self.repo.backend, &self.repo.keys);
-        let read = twice(|| backend.read_all(&Stored::Config, MAX_SMALL_OBJECT));
-        let config = read.and_then(|bytes| Config::decode(&bytes)?.verify(keys));
-        if let Err(e) = config {
-            let e = damage(e)?.at(backend.path(&Stored::Config)).remedy("put back a copy of this file");
-            self.object(&e);
+        for object in [Stored::Config, Stored::ConfigCopy] {
+            let read = twice(|| backend.read_all(&object, MAX_SMALL_OBJECT));
+            let config = read.and_then(|bytes| Config::decode(&bytes)?.verify(keys));
+            match config {
+                // One made before there was a copy, which has not been written to since.
+                Err(e) if e.kind() == Kind::NotFound && object == Stored::ConfigCopy => {}
+                Err(e) => {
+                    let remedy = "any command that writes makes it anew from the other one of config and config.copy";
+                    let e = damage(e)?.at(backend.path(&object)).remedy(remedy);
+                    self.object(&e);
+                }
+                Ok(_) => {}
+            }
         }
         Ok(())
     }

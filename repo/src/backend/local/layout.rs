@@ -19,6 +19,7 @@ pub(super) const TMP: &str = "tmp";
 pub(super) const LOCK: &str = "lock";
 pub(super) const RESERVE: &str = "reserve";
 const CONFIG: &str = "config";
+const CONFIG_COPY: &str = "config.copy";
 
 /// Whether `name` is a directory of packs: the first two digits of their ids.
 pub(super) fn is_shard(name: &str) -> bool {
@@ -49,7 +50,7 @@ pub(super) fn create(root: &Path) -> Result<PathBuf> {
 
 /// Refuses a directory with anything in it but the empty layout that an interrupted `create` leaves.
 fn refuse_content(root: &Path) -> Result<()> {
-    if root.join(CONFIG).exists() {
+    if root.join(CONFIG).exists() || root.join(CONFIG_COPY).exists() {
         return Err(Error::new(Kind::Exists, "a repository exists already in").at(root));
     }
     let foreign = |dir: &Path| {
@@ -100,7 +101,7 @@ fn make_lock(root: &Path) -> Result<()> {
 pub(super) fn check(root: &Path) -> Result<PathBuf> {
     let root = absolute(root)?;
     let config = root.join(CONFIG);
-    match fs::metadata(&config) {
+    match fs::metadata(&config).or_else(|e| fs::metadata(root.join(CONFIG_COPY)).map_err(|_| e)) {
         Ok(found) if found.is_file() => require_areas(&root).map(|()| root),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(Error::io("open", config, e)),
         _ => Err(Error::new(Kind::NoRepository, "there is no repository at")
