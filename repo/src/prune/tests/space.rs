@@ -22,7 +22,8 @@ fn thinned(stays: impl Fn(usize) -> bool) -> (Bench, Repository, SnapshotId, u64
 
 #[test]
 fn what_stays_unused_is_within_the_limit_for_every_pattern() {
-    let patterns: [(&str, fn(usize) -> bool); 5] = [
+    type Stays = fn(usize) -> bool;
+    let patterns: [(&str, Stays); 5] = [
         ("every second", |i| i % 2 == 0),
         ("all but every third", |i| i % 3 != 0),
         ("every tenth", |i| i % 10 == 0),
