@@ -3,6 +3,7 @@
 mod faults;
 mod named;
 mod site;
+mod xfs;
 
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
