@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use crate::backend::local::Local;
+use crate::backend::local::{Local, Unmade};
 use crate::backend::{Backend, Object};
 use crate::chunker::ChunkerParams;
 use crate::clock::Clock;
@@ -17,7 +17,7 @@ use crate::follow::{Followed, follow};
 use crate::format::config::{Config, UnverifiedConfig};
 use crate::format::record::{Position, State};
 use crate::id::{RepoId, hex};
-use crate::index::{Index, IndexIdentity, Opened};
+use crate::index::{Index, IndexIdentity, Opened, claim};
 use crate::keyslots::{self, NewSlots, Secret, Unlocked};
 use crate::limits::{MAX_SMALL_OBJECT, PACK_SIZE};
 use crate::lock::Locks;
@@ -106,10 +106,15 @@ impl<'a> Init<'a> {
 /// Makes a repository in `root`, which must be empty or absent. Returns its id and the recovery code, to be shown once.
 ///
 /// # Errors
-/// `Exists` when there is a repository already, `Refused` when there is something else.
+/// `Exists` when there is a repository already, `Refused` when there is something else; what the system gives. Nothing
+/// that was made stays then.
 pub fn init(root: &Path, wanted: &Init<'_>) -> Result<(RepoId, Option<RecoveryCode>)> {
-    let backend = Local::create(root)?;
-    init_in(Arc::new(backend), wanted)
+    let unmade = Unmade::look(root);
+    let made = Local::create(root).and_then(|backend| init_in(Arc::new(backend), wanted));
+    made.map_err(|e| {
+        unmade.restore();
+        if e.kind() == Kind::NoSpace { e.remedy("make room there, or name another directory") } else { e }
+    })
 }
 
 /// As [`init`], in any empty backend.
@@ -222,8 +227,12 @@ impl Sealed {
             }
         }
         seen.compare(last, &place.root, &log, access, monitor)?;
+        if let Some(dir) = &place.index_dir {
+            claim(dir, &IndexIdentity { repo: repo_id })?;
+        }
         let index_dir = index_dir(&place, backend.as_ref(), repo_id);
-        let (index, index_is_new) = open_index(backend.as_ref(), &keys, &log, &index_dir, monitor)?;
+        let opened = open_index(backend.as_ref(), &keys, &log, &index_dir, monitor);
+        let (index, index_is_new) = opened.map_err(|e| unkept(e, &index_dir, &place.root))?;
         let clock = log.clock().clone();
         let repo = Repository {
             backend,
@@ -368,6 +377,21 @@ fn index_dir(place: &Place, backend: &dyn Backend, repo: RepoId) -> PathBuf {
         return inside;
     }
     place.cache.join("index").join(name_of_copy(repo, &place.root))
+}
+
+/// What to do about an index that cannot be kept where it is to be.
+fn unkept(e: Error, dir: &Path, root: &Path) -> Error {
+    if !e.path().is_some_and(|path| path.starts_with(dir)) {
+        return e;
+    }
+    match e.kind() {
+        Kind::NoSpace if dir.starts_with(root) => e.full_repository(),
+        Kind::NoSpace => e.remedy("make room there, or name another place for the index with --index-dir"),
+        Kind::Io | Kind::ReadOnly => {
+            e.or_remedy("let this user write there, or name another place for the index with --index-dir")
+        }
+        _ => e,
+    }
 }
 
 /// A repository's id and a hash of where it is: a name for what this machine keeps about one copy of it.
