@@ -276,15 +276,21 @@ fn holes_come_back_as_holes_and_cost_nothing() {
     assert_eq!(std::fs::read_dir(dir.path().join("top")).unwrap().count(), 5);
 }
 
-/// Takes so many bytes before the user stops it. Nothing may follow then, not even an archive's end.
-struct StopsAt<'a>(u64, &'a Recording);
+/// Takes so many bytes before the user stops it, and counts what comes after that.
+struct StopsAt<'a> {
+    left: u64,
+    after: u64,
+    monitor: &'a Recording,
+}
 
 impl Write for StopsAt<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        assert!(self.0 > 0, "it goes on");
-        self.0 = self.0.saturating_sub(bytes.len() as u64);
-        if self.0 == 0 {
-            self.1.cancel();
+        if self.left == 0 {
+            self.after += bytes.len() as u64;
+        }
+        self.left = self.left.saturating_sub(bytes.len() as u64);
+        if self.left == 0 {
+            self.monitor.cancel();
         }
         Ok(bytes.len())
     }
@@ -302,6 +308,9 @@ fn an_archive_can_be_stopped_within_a_file() {
     let file = file_of(&mut store, "f", &pieces);
     let root = dir_of(&mut store, "", vec![file]);
     let monitor = Recording::default();
-    let e = archive(&store, &SnapPath::root(), &root, &mut StopsAt(100_000, &monitor), &monitor).unwrap_err();
+    let mut out = StopsAt { left: 100_000, after: 0, monitor: &monitor };
+    let e = archive(&store, &SnapPath::root(), &root, &mut out, &monitor).unwrap_err();
     assert_eq!(e.kind(), Kind::Interrupted);
+    // Not even an archive's end.
+    assert_eq!(out.after, 0);
 }
