@@ -138,10 +138,22 @@ impl Source {
     }
 }
 
+/// Reads a file, or standard input to its end if the file is called `-`.
 fn read_file(file: &Path) -> Result<Zeroizing<String>> {
+    if file == Path::new("-") {
+        if io::stdin().is_terminal() {
+            let message = "the password is not read from standard input, which is a terminal and would show it";
+            return Err(Error::new(Kind::Usage, message).remedy("leave the option out, and it is asked for"));
+        }
+        return read_from(&mut io::stdin(), Path::new("standard input"));
+    }
     let mut open = File::open(file).map_err(|e| Error::io("open the password file", file, e))?;
-    let secret = read_bounded(&mut open).map_err(|e| Error::io("read the password file", file, e))?;
-    text(secret).map_err(|e| e.at(file))
+    read_from(&mut open, file)
+}
+
+fn read_from(open: &mut dyn Read, name: &Path) -> Result<Zeroizing<String>> {
+    let secret = read_bounded(open).map_err(|e| Error::io("read the password from", name, e))?;
+    text(secret).map_err(|e| e.at(name))
 }
 
 fn run(command: &OsStr) -> Result<Zeroizing<String>> {

@@ -55,7 +55,7 @@ fn a_disk_full_in_a_backup_loses_nothing() {
     let kept = site.path().join("kept");
     copy(&site.src(), &kept);
     site.write("huge", &noise(2, 90 << 20));
-    let ran = site.run(&["backup", ".", "--source", "data", "--host", "web"]).refused(14, &[]);
+    let ran = site.run(&["backup", ".", "--source", "data", "--host", "web"]).refused(14, &["packmule prune"]);
     assert!(ran.err.contains("repo") || ran.err.contains("small"), "{}", ran.err);
     assert_eq!(site.snapshots(), std::slice::from_ref(&first));
     site.restores(&first, &kept);
@@ -67,6 +67,37 @@ fn a_disk_full_in_a_backup_loses_nothing() {
     let next = site.backup();
     site.restores(&next, &site.src());
     site.run(&["check", "--read-data"]).ok();
+}
+
+#[test]
+fn where_there_is_no_room_for_a_repository_nothing_stays() {
+    let site = Site::bare();
+    let at = site.path().join("small");
+    fs::create_dir(&at).unwrap();
+    // Without room for the reserve, and with room for two small files beside it.
+    for size in ["32m", "65544k"] {
+        let _undo = mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"], &at);
+        fs::create_dir(at.join("empty")).unwrap();
+        for repo in ["new", "a/new/one", "empty"] {
+            let mut command = site.program(&["-r", text(&at.join(repo)), "init"]);
+            command.env("PACKMULE_PASSWORD", support::PASSWORD);
+            let ran = Running::start(command).wait();
+            assert!(!ran.refused(14, &["make room"]).err.contains("prune"));
+            let left: Vec<_> = fs::read_dir(&at).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert_eq!(left, ["empty"], "{repo} in {size}");
+            assert_eq!(fs::read_dir(at.join("empty")).unwrap().count(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_full_restore_target_is_no_full_repository() {
+    let site = Site::filled();
+    let at = site.path().join("small");
+    fs::create_dir(&at).unwrap();
+    let _undo = mount(&["-t", "tmpfs", "-o", "size=64k", "tmpfs"], &at);
+    let ran = site.run(&["restore", "latest", "--target", text(&at.join("to"))]);
+    assert!(ran.err.contains("No space left") && !ran.err.contains("prune"), "{}", ran.err);
 }
 
 #[test]
@@ -356,6 +387,7 @@ fn a_reader_that_goes_away_and_a_full_one() {
         let ran = Running::start(full).wait();
         assert!(ran.code == 14 || ran.code == 1, "{words}: {} {}", ran.code, ran.err);
         assert!(ran.err.contains("standard output"), "{words}: {}", ran.err);
+        assert!(!ran.err.contains("prune"), "advice for a repository: {}", ran.err);
     }
 }
 

@@ -279,6 +279,30 @@ fn a_prune_that_moves_everything_does_not_disturb_a_mount() {
 }
 
 #[test]
+fn a_mount_in_the_source_is_left_out() {
+    let site = Site::filled();
+    // A blank, as the kernel's table escapes it.
+    let at = site.src().join("of the repository");
+    fs::create_dir(&at).unwrap();
+    let mount = Mount::new(&site, &at, &[]);
+    let listed = |site: &Site| {
+        let ran = site.run(&["backup", ".", "--source", "home"]).ok();
+        assert!(ran.err.contains("of the repository is the mount of a repository: left out"), "{}", ran.err);
+        site.run(&["ls", "latest", "--source", "home", "-R"]).ok().text()
+    };
+    let found = listed(&site);
+    assert!(found.contains("dir/small") && !found.contains("of the repository"), "{found}");
+    for named in [at.clone(), at.join("hosts"), at.join("hosts/web/data/latest")] {
+        site.run(&["backup", named.to_str().unwrap()])
+            .refused(1, &["the mount of a repository", named.to_str().unwrap()]);
+    }
+    // Also when nobody answers there any more.
+    mount.process.signal(Signal::SIGKILL);
+    eventually("the process ends", || fs::read_dir(&at).is_err());
+    assert!(!listed(&site).contains("of the repository"));
+}
+
+#[test]
 fn signals_and_unmounts_leave_no_dead_mount() {
     let site = Site::filled();
     for signal in [Signal::SIGINT, Signal::SIGTERM] {

@@ -52,7 +52,10 @@ pub enum Kind {
 }
 
 /// What to do about a full disk.
-const NO_SPACE: &str = "make room there; a full repository can still `packmule forget` and `packmule prune`";
+const NO_SPACE: &str = "make room there";
+
+/// What to do about one that holds a repository.
+const FULL_REPOSITORY: &str = "make room there; a full repository can still `packmule forget` and `packmule prune`";
 
 /// What to do when no more files can be opened.
 const OPEN_FILES: &str = "raise the limit of open files (`ulimit -n`, or LimitNOFILE= in a systemd unit)";
@@ -121,6 +124,11 @@ impl Error {
     pub fn context(mut self, doing: impl fmt::Display) -> Error {
         self.message = format!("{doing}: {}", self.message).into();
         self
+    }
+
+    /// Says what to do about a full disk if that is what it is: one that the repository is on.
+    pub fn full_repository(self) -> Error {
+        if self.kind == Kind::NoSpace { self.remedy(FULL_REPOSITORY) } else { self }
     }
 
     /// Gives the error another kind, keeping its words.

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use crate::backend::local::Local;
+use crate::backend::local::{Local, Unmade};
 use crate::backend::{Backend, Object};
 use crate::chunker::ChunkerParams;
 use crate::clock::Clock;
@@ -22,7 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::config::{Config, UnverifiedConfig};
 use crate::format::record::{Position, State};
 use crate::id::{RepoId, hex};
-use crate::index::Index;
+use crate::index::{Index, IndexIdentity, claim};
 use crate::keyslots::{self, NewSlots, Secret, Unlocked};
 use crate::limits::PACK_SIZE;
 use crate::lock::Locks;
@@ -118,10 +118,15 @@ impl<'a> Init<'a> {
 /// Makes a repository in `root`, which must be empty or absent. Returns its id and the recovery code, to be shown once.
 ///
 /// # Errors
-/// `Exists` when there is a repository already, `Refused` when there is something else.
+/// `Exists` when there is a repository already, `Refused` when there is something else; what the system gives. Nothing
+/// that was made stays then.
 pub fn init(root: &Path, wanted: &Init<'_>) -> Result<(RepoId, Option<RecoveryCode>)> {
-    let backend = Local::create(root)?;
-    init_in(Arc::new(backend), wanted)
+    let unmade = Unmade::look(root);
+    let made = Local::create(root).and_then(|backend| init_in(Arc::new(backend), wanted));
+    made.map_err(|e| {
+        unmade.restore();
+        if e.kind() == Kind::NoSpace { e.remedy("make room there, or name another directory") } else { e }
+    })
 }
 
 /// As [`init`], in any empty backend.
@@ -240,6 +245,9 @@ impl Sealed {
             }
         }
         let rolled_back = seen.compare(last, &place.root, &log, access, monitor)?;
+        if let Some(dir) = &place.index_dir {
+            claim(dir, &IndexIdentity { repo: repo_id })?;
+        }
         let dirs = index_dirs(&place, backend.as_ref(), repo_id);
         let (index, index_is_new) = open_index(backend.as_ref(), &keys, &log, &dirs, access, monitor)?;
         let clock = log.clock().clone();

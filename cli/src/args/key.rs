@@ -65,7 +65,7 @@ pub struct KeyPasswdArgs {
 /// Where a new password comes from; without these it is asked for twice on the terminal.
 #[derive(Debug, Clone, Default, Args)]
 pub struct NewSecretArgs {
-    /// Read the new password from FILE; one trailing newline does not count
+    /// Read the new password from FILE, or from standard input for -; one trailing newline does not count
     #[arg(long, value_name = "FILE", conflicts_with = "new_password_command")]
     pub new_password_file: Option<PathBuf>,
 

@@ -125,7 +125,7 @@ pub struct TargetArgs {
 /// Where the secret comes from. The secret itself is never an argument: other users can read those.
 #[derive(Debug, Clone, Default, Args)]
 pub struct SecretArgs {
-    /// Read the password or recovery code from FILE; one trailing newline does not count
+    /// Read the password or recovery code from FILE, or from standard input for -; one trailing newline does not count
     /// [environment: PACKMULE_PASSWORD_FILE]
     #[arg(short, long, value_name = "FILE", global = true, conflicts_with_all = ["password_command", "identity_file"])]
     pub password_file: Option<PathBuf>,

@@ -6,6 +6,7 @@
 mod layout;
 mod publish;
 mod temp;
+mod unmade;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -24,6 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::id::PackId;
 use publish::Publisher;
 use temp::Temp;
+pub use unmade::Unmade;
 
 /// Packs kept open for reading.
 const OPEN_PACKS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
@@ -150,12 +152,15 @@ impl Backend for Local {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::io("look at", target, e)),
         }
-        let mut temp = Temp::create(&self.root.join(layout::TMP), self.mode)?;
-        temp.write(bytes)?;
-        let put = self.publisher.publish(temp, &target)?;
-        // Also when another process was first: its own sync may still be under way.
-        sync_parent(&target)?;
-        Ok(put)
+        let write = || {
+            let mut temp = Temp::create(&self.root.join(layout::TMP), self.mode)?;
+            temp.write(bytes)?;
+            let put = self.publisher.publish(temp, &target)?;
+            // Also when another process was first: its own sync may still be under way.
+            sync_parent(&target)?;
+            Ok(put)
+        };
+        write().map_err(Error::full_repository)
     }
 
     fn read_into(&self, object: &Object, offset: u64, buf: &mut [u8]) -> Result<()> {

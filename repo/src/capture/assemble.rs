@@ -28,7 +28,7 @@ use crate::tree::builder::{DirBuilder, FileBuilder};
 
 /// Stat records are stored in chunks of this size.
 const SIDECAR_CHUNK: usize = MIB / 4;
-/// How often to look whether the backup is to stop while a reader has nothing to give.
+/// How often to look whether the backup is to stop while walk or reader have nothing to give.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What was put together.
@@ -93,8 +93,16 @@ impl<'a> Assembler<'a> {
     /// # Errors
     /// What the writer gives. `Interrupted` when the events end before the root does.
     pub fn run(mut self, events: &Receiver<Event>) -> Result<Assembled> {
-        for event in events {
-            self.event(event)?;
+        loop {
+            match events.recv_timeout(LOOK) {
+                Ok(event) => self.event(event)?,
+                // The walk may wait for somebody else's file.
+                Err(RecvTimeoutError::Timeout) if self.monitor.cancelled() => {
+                    return Err(Error::new(Kind::Interrupted, "stopped on request"));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
         }
         let root = self.root.take().ok_or_else(|| Error::new(Kind::Interrupted, "the walk ended early"))?;
         self.flush_sidecar()?;

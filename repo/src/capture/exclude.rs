@@ -2,6 +2,8 @@
 //! begins with one, as restic's users expect.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use globset::GlobBuilder;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
@@ -71,6 +73,15 @@ pub struct Marker {
     pub name: Vec<u8>,
     /// Its first bytes; empty for any.
     pub header: Vec<u8>,
+}
+
+/// The markers of one backup.
+#[derive(Default)]
+pub struct Markers {
+    /// Any of these is one.
+    pub list: Vec<Marker>,
+    /// Set when the backup ends early: nothing is waited for any longer.
+    pub over: Arc<AtomicBool>,
 }
 
 impl Marker {

@@ -7,10 +7,11 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use crate::capture::exclude::Marker;
+use crate::capture::exclude::{Marker, Markers};
 use crate::capture::pool::{Pool, Promise};
-use crate::capture::scan::{Attributes, Meta, Names, open_dir, open_file, open_path, stat, stat_at, xattrs_of};
+use crate::capture::scan::{Attributes, Meta, Names, open_dir, open_leased, open_path, stat, stat_at, xattrs_of};
 use crate::error::{Error, Result};
 use crate::format::tree::EntryType;
 use crate::limits::MIB;
@@ -57,7 +58,7 @@ pub enum Which {
 ///
 /// # Errors
 /// The system's.
-pub fn list(dir: BorrowedFd<'_>, name: &[u8], what: &Which, markers: &[Marker]) -> io::Result<Listing> {
+pub fn list(dir: BorrowedFd<'_>, name: &[u8], what: &Which, markers: &Markers) -> io::Result<Listing> {
     let fd = open_dir(dir, name)?;
     let meta = stat(&fd)?;
     let attributes = xattrs_of(&fd);
@@ -66,7 +67,7 @@ pub fn list(dir: BorrowedFd<'_>, name: &[u8], what: &Which, markers: &[Marker]) 
     let names = match what {
         Which::All(keep) => {
             let all = Names::read(&fd)?;
-            match markers.iter().find(|m| all.contains(&m.name) && is_marked(fd.as_fd(), m)) {
+            match markers.list.iter().find(|m| all.contains(&m.name) && is_marked(fd.as_fd(), m, &markers.over)) {
                 Some(marker) => {
                     marked = true;
                     let kept = keep.iter().filter(|name| all.contains(name)).map(Vec::as_slice);
@@ -86,8 +87,12 @@ fn look_up(fd: &OwnedFd, names: &Names, from: usize) -> Vec<io::Result<Meta>> {
     (from..names.len().min(from + BATCH)).map(|i| stat_at(fd.as_fd(), names.get(i))).collect()
 }
 
-fn is_marked(dir: BorrowedFd<'_>, marker: &Marker) -> bool {
-    let Ok(file) = open_file(dir, &marker.name) else { return false };
+/// Whether the file of a marker's name begins as it must.
+fn is_marked(dir: BorrowedFd<'_>, marker: &Marker, over: &AtomicBool) -> bool {
+    if marker.header.is_empty() {
+        return true;
+    }
+    let Ok(file) = open_leased(dir, &marker.name, over) else { return false };
     let mut head = Vec::new();
     let read = file.take(marker.header.len() as u64).read_to_end(&mut head);
     read.is_ok() && head == marker.header
@@ -178,7 +183,7 @@ impl Walking {
         &mut self,
         pool: &Pool,
         deep: Option<Deep<'_>>,
-        markers: &Arc<Vec<Marker>>,
+        markers: &Arc<Markers>,
     ) -> Option<(usize, io::Result<Meta>)> {
         let fd = Arc::clone(self.fd.as_ref()?);
         while self.coming.len() < BATCHES && self.asked < self.names.len() {
@@ -197,7 +202,7 @@ impl Walking {
         Some((self.next - 1, meta))
     }
 
-    fn list_ahead(&mut self, fd: &Arc<OwnedFd>, pool: &Pool, deep: Deep<'_>, markers: &Arc<Vec<Marker>>) {
+    fn list_ahead(&mut self, fd: &Arc<OwnedFd>, pool: &Pool, deep: Deep<'_>, markers: &Arc<Markers>) {
         self.looked_ahead = self.looked_ahead.max(self.next);
         let end = self.next + self.ready.len();
         while self.ahead.len() < self.most_ahead && self.looked_ahead < end {

@@ -8,6 +8,7 @@
 //! Every queue is bounded, and whatever is earliest in tree order can always proceed.
 
 mod exclude;
+mod mounts;
 mod plan;
 mod failures;
 mod descriptors;
@@ -23,8 +24,10 @@ mod sink;
 mod stdin;
 mod waiting;
 mod commit;
+mod unchanged;
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +38,9 @@ use crossbeam_channel::bounded;
 use crate::capture::assemble::{Assembled, Assembler};
 use crate::capture::descriptors::Descriptors;
 use crate::capture::event::Budget;
+use crate::capture::exclude::Markers;
 use crate::capture::failures::Failures;
+use crate::capture::mounts::Mounts;
 use crate::capture::parent::Parent;
 use crate::capture::plan::Plan;
 use crate::capture::pool::Pool;
@@ -242,7 +247,6 @@ fn capture(
     if !streamed && failures.missing() >= job.stored.len() as u64 {
         return Err(nothing_there());
     }
-    let unchanged = job.parent.as_ref().is_some_and(|p| p.root == made.root && p.paths == job.stored);
     let totals = writer.finish()?;
     fill_totals(&mut made.stats, &totals);
     let mut outcome = Outcome {
@@ -264,7 +268,7 @@ fn capture(
         .remedy("see the error above, and run it again"));
     }
     let Some(session) = session else { return Ok(outcome) };
-    if options.skip_if_unchanged && unchanged && made.stats.errors == 0 {
+    if options.skip_if_unchanged && made.stats.errors == 0 && is_unchanged(repo, job, &made) {
         return Ok(outcome);
     }
     if options.strict && made.stats.errors > 0 {
@@ -273,6 +277,12 @@ fn capture(
     }
     outcome.snapshot = Some(job.record(repo, session, &options, made)?);
     Ok(outcome)
+}
+
+/// In doubt it is not.
+fn is_unchanged(repo: &Repository, job: &commit::Job, made: &Assembled) -> bool {
+    let Some(parent) = job.parent.as_ref().filter(|p| p.paths == job.stored) else { return false };
+    unchanged::unchanged(repo.store().as_ref(), &job.plan.root, &parent.root, &made.root).unwrap_or(false)
 }
 
 fn fill_totals(stats: &mut Stats, totals: &Totals) {
@@ -291,14 +301,16 @@ fn read_sources(
     failures: &Failures<'_>,
     monitor: &dyn Monitor,
 ) -> Result<Assembled> {
+    let over = Arc::new(AtomicBool::new(false));
     let rules = Rules {
         excludes: Patterns::new(&options.excludes, &options.iexcludes)?,
-        markers: Arc::new(options.markers.clone()),
+        markers: Arc::new(Markers { list: options.markers.clone(), over: Arc::clone(&over) }),
         larger_than: options.larger_than,
         one_file_system: options.one_file_system,
         read_devices: options.read_devices,
         force: options.force,
         repository: repo.root.as_deref().and_then(walk::identity),
+        mounts: Mounts::default(),
     };
     let store = repo.store();
     let state = repo.log.state();
@@ -328,7 +340,6 @@ fn read_sources(
         links: HashMap::new(),
         chunk_min: u64::from(repo.config.chunker.min),
     };
-    let over = Arc::new(AtomicBool::new(false));
     std::thread::scope(|threads| {
         for _ in 0..readers {
             let queue = queue.clone();
@@ -408,11 +419,14 @@ fn plan(repo: &Repository, options: &Options) -> Result<Plan> {
     let cwd = std::env::current_dir().map_err(|e| Error::io("find", "the working directory", e))?;
     let plan = Plan::new(&options.paths, &cwd)?;
     let root = repo.root.as_deref().and_then(|r| r.canonicalize().ok());
-    let mut missing = Vec::new();
+    let (mut missing, mounts) = (Vec::new(), Mounts::default());
     for path in &options.paths {
         match path.symlink_metadata() {
             Err(e) => missing.push(Error::io("read", path, e)),
-            Ok(_) => refuse_inside(path, root.as_deref())?,
+            Ok(found) => {
+                refuse_inside(path, root.as_deref())?;
+                refuse_mounted(path, found.dev(), &mounts)?;
+            }
         }
     }
     if missing.len() == options.paths.len() {
@@ -432,6 +446,18 @@ fn refuse_inside(path: &Path, root: Option<&Path>) -> Result<()> {
         return Err(Error::new(Kind::Refused, "the source lies inside the repository:")
             .at(path)
             .remedy("back up something else, or move the repository"));
+    }
+    Ok(())
+}
+
+fn refuse_mounted(path: &Path, dev: u64, mounts: &Mounts) -> Result<()> {
+    if mounts.is_repository(dev) {
+        return Err(Error::new(
+            Kind::Refused,
+            "the source lies on the mount of a repository, and is backed up already:",
+        )
+        .at(path)
+        .remedy("back up something else, or what was restored from it"));
     }
     Ok(())
 }

@@ -73,11 +73,12 @@ impl Plan {
         }
     }
 
-    /// The default name of a source: its paths with `-` for `/`, joined by `+`. Of a relative path that is the absolute
+    /// The default name of a source: its paths with `-` for `/`, joined by `+`; what no name can hold, control characters
+    /// and bytes that are no text, is percent-encoded, as names are on a mount. Of a relative path that is the absolute
     /// one: another directory's must not become a part of the same history.
     pub fn source_name(paths: &[Vec<u8>]) -> String {
         let name = |path: &Vec<u8>| {
-            let text = String::from_utf8_lossy(path).trim_matches('/').replace('/', "-");
+            let text = plain(path).trim_matches('/').replace('/', "-");
             if text.is_empty() { "root".to_owned() } else { text }
         };
         paths.iter().map(name).collect::<Vec<_>>().join("+")
@@ -110,6 +111,22 @@ impl Node {
         self.whole = true;
         self.children.values_mut().for_each(Node::make_whole);
     }
+}
+
+/// Bytes as text that a source's name can hold.
+fn plain(path: &[u8]) -> String {
+    let mut out = String::with_capacity(path.len());
+    let encode = |out: &mut String, bytes: &[u8]| bytes.iter().for_each(|b| out.push_str(&format!("%{b:02X}")));
+    for chunk in path.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c.is_control() {
+                true => encode(&mut out, c.encode_utf8(&mut [0; 4]).as_bytes()),
+                false => out.push(c),
+            }
+        }
+        encode(&mut out, chunk.invalid());
+    }
+    out
 }
 
 /// The components, `..` and `.` resolved by text; whether they start at `/`.
@@ -145,6 +162,8 @@ mod tests {
         assert_eq!(name(&["data/../mail"]), "home-u-mail");
         assert_eq!(name(&["../other", "/home/other"]), "home-other");
         assert_eq!(name(&["mail", "."]), "home-u+home-u-mail");
+        assert_eq!(name(&["a\nb\u{85}é%"]), "home-u-a%0Ab%C2%85é%");
+        assert_eq!(Plan::source_name(&[b"/srv/\xff\xe9x".to_vec()]), "srv-%FF%E9x");
         let top = Plan::new(&[".".into()], Path::new("/")).unwrap();
         assert_eq!((Plan::source_name(&top.absolute), top.stored), ("root".to_owned(), vec![b".".to_vec()]));
     }

@@ -3,15 +3,15 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::capture::scan::{Attributes, Meta, open_file, stat, xattrs_of};
+use crate::capture::scan::{Attributes, Meta, open_leased, stat, xattrs_of};
 use crate::chunker::ChunkerParams;
 use crate::crypto::hash::{ChunkKind, content_hash};
 use crate::format::tree::EntryType;
@@ -26,11 +26,6 @@ const WINDOW: usize = MIB;
 pub const QUEUE: usize = 16;
 /// How often a file that changes is read anew before it is taken as it is.
 const RETRIES: u32 = 3;
-/// How long to wait for a file whose lease (Samba's oplocks are such) is being broken: the kernel gives its holder 45 s
-/// unless told otherwise …
-const LEASE_WAIT: Duration = Duration::from_secs(60);
-/// … and how often to look.
-const LEASE_LOOK: Duration = Duration::from_millis(100);
 
 /// A file to read.
 pub struct Job {
@@ -126,7 +121,7 @@ impl Reader<'_> {
     fn file(&mut self, dir: &Arc<OwnedFd>, name: &[u8]) -> Result<(), Stop> {
         let mut attempt = 0;
         loop {
-            let file = self.open(dir.as_fd(), name)?;
+            let file = open_leased(dir.as_fd(), name, self.over)?;
             let before = stat(&file)?;
             if before.kind != EntryType::File {
                 // Replaced by something else since it was listed: gone, as far as this snapshot is concerned.
@@ -141,22 +136,6 @@ impl Reader<'_> {
             attempt += 1;
             // Give a writer that is about to finish a moment.
             std::thread::sleep(Duration::from_millis(20 << attempt));
-        }
-    }
-
-    /// Opens the file as soon as nobody holds a lease on it against that. To ask is what makes its holder give it back.
-    fn open(&self, dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
-        let begun = Instant::now();
-        loop {
-            match open_file(dir, name) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < LEASE_WAIT => {
-                    if self.over.load(Ordering::Relaxed) {
-                        return Err(e);
-                    }
-                    std::thread::sleep(LEASE_LOOK);
-                }
-                other => return other,
-            }
         }
     }
 

@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
@@ -15,6 +17,12 @@ use xattr::FileExt as _;
 
 use crate::format::tree::{EntryType, FileTime};
 use crate::limits::{MAX_NAME, MAX_XATTR_VALUE};
+
+/// How long to wait for a file whose lease (Samba's oplocks are such) is being broken: the kernel gives its holder 45 s
+/// unless told otherwise …
+const LEASE_WAIT: Duration = Duration::from_secs(60);
+/// … and how often to look.
+const LEASE_LOOK: Duration = Duration::from_millis(100);
 
 /// What `stat` says, in our words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +134,26 @@ pub fn open_path(path: &std::path::Path) -> io::Result<File> {
 /// The system's.
 pub fn open_file(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
     open(dir, name, OFlag::O_NONBLOCK).map(File::from)
+}
+
+/// As [`open_file`], as soon as nobody holds a lease on the file against that. To ask is what makes its holder give it
+/// back. With `over` set it is not waited for.
+///
+/// # Errors
+/// The system's.
+pub fn open_leased(dir: BorrowedFd<'_>, name: &[u8], over: &AtomicBool) -> io::Result<File> {
+    let begun = Instant::now();
+    loop {
+        match open_file(dir, name) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < LEASE_WAIT => {
+                if over.load(Ordering::Relaxed) {
+                    return Err(e);
+                }
+                std::thread::sleep(LEASE_LOOK);
+            }
+            other => return other,
+        }
+    }
 }
 
 fn open(dir: BorrowedFd<'_>, name: &[u8], flags: OFlag) -> io::Result<OwnedFd> {
@@ -264,6 +292,11 @@ pub fn xattrs_at(dir: BorrowedFd<'_>, name: &[u8]) -> Attributes {
     collect_xattrs(xattr::list(&path), |name| xattr::get(&path, name))
 }
 
+/// Whether an attribute is only how a filesystem keeps another: XFS shows what it stores access control lists as.
+fn is_shadow(name: &OsStr) -> bool {
+    matches!(name.as_bytes(), b"trusted.SGI_ACL_FILE" | b"trusted.SGI_ACL_DEFAULT")
+}
+
 fn collect_xattrs(
     list: io::Result<impl Iterator<Item = OsString>>,
     get: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
@@ -277,7 +310,7 @@ fn collect_xattrs(
             return out;
         }
     };
-    for name in list {
+    for name in list.filter(|name| !is_shadow(name)) {
         match get(&name) {
             // No reader would take it, nor anything listed beside its file.
             Ok(Some(value)) if name.len() > MAX_NAME || value.len() > MAX_XATTR_VALUE => {

@@ -15,9 +15,10 @@ use crossbeam_channel::Sender;
 
 use crate::capture::descriptors::Descriptors;
 use crate::capture::event::{Budget, Event, Linked};
-use crate::capture::exclude::{Marker, Patterns};
+use crate::capture::exclude::{Markers, Patterns};
 use crate::capture::failures::Failures;
 use crate::capture::listing::{Deep, Listing, Walking, Which, list};
+use crate::capture::mounts::Mounts;
 use crate::capture::parent::{Known, Parent};
 use crate::capture::plan::Node;
 use crate::capture::pool::Pool;
@@ -36,7 +37,7 @@ pub struct Rules {
     /// Left out.
     pub excludes: Patterns,
     /// Directories with one of these are left out but for the marker.
-    pub markers: Arc<Vec<Marker>>,
+    pub markers: Arc<Markers>,
     /// Files longer than this are left out.
     pub larger_than: Option<u64>,
     /// Stay on each target's filesystem.
@@ -47,13 +48,21 @@ pub struct Rules {
     pub force: bool,
     /// The repository's directory (device, inode): never captured.
     pub repository: Option<(u64, u64)>,
+    /// Where repositories are mounted: never captured either.
+    pub mounts: Mounts,
 }
 
 impl Rules {
+    /// Whether something in a directory on the filesystem `dev` is where a repository is mounted.
+    fn mounted(&self, dev: u64, meta: &Meta) -> bool {
+        meta.dev != dev && self.mounts.is_repository(meta.dev)
+    }
+
     /// Whether the subdirectory `name` of `dir`, which is on the filesystem `dev`, will be listed.
     fn deep(&self, dir: &Path, dev: u64, name: &[u8], meta: &Meta) -> bool {
         (!self.one_file_system || meta.dev == dev)
             && self.repository != Some((meta.dev, meta.ino))
+            && !self.mounted(dev, meta)
             && (self.excludes.is_empty() || !self.excludes.matches(&dir.join(std::ffi::OsStr::from_bytes(name)), true))
     }
 }
@@ -152,6 +161,8 @@ impl At {
         Path::new(std::ffi::OsStr::from_bytes(&self.real))
     }
 }
+
+const MOUNTED: &str = "the mount of a repository";
 
 fn stat_of(meta: &Meta) -> Stat {
     Stat { ino: meta.ino, ctime: meta.ctime }
@@ -272,9 +283,13 @@ impl<'a> Walk<'a> {
         let meta = match meta {
             Ok(meta) => meta,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return self.gone(at.real(), planned),
+            Err(_) if !named && self.rules.mounts.is_mounted_at(at.real()) => {
+                self.left_out(at.real(), MOUNTED);
+                return Ok(());
+            }
             Err(e) => return self.failures.report(at.real(), "scan", e),
         };
-        if self.is_repository(at.real(), &meta) {
+        if self.is_repository(at.real(), level.dev, &meta) {
             return Ok(());
         }
         let is_dir = meta.kind == EntryType::Dir;
@@ -299,13 +314,19 @@ impl<'a> Walk<'a> {
         self.visit_file(at, File { dir, name, meta: &meta, known, named: target, device })
     }
 
-    fn is_repository(&self, path: &Path, meta: &Meta) -> bool {
+    /// Whether it is the repository or a mount of one, which are left out.
+    fn is_repository(&self, path: &Path, dev: u64, meta: &Meta) -> bool {
         let own = self.rules.repository == Some((meta.dev, meta.ino));
-        if own {
-            let text = format!("{} is the repository itself: left out", crate::error::printable(path));
-            self.monitor.event(Report::Notice(&text));
+        let mounted = !own && self.rules.mounted(dev, meta);
+        if own || mounted {
+            self.left_out(path, if own { "the repository itself" } else { MOUNTED });
         }
-        own
+        own || mounted
+    }
+
+    fn left_out(&self, path: &Path, what: &str) {
+        let text = format!("{} is {what}: left out", crate::error::printable(path));
+        self.monitor.event(Report::Notice(&text));
     }
 
     fn excluded(&self, path: &Path, meta: &Meta) -> bool {
@@ -442,7 +463,7 @@ fn list_path(path: &Path, node: &Node, whole: bool) -> io::Result<Listing> {
         true => Which::All(Vec::new()),
         false => Which::Only(node.children.keys().cloned().collect()),
     };
-    list(dir.as_fd(), b".", &which, &[])
+    list(dir.as_fd(), b".", &which, &Markers::default())
 }
 
 /// The directory at `path` as the walk would meet it: device and inode.

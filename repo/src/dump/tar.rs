@@ -1,12 +1,14 @@
 //! A directory as a POSIX tar archive. What the classic header cannot hold stands in extended (pax) headers: long or
-//! large values, fractions of seconds, extended attributes as GNU tar and bsdtar write them.
+//! large values, fractions of seconds, extended attributes and access control lists as GNU tar and bsdtar write them.
+//! Files with large holes are in GNU tar's sparse form 1.0.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
 
 use ::tar::{Builder, EntryType as Kind, Header};
 
-use super::{Reader, stop, unwritable};
+use super::reader::{Bytes, Reading, Sparse};
+use super::{acl, stop, unwritable};
 use crate::error::{Error, Result};
 use crate::format::tree::{Content, Entry, EntryType, FileTime, XattrValue};
 use crate::ls::{Depth, walk};
@@ -39,21 +41,33 @@ pub fn archive(
     out: &mut dyn Write,
     monitor: &dyn Monitor,
 ) -> Result<Archived> {
-    let mut archive =
-        Archive { source, monitor, out: Builder::new(out), links: HashMap::new(), done: Archived::default() };
-    archive.add(at, root)?;
-    if let Content::Dir(dir) = &root.content {
-        let failed = walk(source, at, dir, Depth::All, monitor, &mut |path, entry| archive.add(path, entry))?;
-        archive.done.failed += failed;
+    let out = Builder::new(Gate { out, shut: false });
+    let mut archive = Archive { source, monitor, out, links: HashMap::new(), done: Archived::default() };
+    let all = archive.all(at, root);
+    archive.out.get_mut().shut = all.is_err();
+    all.map(|()| archive.done)
+}
+
+/// Shut when the archive ends early: the builder would else write an archive's end, and what is missing not be missed.
+struct Gate<'a> {
+    out: &'a mut dyn Write,
+    shut: bool,
+}
+
+impl Write for Gate<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.shut { Err(io::ErrorKind::BrokenPipe.into()) } else { self.out.write(bytes) }
     }
-    archive.out.finish().map_err(unwritable)?;
-    Ok(archive.done)
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 struct Archive<'a> {
     source: &'a dyn FrameSource,
     monitor: &'a dyn Monitor,
-    out: Builder<&'a mut dyn Write>,
+    out: Builder<Gate<'a>>,
     /// The name under which each file with several names was written first.
     links: HashMap<[u8; 32], Vec<u8>>,
     done: Archived,
@@ -63,6 +77,16 @@ struct Archive<'a> {
 type Extended = Vec<(String, Vec<u8>)>;
 
 impl Archive<'_> {
+    fn all(&mut self, at: &SnapPath, root: &Entry) -> Result<()> {
+        self.add(at, root)?;
+        if let Content::Dir(dir) = &root.content {
+            let (source, monitor) = (self.source, self.monitor);
+            let failed = walk(source, at, dir, Depth::All, monitor, &mut |path, entry| self.add(path, entry))?;
+            self.done.failed += failed;
+        }
+        self.out.finish().map_err(unwritable)
+    }
+
     fn add(&mut self, path: &SnapPath, entry: &Entry) -> Result<()> {
         stop(self.monitor)?;
         if entry.kind == EntryType::Socket {
@@ -72,38 +96,68 @@ impl Archive<'_> {
         }
         let name = member_name(path, entry);
         let mut extended = Extended::new();
-        let mut header = header(entry, &mut extended)?;
-        set_name(&mut header, &name, &mut extended);
         let linked = match (entry.kind, entry.link_group) {
             (EntryType::Dir, _) | (_, None) => None,
             (_, Some(group)) => match self.links.get(&group) {
                 Some(first) => Some(first.clone()),
                 None => {
-                    self.links.insert(group, name);
+                    self.links.insert(group, name.clone());
                     None
                 }
             },
         };
         if let Some(first) = linked {
+            // Its own target, if it is a symbolic link, has no place here.
+            let mut header = header(entry, 0, &mut extended)?;
             header.set_entry_type(Kind::Link);
-            header.set_size(0);
-            extended.retain(|(key, _)| key != "size");
+            set_name(&mut header, &name, &mut extended);
             set_link(&mut header, &first, &mut extended);
             return self.write(&header, extended, &mut io::empty());
         }
-        self.xattrs(path, entry, &mut extended);
-        match entry.kind {
-            EntryType::File => {
-                let mut reader = Reader::new(self.source, &entry.content);
-                let written = self.write(&header, extended, &mut reader);
-                if let Some(e) = reader.failure {
-                    return Err(e.context(format_args!("cannot read {}", shown(path))));
-                }
-                Counters::add(&self.monitor.counters().bytes, entry.size);
-                written
-            }
-            _ => self.write(&header, extended, &mut io::empty()),
+        if entry.kind == EntryType::File {
+            return self.file(path, entry, &name, extended);
         }
+        let mut header = header(entry, 0, &mut extended)?;
+        set_name(&mut header, &name, &mut extended);
+        if entry.kind == EntryType::Symlink {
+            set_link(&mut header, &entry.target, &mut extended);
+        }
+        self.xattrs(path, entry, &mut extended);
+        self.write(&header, extended, &mut io::empty())
+    }
+
+    fn file(&mut self, path: &SnapPath, entry: &Entry, name: &[u8], mut extended: Extended) -> Result<()> {
+        let (source, monitor) = (self.source, self.monitor);
+        let unreadable = |e: Error| e.context(format_args!("cannot read {}", shown(path)));
+        let sparse = Sparse::of(source, entry, monitor).map_err(unreadable)?;
+        let mut header = header(entry, sparse.as_ref().map_or(entry.size, Sparse::len), &mut extended)?;
+        match &sparse {
+            Some(_) => set_sparse_name(&mut header, name, entry.size, &mut extended),
+            None => set_name(&mut header, name, &mut extended),
+        }
+        self.xattrs(path, entry, &mut extended);
+        match &sparse {
+            Some(sparse) => {
+                let mut bytes = sparse.reader(source, entry);
+                let reading = Reading::new(|buf| bytes.fill(buf).map_err(unreadable), monitor);
+                self.content(&header, extended, reading)?;
+            }
+            None => {
+                let mut bytes = Bytes::new(source, &entry.content, false);
+                let reading = Reading::new(|buf| bytes.fill(buf).map_err(unreadable), monitor);
+                self.content(&header, extended, reading)?;
+            }
+        }
+        Counters::add(&monitor.counters().bytes, entry.size);
+        Ok(())
+    }
+
+    fn content<F>(&mut self, header: &Header, extended: Extended, mut reading: Reading<'_, F>) -> Result<()>
+    where
+        F: FnMut(&mut [u8]) -> Result<usize>,
+    {
+        let written = self.write(header, extended, &mut reading);
+        reading.failure.map_or(written, Err)
     }
 
     fn write(&mut self, header: &Header, extended: Extended, content: &mut dyn io::Read) -> Result<()> {
@@ -114,6 +168,11 @@ impl Archive<'_> {
         self.done.entries += 1;
         Counters::add(&self.monitor.counters().files, 1);
         Ok(())
+    }
+
+    fn failed(&mut self, path: &SnapPath, e: &Error) {
+        self.done.failed += 1;
+        crate::ls::report(self.monitor, path, e);
     }
 
     fn xattrs(&mut self, path: &SnapPath, entry: &Entry, extended: &mut Extended) {
@@ -128,11 +187,17 @@ impl Archive<'_> {
                 (Err(_), _) => Err(Error::damaged("tar has no place for an attribute's name")),
             };
             match added {
-                Ok((name, value)) => extended.push((format!("SCHILY.xattr.{name}"), value)),
-                Err(e) => {
-                    self.done.failed += 1;
-                    crate::ls::report(self.monitor, path, &e);
+                Ok((name, value)) => {
+                    // GNU tar sets lists from their text alone, other programs from the attribute.
+                    if let Some(kind) = name.strip_prefix("system.posix_acl_") {
+                        match acl::text(&value) {
+                            Some(text) => extended.push((format!("SCHILY.acl.{kind}"), text.into_bytes())),
+                            None => self.failed(path, &Error::damaged("an access control list makes no sense")),
+                        }
+                    }
+                    extended.push((format!("SCHILY.xattr.{name}"), value));
                 }
+                Err(e) => self.failed(path, &e),
             }
         }
     }
@@ -151,8 +216,8 @@ fn member_name(path: &SnapPath, entry: &Entry) -> Vec<u8> {
     name
 }
 
-/// Everything but names.
-fn header(entry: &Entry, extended: &mut Extended) -> Result<Header> {
+/// Everything but names. `size` is what follows it.
+fn header(entry: &Entry, size: u64, extended: &mut Extended) -> Result<Header> {
     let mut header = Header::new_ustar();
     header.set_entry_type(match entry.kind {
         EntryType::File | EntryType::Socket => Kind::Regular,
@@ -163,7 +228,6 @@ fn header(entry: &Entry, extended: &mut Extended) -> Result<Header> {
         EntryType::BlockDevice => Kind::Block,
     });
     header.set_mode(entry.mode);
-    let size = if entry.kind == EntryType::File { entry.size } else { 0 };
     // Past what eleven octal digits hold, or seven for ids, readers take the extended value.
     number(extended, "size", size, 0o77_777_777_777, |v| header.set_size(v));
     number(extended, "uid", u64::from(entry.uid), 0o7_777_777, |v| header.set_uid(v));
@@ -175,9 +239,6 @@ fn header(entry: &Entry, extended: &mut Extended) -> Result<Header> {
     if matches!(entry.kind, EntryType::CharDevice | EntryType::BlockDevice) {
         header.set_device_major(libc::major(entry.rdev)).map_err(unwritable)?;
         header.set_device_minor(libc::minor(entry.rdev)).map_err(unwritable)?;
-    }
-    if entry.kind == EntryType::Symlink {
-        set_link(&mut header, &entry.target, extended);
     }
     if let Some(ustar) = header.as_ustar_mut() {
         text(extended, "uname", &entry.user, &mut ustar.uname);
@@ -201,6 +262,16 @@ fn text(extended: &mut Extended, key: &str, value: &[u8], field: &mut [u8]) {
 
 fn set_name(header: &mut Header, path: &[u8], extended: &mut Extended) {
     name(extended, "path", path, &mut header.as_old_mut().name);
+}
+
+/// The name of a file in sparse form: programs that do not know it make a file of map and data, and are to make it aside.
+fn set_sparse_name(header: &mut Header, path: &[u8], size: u64, extended: &mut Extended) {
+    let last = path.rsplit(|&b| b == b'/').next().unwrap_or(path);
+    set_name(header, &[b"GNUSparseFile.0/", last].concat(), extended);
+    for (key, value) in [("major", &b"1"[..]), ("minor", b"0"), ("name", path)] {
+        extended.push((format!("GNU.sparse.{key}"), value.to_vec()));
+    }
+    extended.push(("GNU.sparse.realsize".to_owned(), size.to_string().into_bytes()));
 }
 
 fn set_link(header: &mut Header, target: &[u8], extended: &mut Extended) {

@@ -202,7 +202,7 @@ impl Room {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => {
                 let error = Error::io("list", &self.dir, e);
-                return Err(error.remedy("remove what is there: an index can be built anew at any time"));
+                return Err(error.remedy("make sure that this is a directory, or name another with --index-dir"));
             }
         };
         let mut found = Vec::new();

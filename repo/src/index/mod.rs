@@ -28,6 +28,7 @@
 //! goes on reading it until [`Index::refresh`], and its next write goes to the new one.
 
 mod builder;
+mod claim;
 mod env;
 mod filter;
 mod guard;
@@ -49,6 +50,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 pub use builder::Builder;
+pub use claim::claim;
 pub use write::Reassign;
 
 use crate::crypto::keys::FrameKind;

@@ -81,16 +81,28 @@ fn open_somewhere(
     monitor: &dyn Monitor,
 ) -> Result<(Index, bool)> {
     let Some((dir, others)) = dirs.split_first() else { return Err(Error::bug("no place for the index")) };
-    match (open_in(backend, keys, log, dir, monitor), others.first()) {
+    let opened = open_in(backend, keys, log, dir, monitor).map_err(|e| unkept(e, dir));
+    match (opened, others.first()) {
         (Err(e), Some(other)) if e.kind() == Kind::NoSpace => {
             let other_place = other.display();
             monitor.event(Event::Notice(&format!("{e}; the index is made in {other_place} instead")));
             open_somewhere(backend, keys, log, others, monitor)
         }
-        (Err(e), None) if e.kind() == Kind::NoSpace => {
-            Err(e.remedy("name a directory with room for the index with --index-dir"))
-        }
         (done, _) => done,
+    }
+}
+
+/// What to do about an index that cannot be kept where it is to be.
+fn unkept(e: Error, dir: &Path) -> Error {
+    if !e.path().is_some_and(|path| path.starts_with(dir)) {
+        return e;
+    }
+    match e.kind() {
+        Kind::NoSpace => e.remedy("make room there, or name another place for the index with --index-dir"),
+        Kind::Io | Kind::ReadOnly => {
+            e.or_remedy("let this user write there, or name another place for the index with --index-dir")
+        }
+        _ => e,
     }
 }
 

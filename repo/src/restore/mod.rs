@@ -44,6 +44,7 @@ mod tests;
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
@@ -54,7 +55,8 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::syncfs;
 
 use crate::capture::raise_open_files;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, printable};
+use crate::format::config::MAGIC;
 use crate::format::manifest::Manifest;
 use crate::format::tree::{Entry, EntryType};
 use crate::monitor::{Counters, Event, Monitor};
@@ -162,11 +164,16 @@ pub fn restore(
     restore_sparing(spared, &source, &locate, &manifest.root, path, target, options, monitor)
 }
 
-/// The repository's own directory, which no restore writes or deletes in; it may well lie below the target.
+/// The repository's own directory, which no restore writes or deletes in; it may well lie below the target. A target in it,
+/// or in another repository, is refused.
 fn spared(repo: &Repository, target: &Path) -> Result<Option<(u64, u64)>> {
-    let Some(root) = repo.root.as_deref().and_then(|r| r.canonicalize().ok()) else { return Ok(None) };
     let there =
         target.ancestors().find_map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p }.canonicalize().ok());
+    if let Some(other) = there.as_deref().and_then(|there| there.ancestors().find(|dir| is_repository(dir))) {
+        let text = format!("the target lies inside the repository {}:", printable(other));
+        return Err(Error::new(Kind::Refused, text).at(target).remedy("restore to another directory"));
+    }
+    let Some(root) = repo.root.as_deref().and_then(|r| r.canonicalize().ok()) else { return Ok(None) };
     if there.is_some_and(|there| there.starts_with(&root)) {
         return Err(Error::new(Kind::Refused, "the target lies inside the repository:")
             .at(target)
@@ -174,6 +181,16 @@ fn spared(repo: &Repository, target: &Path) -> Result<Option<(u64, u64)>> {
     }
     let meta = root.metadata().map_err(|e| Error::io("look at", &root, e))?;
     Ok(Some((meta.dev(), meta.ino())))
+}
+
+/// Whether a directory holds a repository's config, or something that begins like one.
+fn is_repository(dir: &Path) -> bool {
+    let mut head = [0; MAGIC.len()];
+    let config = dir.join("config");
+    // Not what might wait for ever, such as a pipe.
+    config.metadata().is_ok_and(|meta| meta.is_file())
+        && File::open(config).and_then(|mut file| file.read_exact(&mut head)).is_ok()
+        && head == *MAGIC
 }
 
 /// As [`restore`], from any source of chunks and any root directory.

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use repo::capture::{Options, backup};
+use repo::capture::{Marker, Options, backup};
 use repo::error::Kind;
 use repo::monitor::Recording;
 
@@ -60,6 +60,32 @@ fn a_leased_file_is_waited_for() {
     assert_eq!(outcome.stats.errors, 0);
     let all = listing(&repo, &outcome, &site.src());
     assert_eq!(content(&repo, &all[&b"open"[..]]), b"what a client of Samba works on");
+}
+
+#[test]
+fn a_leased_marker_is_waited_for() {
+    let site = Site::new();
+    std::fs::create_dir(site.src().join("cache")).unwrap();
+    std::fs::write(site.src().join("cache/large"), b"what nobody wants").unwrap();
+    let marker = site.src().join("cache/MARK");
+    std::fs::write(&marker, b"mark of a client of Samba").unwrap();
+    let repo = site.open();
+    let marked = |text: &[u8]| Options { markers: vec![Marker::parse(text)], ..site.options() };
+    let work = || backup(&repo, marked(b"MARK:mark of"), &Recording::default());
+    let outcome = while_leased(&marker, work, || ()).unwrap();
+    let names = |outcome| listing(&repo, outcome, &site.src()).into_keys().collect::<Vec<_>>();
+    assert_eq!(names(&outcome), [&b""[..], b"cache", b"cache/MARK"]);
+    let held = lease(&marker);
+    let begun = Instant::now();
+    let stop = Recording::default();
+    std::thread::scope(|threads| {
+        let working = threads.spawn(|| backup(&repo, marked(b"MARK:mark of"), &stop));
+        std::thread::sleep(Duration::from_millis(700));
+        stop.cancel();
+        assert_eq!(working.join().unwrap().err().unwrap().kind(), Kind::Interrupted);
+    });
+    assert!(begun.elapsed() < Duration::from_secs(20), "the wait for a marker can be stopped");
+    drop(held);
 }
 
 #[test]

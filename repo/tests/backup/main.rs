@@ -5,6 +5,7 @@ mod common;
 mod faults;
 mod named;
 mod site;
+mod xfs;
 
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;

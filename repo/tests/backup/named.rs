@@ -1,7 +1,7 @@
 //! What was named on the command line is in the snapshot, or the user hears of it.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
 use repo::capture::{Marker, Options, backup};
@@ -23,6 +23,31 @@ fn one_error(site: &Site, options: Options) -> (String, BTreeMap<Vec<u8>, Entry>
 fn paths(site: &Site, below: &[&str]) -> Options {
     let paths: Vec<PathBuf> = below.iter().map(|name| site.src().join(name)).collect();
     Options { paths, ..site.options() }
+}
+
+#[test]
+fn what_only_leads_to_a_target_does_not_count_as_changed() {
+    let site = Site::new();
+    std::fs::create_dir_all(site.src().join("way/data")).unwrap();
+    std::fs::write(site.src().join("way/data/file"), b"content").unwrap();
+    std::fs::write(site.src().join("way/single"), b"one").unwrap();
+    let repo = site.open();
+    let run = || {
+        let options = Options { skip_if_unchanged: true, ..paths(&site, &["way/data", "way/single"]) };
+        backup(&repo, options, &Recording::default()).unwrap().snapshot
+    };
+    assert!(run().is_some());
+    assert!(run().is_none());
+    std::fs::write(site.src().join("way/other"), b"nobody asked for this").unwrap();
+    std::fs::set_permissions(site.src().join("way"), std::fs::Permissions::from_mode(0o711)).unwrap();
+    assert!(run().is_none(), "a directory that only leads there was changed");
+    for change in ["way/data/new", "way/single"] {
+        std::fs::write(site.src().join(change), b"changed").unwrap();
+        assert!(run().is_some(), "{change}");
+        assert!(run().is_none());
+    }
+    std::fs::remove_file(site.src().join("way/single")).unwrap();
+    assert!(run().is_some(), "one that has gone");
 }
 
 #[test]

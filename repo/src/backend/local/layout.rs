@@ -18,8 +18,8 @@ use crate::limits::RESERVE as RESERVE_SIZE;
 pub(super) const TMP: &str = "tmp";
 pub(super) const LOCK: &str = "lock";
 pub(super) const RESERVE: &str = "reserve";
-const CONFIG: &str = "config";
-const CONFIG_COPY: &str = "config.copy";
+pub(super) const CONFIG: &str = "config";
+pub(super) const CONFIG_COPY: &str = "config.copy";
 
 /// Whether `name` is a directory of packs: the first two digits of their ids.
 pub(super) fn is_shard(name: &str) -> bool {
