@@ -87,17 +87,10 @@ fn roots(ctx: &Context, repo: &Repository, ids: &[SnapshotId]) -> Result<(Vec<Sn
 }
 
 /// Where a mount shows each snapshot, relative to the mount's directory.
-fn mount_paths(state: &State) -> HashMap<SnapshotId, String> {
+fn mount_paths(state: &State, times: &Times) -> HashMap<SnapshotId, String> {
     let shown = state.snapshots.iter().filter(|(_, s)| s.forgotten.is_none());
     let infos: Vec<SnapshotInfo> = shown
-        .map(|(id, s)| SnapshotInfo {
-            id: *id,
-            host: s.host.clone(),
-            source: s.source.clone(),
-            captured: s.captured.0,
-            recorded: s.recorded.0,
-            tags: Vec::new(),
-        })
+        .filter_map(|(id, s)| Some(snapshot_info(id, s, times.get(id)?, Vec::new())))
         .collect();
     let count = infos.len() as u32;
     let layout = Layout::new(infos, None);

@@ -13,6 +13,9 @@ use crate::format::wire::{Reader, Writer};
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 use crate::limits::MAX_LOG_RECORD;
 
+/// Where snapshots were recorded. A program that does not know it keeps it, perhaps out of date: entries are by id.
+const PLACES: u8 = MAY_IGNORE;
+
 const _: () = assert!(MAX_TAGS * MAX_TEXT < MAX_LOG_RECORD);
 
 impl State {
@@ -21,6 +24,17 @@ impl State {
             let mut body = Writer::new();
             self.write_section(kind, &mut body);
             w.u8(kind);
+            w.lp_bytes(body.as_slice());
+        }
+        let places: BTreeMap<&SnapshotId, u64> =
+            self.snapshots.iter().filter(|(_, s)| s.seq > 0).map(|(id, s)| (id, s.seq)).collect();
+        if !places.is_empty() {
+            let mut body = Writer::new();
+            write_map(&mut body, &places, |w, id, seq| {
+                w.bytes(id.as_bytes());
+                w.varint(*seq);
+            });
+            w.u8(PLACES);
             w.lp_bytes(body.as_slice());
         }
         for (kind, body) in &self.extra {
@@ -39,7 +53,7 @@ impl State {
             }
             last = kind;
             let body = r.lp_bytes(MAX_LOG_RECORD)?;
-            if kind & MAY_IGNORE != 0 {
+            if kind & MAY_IGNORE != 0 && kind != PLACES {
                 state.extra.push((kind, body.to_vec()));
                 continue;
             }
@@ -126,6 +140,13 @@ impl State {
                     read_to_end(r, MAX_ANCHORS, |r| Ok(Position { seq: r.u64()?, hash: LogHash(r.array()?) }))?;
                 if !self.anchors.iter().is_sorted_by(|a, b| a.seq < b.seq) {
                     return Err(out_of_order());
+                }
+            }
+            PLACES => {
+                for (id, seq) in read_map(r, 33, |r| Ok((SnapshotId(r.array()?), r.varint()?)))? {
+                    if let Some(snapshot) = self.snapshots.get_mut(&id) {
+                        snapshot.seq = seq;
+                    }
                 }
             }
             _ => return Err(newer()),
@@ -241,6 +262,8 @@ fn read_snapshot(r: &mut Reader<'_>) -> Result<SnapshotState> {
         pinned: r.bool()?,
         forgotten: read_time(r)?,
         manifest_hash: r.array()?,
+        // In a section of its own.
+        seq: 0,
     })
 }
 
