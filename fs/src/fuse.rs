@@ -53,7 +53,6 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-
 fn file_type(kind: EntryType) -> FileType {
     match kind {
         EntryType::File => FileType::RegularFile,

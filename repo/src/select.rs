@@ -149,13 +149,7 @@ fn admit(id: &SnapshotId, snapshot: &SnapshotState, filter: &Filter) -> Result<S
     }
 }
 
-fn latest(
-    state: &State,
-    times: &Times,
-    back: u32,
-    filter: &Filter,
-    paths_of: PathsOf<'_>,
-) -> Result<SnapshotId> {
+fn latest(state: &State, times: &Times, back: u32, filter: &Filter, paths_of: PathsOf<'_>) -> Result<SnapshotId> {
     let found = matching(state, times, filter, paths_of)?;
     let histories: BTreeSet<(&str, &str)> =
         found.iter().filter_map(|id| state.snapshots.get(id)).map(|s| (s.host.as_str(), s.source.as_str())).collect();
@@ -309,7 +303,8 @@ mod tests {
         let found = resolve_all(&state, &times, &names, &web1(), &mut paths).unwrap();
         assert_eq!(found, [id(0xaa, 1), id(0xcd, 4), id(0xaa, 2)]);
         assert_eq!(resolve_all(&state, &times, &[], &web1(), &mut paths).unwrap().len(), 2);
-        let none = resolve(&State::default(), &Times::default(), &Name::Latest(0), &Filter::default(), &mut paths).unwrap_err();
+        let none = resolve(&State::default(), &Times::default(), &Name::Latest(0), &Filter::default(), &mut paths)
+            .unwrap_err();
         assert!(none.to_string().contains("packmule backup"), "{none}");
     }
 }

@@ -53,8 +53,7 @@ pub fn status(
     for (id, s) in state.snapshots.iter().filter(|(id, s)| s.forgotten.is_none() && admits(id, s)) {
         let Some(moment) = times.get(id).copied() else { continue };
         let ahead = u64::from(moment.ahead);
-        let this =
-            Freshness { newest: *id, captured: s.captured, received: s.received, snapshots: 1, ahead, moment };
+        let this = Freshness { newest: *id, captured: s.captured, received: s.received, snapshots: 1, ahead, moment };
         let entry = found.entry((s.host.clone(), s.source.clone()));
         entry
             .and_modify(|known| {

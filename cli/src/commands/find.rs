@@ -91,9 +91,8 @@ fn roots(ctx: &Context, repo: &Repository, ids: &[SnapshotId]) -> Result<(Vec<Sn
 /// Where a mount shows each snapshot, relative to the mount's directory.
 fn mount_paths(state: &State, times: &Times) -> HashMap<SnapshotId, String> {
     let shown = state.snapshots.iter().filter(|(_, s)| s.forgotten.is_none());
-    let infos: Vec<SnapshotInfo> = shown
-        .filter_map(|(id, s)| Some(snapshot_info(id, s, times.get(id)?, Vec::new())))
-        .collect();
+    let infos: Vec<SnapshotInfo> =
+        shown.filter_map(|(id, s)| Some(snapshot_info(id, s, times.get(id)?, Vec::new()))).collect();
     let count = infos.len() as u32;
     let layout = Layout::new(infos, None);
     (0..count)

@@ -87,7 +87,8 @@ fn check_mount_point(root: &Path, dir: &Path) -> Result<()> {
             .remedy("mount on an empty directory elsewhere"));
     }
     let mut entries = std::fs::read_dir(&at).map_err(|e| failed("list the mount point", e))?;
-    if entries.next().is_some() {
+    let first = entries.next().transpose().map_err(|e| failed("list the mount point", e))?;
+    if first.is_some() {
         return Err(Error::new(Kind::Refused, "the mount point is not empty:")
             .at(dir)
             .remedy("mount on an empty directory"));

@@ -6,9 +6,9 @@ use jiff::tz::TimeZone;
 use repo::clock::Time;
 use repo::error::Result;
 use repo::format::record::{CheckState, State};
-use repo::times::Times;
 use repo::open::Access;
 use repo::status::{Freshness, status};
+use repo::times::Times;
 
 use super::open::open_repository;
 use super::which;
@@ -29,8 +29,7 @@ pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
     // What is older than this is late.
     let limit = args.max_age.map(|span| span.before(human::timestamp(now), &TimeZone::system()));
     // So is what is as old as nobody knows.
-    let is_late =
-        |f: &Freshness| f.in_doubt() || limit.is_some_and(|limit| human::timestamp(f.as_of()) < limit);
+    let is_late = |f: &Freshness| f.in_doubt() || limit.is_some_and(|limit| human::timestamp(f.as_of()) < limit);
     // Nothing at all is later than anything.
     let late = found.values().any(is_late) || (limit.is_some() && found.is_empty());
     if ctx.output.json {

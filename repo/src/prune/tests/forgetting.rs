@@ -126,7 +126,8 @@ fn one_backup_with_a_wrong_clock_costs_no_other_snapshot() {
 
         let by = |policy: Policy| {
             let options = forget::Options { accept_clock: true, ..Default::default() };
-            let mut gone = forget_by_policy(&repo, &policy, &|_, _| true, &|_| 0, &options, &quiet()).unwrap().forgotten;
+            let mut gone =
+                forget_by_policy(&repo, &policy, &|_, _| true, &|_| 0, &options, &quiet()).unwrap().forgotten;
             gone.sort_by_key(|id| made.iter().position(|m| m == id));
             gone
         };
