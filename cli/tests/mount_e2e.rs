@@ -309,6 +309,23 @@ fn signals_and_unmounts_leave_no_dead_mount() {
     mounted.unmount();
 }
 
+#[test]
+fn a_signal_while_it_comes_up_is_not_lost_and_leaves_no_dead_mount() {
+    let site = Site::filled();
+    let at = site.mnt();
+    let _undo = Undo(at.clone());
+    for n in 0..20u64 {
+        let process = site.start(&["mount", at.to_str().unwrap()]);
+        while !mounts().contains(&at) {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(std::time::Duration::from_micros(100 * n));
+        process.signal(if n % 2 == 0 { Signal::SIGTERM } else { Signal::SIGINT });
+        process.wait().exits(0);
+        assert!(!mounts().contains(&at), "after {n}");
+    }
+}
+
 /// Processes that name the site on their command line.
 fn serving(site: &Site) -> usize {
     let wanted = site.mnt().into_os_string().into_vec();

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use fs::ops::Presentation;
-use fs::session::{Options, mount};
+use fs::session::{Options, Unmounter, mount};
+use parking_lot::Mutex;
 use repo::error::{Error, Kind, Result, printable};
 use repo::open::Access;
 
@@ -37,14 +38,14 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     let options = options(&root, &args);
     let repo = open_repository(ctx, Access::Read)?;
     let view = RepositoryView::new(repo, super::which::filter(&args.filter), Arc::clone(&ctx.output));
+    let ending = Arc::new(Ending { output: Arc::clone(&ctx.output), state: Mutex::default() });
+    let asked = Arc::clone(&ending);
+    fs::signal::on_stop(move || asked.ask())?;
+    if ctx.stopped() {
+        return Err(Error::new(Kind::Interrupted, "stopped on request"));
+    }
     let mounted = mount(Arc::new(view), &args.dir, &options)?;
-    let unmounter = mounted.unmounter();
-    let output = Arc::clone(&ctx.output);
-    fs::signal::on_stop(move || {
-        if let Err(e) = unmounter.unmount() {
-            output.complain(format!("packmule: error: {e}"));
-        }
-    })?;
+    ending.mounted(mounted.unmounter());
     if serving {
         detach(&ctx.output, log)?;
     } else {
@@ -55,6 +56,35 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     }
     mounted.wait()?;
     Ok(ExitCode::Ok)
+}
+
+/// Ends the mount when a signal asks for it. Signals are handled from before the mount is there, so that none falls into
+/// the gap: it would kill the process and leave a dead mount, or be lost.
+struct Ending {
+    output: Arc<Output>,
+    state: Mutex<(bool, Option<Unmounter>)>,
+}
+
+impl Ending {
+    fn ask(&self) {
+        let mut state = self.state.lock();
+        state.0 = true;
+        self.end(state.1.clone());
+    }
+
+    fn mounted(&self, unmounter: Unmounter) {
+        let mut state = self.state.lock();
+        state.1 = Some(unmounter);
+        if state.0 {
+            self.end(state.1.clone());
+        }
+    }
+
+    fn end(&self, unmounter: Option<Unmounter>) {
+        if let Some(Err(e)) = unmounter.map(|unmounter| unmounter.unmount()) {
+            self.output.complain(format!("packmule: error: {e}"));
+        }
+    }
 }
 
 fn options(root: &Path, args: &MountArgs) -> Options {
