@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use repo::error::Result;
 use zeroize::Zeroizing;
@@ -82,6 +82,11 @@ impl Context {
     /// As [`SecretSources::initial`].
     pub fn initial_password(&self) -> Result<Zeroizing<String>> {
         self.secret.initial()
+    }
+
+    /// Whether SIGINT or SIGTERM has asked the command to stop.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     /// A monitor for one operation; it shows progress until it is dropped. Drop it before printing the result.

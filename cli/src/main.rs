@@ -12,6 +12,7 @@ mod profile;
 mod progress;
 mod secret;
 mod select;
+mod service;
 mod signals;
 mod target;
 mod timespec;

@@ -7,12 +7,14 @@ use fs::view::{SnapshotInfo, Usage, View};
 use parking_lot::Mutex;
 use repo::error::{Error, Kind, Result};
 use repo::format::manifest::Manifest;
+use repo::format::record::SnapshotState;
 use repo::id::SnapshotId;
 use repo::monitor::Void;
 use repo::open::Repository;
 use repo::pack::source::FrameSource;
 use repo::select::{self, Filter};
 use repo::snapshots;
+use repo::times::{Moment, Times};
 
 use crate::exit::DAMAGED;
 use crate::output::Output;
@@ -42,6 +44,18 @@ impl RepositoryView {
     }
 }
 
+/// A snapshot as a mount has it.
+pub fn snapshot_info(id: &SnapshotId, snapshot: &SnapshotState, moment: &Moment, tags: Vec<String>) -> SnapshotInfo {
+    SnapshotInfo {
+        id: *id,
+        host: snapshot.host.clone(),
+        source: snapshot.source.clone(),
+        captured: snapshot.captured.0,
+        order: (moment.recorded.0, moment.seq),
+        tags,
+    }
+}
+
 impl View for RepositoryView {
     fn version(&self) -> Result<u64> {
         self.repo.refresh(&Void::default())?;
@@ -52,7 +66,8 @@ impl View for RepositoryView {
 
     fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
         let state = self.repo.log.state();
-        let ids = select::matching(&state, &self.filter, &mut |id| {
+        let times = Times::of(&state, self.repo.clock.now());
+        let ids = select::matching(&state, &times, &self.filter, &mut |id| {
             // One damaged manifest must not take all other snapshots out of sight.
             self.paths_of(id).or_else(|e| match e.kind() {
                 Kind::Damaged | Kind::NotFound => {
@@ -64,14 +79,8 @@ impl View for RepositoryView {
         })?;
         let info = |id: &SnapshotId| {
             let snapshot = state.snapshots.get(id)?;
-            Some(SnapshotInfo {
-                id: *id,
-                host: snapshot.host.clone(),
-                source: snapshot.source.clone(),
-                captured: snapshot.captured.0,
-                recorded: snapshot.recorded.0,
-                tags: snapshot.tags.iter().cloned().collect(),
-            })
+            let tags = snapshot.tags.iter().cloned().collect();
+            Some(snapshot_info(id, snapshot, times.get(id)?, tags))
         };
         Ok(ids.iter().filter_map(info).collect())
     }

@@ -233,7 +233,6 @@ fn snapshots_come_and_go_while_mounted() {
     let mut open = File::open(before.join("large")).unwrap();
 
     site.write("appeared", b"new");
-    std::thread::sleep(std::time::Duration::from_millis(1100));
     let id = site.backup();
     eventually("the new snapshot shows", || shown().len() == 3 && canonical(&mounted).join("appeared").exists());
     assert!(ids.join(&id[..8]).join("appeared").exists());
@@ -266,8 +265,6 @@ fn a_prune_that_moves_everything_does_not_disturb_a_mount() {
     for i in (0..30).step_by(2) {
         fs::remove_file(site.src().join(format!("f{i}"))).unwrap();
     }
-    // Of the same second, the first would be part of the second's name on the mount.
-    std::thread::sleep(std::time::Duration::from_millis(1100));
     site.backup();
     let mounted = Mount::new(&site, &site.mnt(), &[]);
     let at = canonical(&mounted);
@@ -334,6 +331,23 @@ fn signals_and_unmounts_leave_no_dead_mount() {
     mounted.ends(0);
     let mounted = Mount::new(&site, &site.mnt(), &[]);
     mounted.unmount();
+}
+
+#[test]
+fn a_signal_while_it_comes_up_is_not_lost_and_leaves_no_dead_mount() {
+    let site = Site::filled();
+    let at = site.mnt();
+    let _undo = Undo(at.clone());
+    for n in 0..20u64 {
+        let process = site.start(&["mount", at.to_str().unwrap()]);
+        while !mounts().contains(&at) {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(std::time::Duration::from_micros(100 * n));
+        process.signal(if n % 2 == 0 { Signal::SIGTERM } else { Signal::SIGINT });
+        process.wait().exits(0);
+        assert!(!mounts().contains(&at), "after {n}");
+    }
 }
 
 /// Processes that name the site on their command line.
@@ -439,4 +453,102 @@ fn many_readers_at_once_get_the_right_bytes() {
         }
     });
     mounted.unmount();
+}
+
+#[test]
+fn in_the_background_a_relative_repository_is_still_found() {
+    let site = Site::filled();
+    let at = site.mnt();
+    let _undo = Undo(at.clone());
+    let log = site.path().join("mount.log");
+    let words = ["-r", "../repo", "--index-dir", "../index", "mount", "--background", "--log", "../mount.log"];
+    let words = [&words[..], &[at.to_str().unwrap()]].concat();
+    site.run(&words).ok();
+    let shown = || names(&at.join("hosts/web/data")).len();
+    let before = shown();
+    site.write("appeared", b"new");
+    site.backup();
+    eventually("the new snapshot shows", || shown() == before + 1);
+    assert!(at.join("hosts/web/data/latest/appeared").exists());
+
+    // Its log names what cannot be read.
+    for pack in support::files(&site.repo().join("packs")) {
+        support::edit(&pack, |bytes| bytes.fill(0));
+    }
+    site.run(&["umount", at.to_str().unwrap()]).ok();
+    eventually("the server ends", || serving(&site) == 0);
+    site.run(&words).ok();
+    let read = fs::read(at.join("hosts/web/data/latest/large")).unwrap_err();
+    assert_eq!(read.raw_os_error(), Some(libc::EIO));
+    eventually("the log names it", || fs::read_to_string(&log).unwrap().contains("hosts/web/data/"));
+    site.run(&["umount", at.to_str().unwrap()]).ok();
+}
+
+#[test]
+fn a_service_manager_is_told_when_it_is_ready() {
+    let site = Site::filled();
+    let socket = site.path().join("notify");
+    let listener = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    listener.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let at = site.mnt();
+    let _undo = Undo(at.clone());
+    let mut command = site.command(&["mount", at.to_str().unwrap()]);
+    command.env("NOTIFY_SOCKET", &socket);
+    let process = Running::start(command);
+    let mut said = [0; 100];
+    let n = listener.recv(&mut said).unwrap();
+    assert_eq!(&said[..n], b"READY=1");
+    assert!(at.join("hosts/web/data/latest/large").exists());
+    process.signal(Signal::SIGTERM);
+    process.wait().ok();
+}
+
+#[test]
+fn a_repository_that_is_away_is_an_error_of_reading_until_it_is_back() {
+    let site = Site::filled();
+    let mounted = Mount::new(&site, &site.mnt(), &[]);
+    let history = mounted.at.join("hosts/web/data");
+    let names: Vec<_> = names(&history).into_iter().filter(|n| n != "latest").collect();
+    let away = site.path().join("away");
+    fs::rename(site.repo(), &away).unwrap();
+    // Neither has been looked into yet.
+    for name in &names {
+        let e = fs::read(history.join(name).join("large")).unwrap_err();
+        assert_eq!(e.raw_os_error(), Some(libc::EIO), "{name}: {e}");
+    }
+    fs::rename(&away, site.repo()).unwrap();
+    for name in &names {
+        assert!(fs::read(history.join(name).join("large")).unwrap() == fs::read(site.src().join("large")).unwrap());
+    }
+    mounted.unmount();
+}
+
+#[test]
+fn a_name_that_is_shown_stays() {
+    let site = Site::filled();
+    // Often of one second; then the second has its id in its name.
+    let (first, second) = (site.backup(), site.backup());
+    let mounted = Mount::new(&site, &site.mnt(), &[]);
+    let ids = mounted.at.join("ids");
+    let (before, id) = (canonical(&mounted), ids.join(&second[..8]));
+    assert_eq!(fs::canonicalize(&id).unwrap(), before);
+    site.run(&["forget", &first]).ok();
+    eventually("the forgotten one goes", || !ids.join(&first[..8]).exists());
+    assert_eq!((canonical(&mounted), fs::canonicalize(&id).unwrap()), (before.clone(), before));
+    mounted.unmount();
+}
+
+#[test]
+fn a_mount_whose_server_was_killed_is_explained() {
+    let site = Site::filled();
+    let mounted = Mount::new(&site, &site.mnt(), &[]);
+    mounted.process.signal(Signal::SIGKILL);
+    let at = mounted.at.clone();
+    eventually("the server dies", || fs::read_dir(&at).is_err());
+    let dir = at.to_str().unwrap();
+    site.run(&["mount", dir]).refused(1, &["packmule umount", dir]);
+    site.run(&["umount", dir]).ok();
+    assert!(!mounts().contains(&at));
+    let again = Mount::new(&site, &at, &[]);
+    again.unmount();
 }

@@ -112,10 +112,10 @@ pub struct Layout {
 impl Layout {
     /// The layout of these snapshots; `old` is the one that is shown until now.
     pub fn new(mut infos: Vec<SnapshotInfo>, old: Option<&Layout>) -> Layout {
-        // Within a second the one recorded first keeps the plain name.
-        infos.sort_by_key(|s| (s.captured.div_euclid(1_000_000_000), s.recorded, s.id));
+        // Within a second the one recorded first has the plain name.
+        infos.sort_by_key(|s| (s.order, s.id));
         infos.dedup_by_key(|s| s.id);
-        let snaps = name_snapshots(infos);
+        let snaps = name_snapshots(infos, old);
         let mut build =
             Builder { old, layout: Layout { snaps: Vec::new(), dirs: HashMap::new(), others: HashMap::new() } };
         build.all(&snaps);
@@ -185,19 +185,26 @@ impl Layout {
     }
 }
 
-/// Gives every snapshot its names. `infos` is in the order of time.
-fn name_snapshots(infos: Vec<SnapshotInfo>) -> Vec<Snap> {
+/// Gives every snapshot its names. `infos` is in the order of time. What `old` shows keeps the name it has there: that
+/// of a snapshot that is gone must not pass to another while somebody may still be reading below it.
+fn name_snapshots(infos: Vec<SnapshotInfo>, old: Option<&Layout>) -> Vec<Snap> {
+    let shown: HashMap<SnapshotId, &Snap> =
+        old.into_iter().flat_map(|o| &o.snaps).map(|snap| (snap.info.id, snap)).collect();
     let mut interned: HashMap<String, Arc<str>> = HashMap::new();
     let mut intern = |raw: &str| -> Arc<str> {
         interned.entry(raw.to_owned()).or_insert_with(|| encode(raw, NAME_MAX).into()).clone()
     };
-    let mut taken: HashSet<(Arc<str>, Arc<str>, Arc<str>)> = HashSet::new();
+    let own = |snap: &Snap| (snap.host.clone(), snap.source.clone(), snap.time.clone());
+    let mut taken: HashSet<_> = infos.iter().filter_map(|s| shown.get(&s.id).map(|snap| own(snap))).collect();
     infos
         .into_iter()
         .map(|info| {
             let (host, source) = (intern(&info.host), intern(&info.source));
-            let plain = time(info.captured);
-            let time = unique(&plain, &info.id, |t| taken.insert((host.clone(), source.clone(), t.clone())));
+            let new = || {
+                let plain = time(info.captured);
+                unique(&plain, &info.id, |t| taken.insert((host.clone(), source.clone(), t.clone())))
+            };
+            let time = shown.get(&info.id).map(|snap| snap.time.clone()).unwrap_or_else(new);
             Snap { info, host, source, time }
         })
         .collect()
@@ -279,15 +286,9 @@ impl Builder<'_> {
 
     fn flat(&mut self, snaps: &[Snap], flat: u64, ids: u64) {
         let all = || 0..snaps.len() as u32;
-        let entries = flat_links(snaps, flat, 1, all());
+        let entries = self.links(snaps, flat, 1, all(), &flat_name);
         self.dir(flat, ROOT, entries, snaps, all());
-        let mut taken: HashSet<Arc<str>> = HashSet::new();
-        let mut short = |i: u32| {
-            let id = &snaps[i as usize].info.id;
-            let name = unique(&id.short(), id, |n| taken.insert(n.clone()));
-            (name.clone(), Hash::link(ids, name.as_bytes(), id), Target::Link(1, i))
-        };
-        let entries = all().map(&mut short).collect();
+        let entries = self.links(snaps, ids, 1, all(), &|snap| snap.info.id.short());
         self.dir(ids, ROOT, entries, snaps, all());
     }
 
@@ -303,12 +304,44 @@ impl Builder<'_> {
         let mut below: HashSet<u32> = HashSet::new();
         for (tag, members) in tree {
             let ino = Hash::name(tags, tag.as_bytes());
-            let links = flat_links(snaps, ino, 2, members.iter().copied());
+            let links = self.links(snaps, ino, 2, members.iter().copied(), &flat_name);
             self.dir(ino, tags, links, snaps, members.iter().copied());
             entries.push((tag, ino, Target::Dir(ino)));
             below.extend(members);
         }
         self.dir(tags, ROOT, entries, snaps, below.into_iter());
+    }
+
+    /// Links to `members` in the directory `dir`, by the name `plain` gives or one like it. Those the old layout has in
+    /// that directory keep their names.
+    fn links(
+        &self,
+        snaps: &[Snap],
+        dir: u64,
+        depth: u8,
+        members: impl Iterator<Item = u32> + Clone,
+        plain: &dyn Fn(&Snap) -> String,
+    ) -> Entries {
+        let old = self.old.and_then(|old| Some((old, old.dirs.get(&dir)?)));
+        let shown: HashMap<SnapshotId, Arc<str>> = old.map_or_else(HashMap::new, |(old, dir)| {
+            let link = |item: &Item| match item.target {
+                Target::Link(_, i) => Some((old.snap(i).info.id, item.name.clone())),
+                _ => None,
+            };
+            dir.items.iter().filter_map(link).collect()
+        });
+        let id = |i: u32| &snaps[i as usize].info.id;
+        let mut taken: HashSet<Arc<str>> = members.clone().filter_map(|i| shown.get(id(i)).cloned()).collect();
+        members
+            .map(|i| {
+                let new = || {
+                    let free = |n: &Arc<str>| n.len() <= NAME_MAX && taken.insert(n.clone());
+                    unique(&plain(&snaps[i as usize]), id(i), free)
+                };
+                let name = shown.get(id(i)).cloned().unwrap_or_else(new);
+                (name.clone(), Hash::link(dir, name.as_bytes(), id(i)), Target::Link(depth, i))
+            })
+            .collect()
     }
 
     /// Adds a directory; its entries keep the positions they had in the old layout.
@@ -344,18 +377,10 @@ impl Builder<'_> {
     }
 }
 
-/// `<time>_<host>_<source>` for each of `members`.
-fn flat_links(snaps: &[Snap], dir: u64, depth: u8, members: impl Iterator<Item = u32>) -> Entries {
-    let mut taken: HashSet<Arc<str>> = HashSet::new();
-    members
-        .map(|i| {
-            let snap = &snaps[i as usize];
-            // Leaves room for the two underscores and both ids that may follow a time.
-            let plain = format!("{}_{}_{}", snap.time, encode(&snap.info.host, 70), encode(&snap.info.source, 70));
-            let name = unique(&plain, &snap.info.id, |n| n.len() <= NAME_MAX && taken.insert(n.clone()));
-            (name.clone(), Hash::link(dir, name.as_bytes(), &snap.info.id), Target::Link(depth, i))
-        })
-        .collect()
+/// `<time>_<host>_<source>`.
+fn flat_name(snap: &Snap) -> String {
+    // Leaves room for the two underscores and both ids that may follow a time.
+    format!("{}_{}_{}", snap.time, encode(&snap.info.host, 70), encode(&snap.info.source, 70))
 }
 
 /// Nanoseconds since the epoch as a filesystem's time.

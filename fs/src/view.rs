@@ -18,8 +18,8 @@ pub struct SnapshotInfo {
     pub source: String,
     /// When the capture began, nanoseconds since the epoch.
     pub captured: i64,
-    /// When the first repository recorded it, nanoseconds since the epoch.
-    pub recorded: i64,
+    /// Sorts the snapshots from the oldest to the newest, which the time of a wrong clock would not.
+    pub order: (i64, u64),
     /// The tags it has now.
     pub tags: Vec<String>,
 }

@@ -293,6 +293,46 @@ fn snapshots_come_and_go() {
 }
 
 #[test]
+fn a_name_once_shown_is_kept() {
+    let memory = Memory::new();
+    let root = || memory.store.dir("", vec![memory.store.file("f", b"1")]);
+    // One second, and ids of one beginning.
+    let twin = |last: u8| {
+        let mut bytes = [7; 32];
+        bytes[31] = last;
+        repo::id::SnapshotId(bytes)
+    };
+    let later = T0 + 600 * SECOND;
+    for last in 1..=2 {
+        memory.add(twin(last), "web1", "etc", T0, &["tag"], root());
+    }
+    memory.add(id(9), "web1", "etc", later, &[], root());
+    let ops = ops(&memory);
+    let dirs = ["hosts/web1/etc", "snapshots", "ids", "tags/tag"];
+    let second = |dir: &str| {
+        let mut all = names(&ops, dir);
+        all.retain(|name| name.contains('~'));
+        assert_eq!(all.len(), 1, "{dir}");
+        all.remove(0)
+    };
+    let before = dirs.map(second);
+    let inode = walk(&ops, &format!("hosts/web1/etc/{}", before[0]));
+    memory.forget(twin(1));
+    ops.refresh().unwrap();
+    assert_eq!(dirs.map(second), before);
+    assert_eq!(walk(&ops, &format!("hosts/web1/etc/{}", before[0])), inode);
+    // A new one of that second does not take it either.
+    memory.add(twin(3), "web1", "etc", T0, &[], root());
+    ops.refresh().unwrap();
+    assert_eq!(dirs.map(second), before);
+    assert_eq!(names(&ops, "hosts/web1/etc").len(), 4);
+    // A new mount sees the plain name.
+    memory.forget(twin(3));
+    let anew = Ops::new(memory.clone(), Appearance { owner: (7, 8), presentation: None, threads: 1 }).unwrap();
+    assert!(names(&anew, "hosts/web1/etc").iter().all(|name| !name.contains('~')));
+}
+
+#[test]
 fn names_of_one_file_share_an_inode() {
     let memory = Memory::new();
     let linked = |name: &str| {

@@ -14,6 +14,7 @@ use crate::lock::{COMMIT_WAIT, CommitGuard};
 use crate::monitor::{Event, Monitor};
 use crate::open::Repository;
 use crate::retention::{Candidate, Decision, Policy, Zone, decide};
+use crate::times::Times;
 
 /// How long a forgotten snapshot can be brought back, unless told otherwise.
 pub const HOLD: Duration = Duration::from_secs(72 * 3600);
@@ -103,11 +104,14 @@ pub fn forget_by_policy(
     if policy.is_empty() {
         return Err(Error::new(Kind::Usage, "nothing says what to keep").remedy("give a rule such as --keep-daily 7"));
     }
-    forget(repo, options, monitor, &|state| apply_policy(state, policy, selected, zone))
+    forget(repo, options, monitor, &|state| {
+        apply_policy(state, &Times::of(state, repo.clock.now()), policy, selected, zone)
+    })
 }
 
 fn apply_policy(
     state: &State,
+    times: &Times,
     policy: &Policy,
     selected: &dyn Fn(&SnapshotId, &SnapshotState) -> bool,
     zone: Zone<'_>,
@@ -117,10 +121,11 @@ fn apply_policy(
         if s.forgotten.is_some() || !selected(id, s) {
             continue;
         }
+        let Some(moment) = times.get(id) else { continue };
         let candidate = Candidate {
             id: *id,
-            // Seeded history keeps its shape, and a host's clock decides nothing.
-            time: s.recorded.min(s.received),
+            time: moment.recorded,
+            seq: moment.seq,
             tags: s.tags.iter().cloned().collect(),
             pinned: s.pinned,
         };

@@ -32,6 +32,8 @@ pub mod open;
 pub mod sweep;
 pub mod mend;
 
+pub mod times;
+
 pub mod snapshots;
 pub mod select;
 pub mod capture;

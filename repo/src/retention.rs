@@ -94,8 +94,10 @@ impl Reason {
 pub struct Candidate {
     /// Which.
     pub id: SnapshotId,
-    /// Its time: the earlier of recorded and received, so that no host's clock counts.
+    /// When it counts as recorded: see [`crate::times`].
     pub time: Time,
+    /// Its record in the log: what decides between equal times.
+    pub seq: u64,
     /// Its tags.
     pub tags: Vec<String>,
     /// Whether retention passes it by.
@@ -107,6 +109,8 @@ pub struct Candidate {
 pub struct Decision {
     /// Which.
     pub id: SnapshotId,
+    /// The time it was judged by.
+    pub time: Time,
     /// Why it is kept.
     pub keep: Vec<Reason>,
 }
@@ -123,7 +127,7 @@ impl Policy {
 
 /// Decides about one history, newest first. Periods begin and end by `zone`.
 pub fn decide(policy: &Policy, mut history: Vec<Candidate>, zone: Zone<'_>) -> Vec<Decision> {
-    history.sort_by_key(|c| std::cmp::Reverse((c.time, c.id)));
+    history.sort_by_key(|c| std::cmp::Reverse((c.time, c.seq, c.id)));
     let mut buckets = buckets(policy);
     let young = history.first().zip(policy.within).map(|(newest, within)| back(newest.time, within, zone));
     let oldest = history.len().saturating_sub(1);
@@ -141,7 +145,7 @@ pub fn decide(policy: &Policy, mut history: Vec<Candidate>, zone: Zone<'_>) -> V
         }
         let local = local(candidate.time, zone);
         keep.extend(buckets.iter_mut().filter_map(|bucket| bucket.take(local, i as i64, i == oldest)));
-        out.push(Decision { id: candidate.id, keep });
+        out.push(Decision { id: candidate.id, time: candidate.time, keep });
     }
     out
 }

@@ -1,6 +1,6 @@
 //! Which snapshots are meant: by id, unique prefix, `latest`, `latest~N`, and filters.
 //!
-//! "Newest" goes by the time of capture: that is what listings and mounts show.
+//! "Newest" goes by [`crate::times`]: the order of the log where clocks were wrong.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +8,7 @@ use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::format::record::{SnapshotState, State};
 use crate::id::SnapshotId;
+use crate::times::Times;
 
 /// In an error's list of what was meant, more than this many are only counted.
 const LISTED: usize = 8;
@@ -34,7 +35,7 @@ pub struct Filter {
     pub tags: Vec<Vec<String>>,
     /// Of all of these paths, as a manifest has them.
     pub paths: Vec<Vec<u8>>,
-    /// Captured at this time or before.
+    /// Captured at this time or before, as [`Times`] has it.
     pub at: Option<Time>,
     /// Also those that are forgotten.
     pub forgotten: bool,
@@ -44,13 +45,12 @@ pub struct Filter {
 pub type PathsOf<'a> = &'a mut dyn FnMut(&SnapshotId) -> Result<Vec<Vec<u8>>>;
 
 impl Filter {
-    /// Whether a snapshot passes, its paths left aside.
+    /// Whether a snapshot passes, its paths and time left aside.
     pub fn admits(&self, snapshot: &SnapshotState) -> bool {
         let any = |list: &[String], of: &String| list.is_empty() || list.contains(of);
         any(&self.hosts, &snapshot.host)
             && any(&self.sources, &snapshot.source)
             && (self.tags.is_empty() || self.tags.iter().any(|all| all.iter().all(|tag| snapshot.tags.contains(tag))))
-            && self.at.is_none_or(|at| snapshot.captured <= at)
             && (self.forgotten || snapshot.forgotten.is_none())
     }
 }
@@ -59,19 +59,20 @@ impl Filter {
 ///
 /// # Errors
 /// What `paths_of` gives.
-pub fn matching(state: &State, filter: &Filter, paths_of: PathsOf<'_>) -> Result<Vec<SnapshotId>> {
+pub fn matching(state: &State, times: &Times, filter: &Filter, paths_of: PathsOf<'_>) -> Result<Vec<SnapshotId>> {
     let mut found = Vec::new();
-    for (id, snapshot) in state.snapshots.iter().filter(|(_, s)| filter.admits(s)) {
+    let in_time = |id: &SnapshotId| filter.at.is_none_or(|at| times.get(id).is_some_and(|m| m.captured <= at));
+    for (id, _) in state.snapshots.iter().filter(|(id, s)| filter.admits(s) && in_time(id)) {
         if !filter.paths.is_empty() {
             let paths = paths_of(id)?;
             if !filter.paths.iter().all(|wanted| paths.contains(wanted)) {
                 continue;
             }
         }
-        found.push((snapshot.captured, snapshot.recorded, *id));
+        found.push(*id);
     }
-    found.sort_unstable();
-    Ok(found.into_iter().map(|(_, _, id)| id).collect())
+    found.sort_by_key(|id| times.order(id));
+    Ok(found)
 }
 
 /// The one snapshot that is meant. The filter decides what `latest` chooses from; an id or a prefix finds any
@@ -80,11 +81,17 @@ pub fn matching(state: &State, filter: &Filter, paths_of: PathsOf<'_>) -> Result
 /// # Errors
 /// `NotFound`; `Ambiguous`, with the list, for a prefix of several ids or a `latest` of several hosts or sources;
 /// what `paths_of` gives.
-pub fn resolve(state: &State, name: &Name, filter: &Filter, paths_of: PathsOf<'_>) -> Result<SnapshotId> {
+pub fn resolve(
+    state: &State,
+    times: &Times,
+    name: &Name,
+    filter: &Filter,
+    paths_of: PathsOf<'_>,
+) -> Result<SnapshotId> {
     match name {
         Name::Id(id) => by_id(state, id, filter),
         Name::Prefix(prefix) => by_prefix(state, prefix, filter),
-        Name::Latest(back) => latest(state, *back, filter, paths_of),
+        Name::Latest(back) => latest(state, times, *back, filter, paths_of),
     }
 }
 
@@ -92,15 +99,19 @@ pub fn resolve(state: &State, name: &Name, filter: &Filter, paths_of: PathsOf<'_
 ///
 /// # Errors
 /// As [`resolve`].
-pub fn resolve_all(state: &State, names: &[Name], filter: &Filter, paths_of: PathsOf<'_>) -> Result<Vec<SnapshotId>> {
+pub fn resolve_all(
+    state: &State,
+    times: &Times,
+    names: &[Name],
+    filter: &Filter,
+    paths_of: PathsOf<'_>,
+) -> Result<Vec<SnapshotId>> {
     if names.is_empty() {
-        return matching(state, filter, paths_of);
+        return matching(state, times, filter, paths_of);
     }
     let mut found = BTreeSet::new();
     for name in names {
-        let id = resolve(state, name, filter, paths_of)?;
-        let captured = state.snapshots.get(&id).map(|s| (s.captured, s.recorded));
-        found.insert((captured, id));
+        found.insert(times.order(&resolve(state, times, name, filter, paths_of)?));
     }
     Ok(found.into_iter().map(|(_, id)| id).collect())
 }
@@ -138,8 +149,8 @@ fn admit(id: &SnapshotId, snapshot: &SnapshotState, filter: &Filter) -> Result<S
     }
 }
 
-fn latest(state: &State, back: u32, filter: &Filter, paths_of: PathsOf<'_>) -> Result<SnapshotId> {
-    let found = matching(state, filter, paths_of)?;
+fn latest(state: &State, times: &Times, back: u32, filter: &Filter, paths_of: PathsOf<'_>) -> Result<SnapshotId> {
+    let found = matching(state, times, filter, paths_of)?;
     let histories: BTreeSet<(&str, &str)> =
         found.iter().filter_map(|id| state.snapshots.get(id)).map(|s| (s.host.as_str(), s.source.as_str())).collect();
     if histories.len() > 1 {
@@ -191,6 +202,7 @@ mod tests {
             pinned: false,
             forgotten: None,
             manifest_hash: [0; 32],
+            seq: 0,
         }
     }
 
@@ -217,7 +229,12 @@ mod tests {
     }
 
     fn find(name: Name, filter: &Filter) -> Result<SnapshotId> {
-        resolve(&state(), &name, filter, &mut paths)
+        let state = state();
+        resolve(&state, &times(&state), &name, filter, &mut paths)
+    }
+
+    fn times(state: &State) -> Times {
+        Times::of(state, Time::from_secs(1000))
     }
 
     fn web1() -> Filter {
@@ -269,7 +286,7 @@ mod tests {
             tags: lists.iter().map(|l| l.iter().map(|t| t.to_string()).collect()).collect(),
             ..Filter::default()
         };
-        let matches = |filter: &Filter| matching(&state(), filter, &mut paths).unwrap();
+        let matches = |filter: &Filter| matching(&state(), &times(&state()), filter, &mut paths).unwrap();
         assert_eq!(matches(&tags(&[&["x"]])), [id(0xcd, 4), id(0xaa, 2)]);
         assert_eq!(matches(&tags(&[&["x", "monthly"]])), [id(0xaa, 2)]);
         assert_eq!(matches(&tags(&[&["x", "no"], &["monthly"]])), [id(0xaa, 2)]);
@@ -282,10 +299,12 @@ mod tests {
     #[test]
     fn several_names_are_sorted_and_each_counts_once() {
         let names = [Name::Prefix("cd".into()), Name::Id(id(0xaa, 2)), Name::Latest(0), Name::Latest(1)];
-        let found = resolve_all(&state(), &names, &web1(), &mut paths).unwrap();
+        let (state, times) = (state(), times(&state()));
+        let found = resolve_all(&state, &times, &names, &web1(), &mut paths).unwrap();
         assert_eq!(found, [id(0xaa, 1), id(0xcd, 4), id(0xaa, 2)]);
-        assert_eq!(resolve_all(&state(), &[], &web1(), &mut paths).unwrap().len(), 2);
-        let none = resolve(&State::default(), &Name::Latest(0), &Filter::default(), &mut paths).unwrap_err();
+        assert_eq!(resolve_all(&state, &times, &[], &web1(), &mut paths).unwrap().len(), 2);
+        let none = resolve(&State::default(), &Times::default(), &Name::Latest(0), &Filter::default(), &mut paths)
+            .unwrap_err();
         assert!(none.to_string().contains("packmule backup"), "{none}");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock::Time;
 use crate::format::record::{SnapshotState, State};
 use crate::id::SnapshotId;
+use crate::times::{Moment, Times};
 
 /// One host and source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,13 +19,22 @@ pub struct Freshness {
     pub received: Time,
     /// How many snapshots it has.
     pub snapshots: u64,
+    /// Snapshots of it that were received in the future, as the log has it: some clock was wrong, or this one is.
+    pub ahead: u64,
+    /// The times the newest counts by.
+    pub moment: Moment,
 }
 
 impl Freshness {
-    /// The time up to which the source is surely backed up: a host whose clock is ahead does not look fresh for ever, and
-    /// what was long on its way does not look new.
+    /// The time up to which the source is surely backed up: a clock that was ahead does not make it look fresh for ever,
+    /// and what was long on its way does not look new.
     pub fn as_of(&self) -> Time {
-        self.captured.min(self.received)
+        self.moment.captured
+    }
+
+    /// Whether nobody can say how old the newest is, because it is from the future.
+    pub fn in_doubt(&self) -> bool {
+        self.moment.ahead
     }
 
     /// How long ago that was.
@@ -34,18 +44,26 @@ impl Freshness {
 }
 
 /// Every host and source that has a snapshot which passes, forgotten ones left aside.
-pub fn status(state: &State, admits: &dyn Fn(&SnapshotState) -> bool) -> BTreeMap<(String, String), Freshness> {
+pub fn status(
+    state: &State,
+    times: &Times,
+    admits: &dyn Fn(&SnapshotId, &SnapshotState) -> bool,
+) -> BTreeMap<(String, String), Freshness> {
     let mut found: BTreeMap<(String, String), Freshness> = BTreeMap::new();
-    for (id, s) in state.snapshots.iter().filter(|(_, s)| s.forgotten.is_none() && admits(s)) {
-        let this = Freshness { newest: *id, captured: s.captured, received: s.received, snapshots: 1 };
+    for (id, s) in state.snapshots.iter().filter(|(id, s)| s.forgotten.is_none() && admits(id, s)) {
+        let Some(moment) = times.get(id).copied() else { continue };
+        let ahead = u64::from(moment.ahead);
+        let this = Freshness { newest: *id, captured: s.captured, received: s.received, snapshots: 1, ahead, moment };
         let entry = found.entry((s.host.clone(), s.source.clone()));
         entry
             .and_modify(|known| {
-                let count = known.snapshots + 1;
-                if (this.as_of(), this.newest) > (known.as_of(), known.newest) {
+                let (snapshots, ahead) = (known.snapshots + 1, known.ahead + ahead);
+                // What was longest on its way may come last.
+                let order = |f: &Freshness| (f.as_of(), f.moment.seq, f.newest);
+                if order(&this) > order(known) {
                     known.clone_from(&this);
                 }
-                known.snapshots = count;
+                (known.snapshots, known.ahead) = (snapshots, ahead);
             })
             .or_insert(this);
     }
@@ -70,6 +88,7 @@ mod tests {
                 pinned: false,
                 forgotten: forgotten.then_some(Time::from_secs(1)),
                 manifest_hash: [0; 32],
+                seq: n.into(),
             };
             state.snapshots.insert(SnapshotId([n; 32]), snapshot);
         };
@@ -78,12 +97,23 @@ mod tests {
         add(3, "a", 160, 170, false);
         add(4, "a", 500, 500, true);
         add(5, "b", 10, 600, false);
-        let found = status(&state, &|_| true);
-        let a = &found[&("a".to_owned(), "s".to_owned())];
-        assert_eq!((a.newest, a.snapshots), (SnapshotId([3; 32]), 3));
+        // Its clock was ahead; what came after it is the newest.
+        add(6, "c", 9_999_999, 9_999_999, false);
+        add(7, "c", 650, 651, false);
+        add(8, "d", 700, 700, false);
+        add(9, "d", 9_999_999, 9_999_999, false);
+        let now = Time::from_secs(1000);
+        let times = Times::of(&state, now);
+        let found = status(&state, &times, &|_, _| true);
+        let of = |host: &str| &found[&(host.to_owned(), "s".to_owned())];
+        let a = of("a");
+        assert_eq!((a.newest, a.snapshots, a.ahead), (SnapshotId([3; 32]), 3, 0));
         assert_eq!(a.age(Time::from_secs(200)), Duration::from_secs(40));
         assert_eq!(a.age(Time::from_secs(100)), Duration::ZERO);
-        assert_eq!(found[&("b".to_owned(), "s".to_owned())].age(Time::from_secs(610)), Duration::from_secs(600));
-        assert_eq!(status(&state, &|s| s.host == "b").len(), 1);
+        assert_eq!(of("b").age(Time::from_secs(610)), Duration::from_secs(600));
+        assert_eq!((of("c").newest, of("c").ahead, of("c").in_doubt()), (SnapshotId([7; 32]), 1, false));
+        // Its age is at least that of the one before.
+        assert_eq!((of("d").age(now), of("d").ahead, of("d").in_doubt()), (Duration::from_secs(300), 1, true));
+        assert_eq!(status(&state, &times, &|_, s| s.host == "b").len(), 1);
     }
 }

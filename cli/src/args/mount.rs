@@ -33,6 +33,10 @@ pub struct MountArgs {
     #[arg(long)]
     pub background: bool,
 
+    /// In the background, append messages to this file instead of the system's log
+    #[arg(long, value_name = "FILE", requires = "background")]
+    pub log: Option<PathBuf>,
+
     /// Which snapshots.
     #[command(flatten)]
     pub filter: Filter,

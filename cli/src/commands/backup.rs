@@ -2,6 +2,7 @@
 
 use repo::capture::{Marker, Options, Outcome, ParentChoice, Stdin, backup};
 use repo::error::{Error, Kind, Result};
+use repo::monitor::{Event, Monitor};
 use repo::open::{Access, Repository};
 use repo::select::Filter;
 
@@ -24,6 +25,7 @@ pub fn run(ctx: &Context, args: BackupArgs) -> Result<ExitCode> {
     }
     let dry_run = options.dry_run;
     let progress = ctx.monitor(Job::Backup);
+    doubt_clock(&repo, &progress);
     let result = backup(&repo, options, &progress);
     let elapsed = progress.elapsed();
     drop(progress);
@@ -31,6 +33,14 @@ pub fn run(ctx: &Context, args: BackupArgs) -> Result<ExitCode> {
     let outcome = result?;
     report(ctx, &repo, &outcome, elapsed, dry_run)?;
     Ok(if outcome.stats.errors > 0 { ExitCode::Partial } else { ExitCode::Ok })
+}
+
+/// A wrong clock is no reason to make no backup: the log's order places it. But somebody should set the clock.
+fn doubt_clock(repo: &Repository, monitor: &dyn Monitor) {
+    if let Err(e) = repo.log.check_clock() {
+        let e = e.remedy("set the clock, or if it is right, run `packmule prune --accept-clock` once");
+        monitor.event(Event::Warning(&e.to_string()));
+    }
 }
 
 fn options(args: &BackupArgs) -> Result<Options> {

@@ -13,6 +13,7 @@ use repo::id::SnapshotId;
 use repo::open::{Access, Repository};
 use repo::path::SnapPath;
 use repo::snapshots::manifest;
+use repo::times::Times;
 
 use super::open::open_repository;
 use super::{entry, which};
@@ -21,6 +22,7 @@ use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::{human, json};
 use crate::progress::Job;
+use crate::view::snapshot_info;
 
 /// Runs `find`.
 pub fn run(ctx: &Context, args: FindArgs) -> Result<ExitCode> {
@@ -34,7 +36,7 @@ pub fn run(ctx: &Context, args: FindArgs) -> Result<ExitCode> {
             histories.entry((s.host.clone(), s.source.clone())).or_default().push(id);
         }
     }
-    let mounted = mount_paths(&state);
+    let mounted = mount_paths(&state, &Times::of(&state, repo.clock.now()));
     let store = repo.store();
     let monitor = ctx.monitor(Job::Look("entries"));
     let (mut failed, mut matches) = (0, 0u64);
@@ -87,18 +89,10 @@ fn roots(ctx: &Context, repo: &Repository, ids: &[SnapshotId]) -> Result<(Vec<Sn
 }
 
 /// Where a mount shows each snapshot, relative to the mount's directory.
-fn mount_paths(state: &State) -> HashMap<SnapshotId, String> {
+fn mount_paths(state: &State, times: &Times) -> HashMap<SnapshotId, String> {
     let shown = state.snapshots.iter().filter(|(_, s)| s.forgotten.is_none());
-    let infos: Vec<SnapshotInfo> = shown
-        .map(|(id, s)| SnapshotInfo {
-            id: *id,
-            host: s.host.clone(),
-            source: s.source.clone(),
-            captured: s.captured.0,
-            recorded: s.recorded.0,
-            tags: Vec::new(),
-        })
-        .collect();
+    let infos: Vec<SnapshotInfo> =
+        shown.filter_map(|(id, s)| Some(snapshot_info(id, s, times.get(id)?, Vec::new()))).collect();
     let count = infos.len() as u32;
     let layout = Layout::new(infos, None);
     (0..count)

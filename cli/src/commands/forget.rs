@@ -185,7 +185,7 @@ fn show(output: &Output, state: &State, group: &Group) -> Result<()> {
         let why: Vec<_> = decision.keep.iter().map(|reason| reason.words()).collect();
         table.row([
             decision.id.short(),
-            human::time(human::timestamp(snapshot.recorded.min(snapshot.received))),
+            human::time(human::timestamp(decision.time)),
             snapshot.tags.iter().cloned().collect::<Vec<_>>().join(","),
             if why.is_empty() { "(forgotten)".to_owned() } else { why.join(", ") },
         ]);

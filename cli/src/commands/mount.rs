@@ -1,12 +1,15 @@
 //! `mount`.
 
+use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use fs::ops::Presentation;
-use fs::session::{Options, mount};
+use fs::session::{Options, Unmounter, mount};
+use parking_lot::Mutex;
 use repo::error::{Error, Kind, Result, printable};
 use repo::open::Access;
 
@@ -14,6 +17,8 @@ use super::open::{open_repository, place};
 use crate::args::MountArgs;
 use crate::context::Context;
 use crate::exit::ExitCode;
+use crate::output::Output;
+use crate::service;
 use crate::view::RepositoryView;
 
 /// Set for the process that serves a mount in the background: it says on its standard output when it is ready.
@@ -22,27 +27,29 @@ const SERVING: &str = "PACKMULE_MOUNT_SERVING";
 /// Runs `mount`.
 pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     let serving = std::env::var_os(SERVING).is_some();
-    check_mount_point(&place(ctx)?.root, &args.dir)?;
+    let (root, log) = (place(ctx)?.root, args.log.as_deref().map(open_log).transpose()?);
+    check_mount_point(&root, &args.dir)?;
     if args.background && !serving {
         return start_in_background(ctx, &args);
     }
     if serving {
         ctx.output.only_data();
     }
-    let options = options(ctx, &args)?;
+    let options = options(&root, &args);
     let repo = open_repository(ctx, Access::Read)?;
     let view = RepositoryView::new(repo, super::which::filter(&args.filter), Arc::clone(&ctx.output));
+    let ending = Arc::new(Ending { output: Arc::clone(&ctx.output), state: Mutex::default() });
+    let asked = Arc::clone(&ending);
+    fs::signal::on_stop(move || asked.ask())?;
+    if ctx.stopped() {
+        return Err(Error::new(Kind::Interrupted, "stopped on request"));
+    }
     let mounted = mount(Arc::new(view), &args.dir, &options)?;
-    let unmounter = mounted.unmounter();
-    let output = Arc::clone(&ctx.output);
-    fs::signal::on_stop(move || {
-        if let Err(e) = unmounter.unmount() {
-            output.complain(format!("packmule: error: {e}"));
-        }
-    })?;
+    ending.mounted(mounted.unmounter());
     if serving {
-        detach()?;
+        detach(&ctx.output, log)?;
     } else {
+        service::ready()?;
         let dir = printable(mounted.path());
         ctx.output.remark(format!("mounted on {dir}; Ctrl-C or `packmule umount {dir}` ends it"))?;
         ctx.output.flush()?;
@@ -51,20 +58,57 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     Ok(ExitCode::Ok)
 }
 
-fn options(ctx: &Context, args: &MountArgs) -> Result<Options> {
+/// Ends the mount when a signal asks for it. Signals are handled from before the mount is there, so that none falls into
+/// the gap: it would kill the process and leave a dead mount, or be lost.
+struct Ending {
+    output: Arc<Output>,
+    state: Mutex<(bool, Option<Unmounter>)>,
+}
+
+impl Ending {
+    fn ask(&self) {
+        let mut state = self.state.lock();
+        state.0 = true;
+        self.end(state.1.clone());
+    }
+
+    fn mounted(&self, unmounter: Unmounter) {
+        let mut state = self.state.lock();
+        state.1 = Some(unmounter);
+        if state.0 {
+            self.end(state.1.clone());
+        }
+    }
+
+    fn end(&self, unmounter: Option<Unmounter>) {
+        if let Some(Err(e)) = unmounter.map(|unmounter| unmounter.unmount()) {
+            self.output.complain(format!("packmule: error: {e}"));
+        }
+    }
+}
+
+fn options(root: &Path, args: &MountArgs) -> Options {
     let presented = args.uid.is_some() || args.gid.is_some() || args.umask.is_some();
     let presentation = presented.then(|| Presentation {
         uid: args.uid.map_or_else(|| nix::unistd::getuid().as_raw(), |user| user.0),
         gid: args.gid.map_or_else(|| nix::unistd::getgid().as_raw(), |group| group.0),
         umask: args.umask.map_or(0o022, |mask| mask.0),
     });
-    let name = format!("packmule:{}", ctx.target()?.display());
-    Ok(Options { name, allow_other: args.allow_other, presentation, ..Options::default() })
+    let name = format!("packmule:{}", root.display());
+    Options { name, allow_other: args.allow_other, presentation, ..Options::default() }
 }
 
 /// A mount over the repository, or inside it, would make it wait for itself.
 fn check_mount_point(root: &Path, dir: &Path) -> Result<()> {
-    let at = dir.canonicalize().map_err(|e| Error::io("open the mount point", dir, e))?;
+    let failed = |doing, e: std::io::Error| {
+        let dead = e.raw_os_error() == Some(libc::ENOTCONN);
+        let error = Error::io(doing, dir, e);
+        if !dead {
+            return error;
+        }
+        error.remedy(format!("what served a mount there has died; `packmule umount {}` removes it", printable(dir)))
+    };
+    let at = dir.canonicalize().map_err(|e| failed("open the mount point", e))?;
     if let Ok(root) = root.canonicalize()
         && (at.starts_with(&root) || root.starts_with(&at))
     {
@@ -72,8 +116,9 @@ fn check_mount_point(root: &Path, dir: &Path) -> Result<()> {
             .at(dir)
             .remedy("mount on an empty directory elsewhere"));
     }
-    let mut entries = std::fs::read_dir(&at).map_err(|e| Error::io("list the mount point", dir, e))?;
-    if entries.next().is_some() {
+    let mut entries = std::fs::read_dir(&at).map_err(|e| failed("list the mount point", e))?;
+    let first = entries.next().transpose().map_err(|e| failed("list the mount point", e))?;
+    if first.is_some() {
         return Err(Error::new(Kind::Refused, "the mount point is not empty:")
             .at(dir)
             .remedy("mount on an empty directory"));
@@ -105,8 +150,14 @@ fn start_in_background(ctx: &Context, args: &MountArgs) -> Result<ExitCode> {
     Ok(status.code().and_then(|code| ExitCode::from_code(code as u8)).unwrap_or(ExitCode::Failed))
 }
 
-/// Leaves the terminal and tells the parent that the mount is ready.
-fn detach() -> Result<()> {
+/// The file for messages of a mount in the background: it may name files of the backup.
+fn open_log(path: &Path) -> Result<File> {
+    let opened = File::options().append(true).create(true).mode(0o600).open(path);
+    opened.map_err(|e| Error::io("open the log", path, e))
+}
+
+/// Leaves the terminal and tells the parent that the mount is ready. Messages go on to the log, or to the system's.
+fn detach(output: &Output, log: Option<File>) -> Result<()> {
     let failed = |e: nix::errno::Errno| Error::io("leave", "the terminal", e.into());
     let mut stdout = std::io::stdout();
     nix::unistd::setsid().map_err(failed)?;
@@ -116,5 +167,9 @@ fn detach() -> Result<()> {
     let null = null.map_err(|e| Error::io("open", "/dev/null", e))?;
     nix::unistd::dup2_stdin(&null).map_err(failed)?;
     nix::unistd::dup2_stdout(&null).map_err(failed)?;
+    match log {
+        Some(file) => output.complain_to(Box::new(file)),
+        None => output.complain_to(Box::new(service::SystemLog::default())),
+    }
     nix::unistd::dup2_stderr(&null).map_err(failed)
 }

@@ -53,8 +53,16 @@ pub fn open_with_secret(ctx: &Context, access: Access) -> Result<(Repository, ke
 /// # Errors
 /// As [`Context::target`]; `Usage` when no cache directory can be named.
 pub fn place(ctx: &Context) -> Result<Place> {
-    let root = ctx.target()?.to_owned();
-    Ok(Place { root, index_dir: ctx.index_dir().map(Path::to_owned), cache: cache_dir()? })
+    Ok(Place {
+        root: absolute(ctx.target()?)?,
+        index_dir: ctx.index_dir().map(absolute).transpose()?,
+        cache: cache_dir()?,
+    })
+}
+
+/// The same path from wherever this process goes: a mount in the background leaves the directory it was started in.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| Error::io("find the working directory of", path, e))
 }
 
 /// A secret as the engine takes it.

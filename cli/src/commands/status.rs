@@ -8,6 +8,7 @@ use repo::error::Result;
 use repo::format::record::{CheckState, State};
 use repo::open::Access;
 use repo::status::{Freshness, status};
+use repo::times::Times;
 
 use super::open::open_repository;
 use super::which;
@@ -23,13 +24,12 @@ pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
     let state = repo.log.state();
     let ids = which::resolve_all(&repo, &[], &which::filter(&args.filter))?;
     let chosen: std::collections::BTreeSet<_> = ids.into_iter().collect();
-    let mut only = State::clone(&state);
-    only.snapshots.retain(|id, _| chosen.contains(id));
-    let found = status(&only, &|_| true);
     let now = repo.clock.now();
+    let found = status(&state, &Times::of(&state, now), &|id, _| chosen.contains(id));
     // What is older than this is late.
     let limit = args.max_age.map(|span| span.before(human::timestamp(now), &TimeZone::system()));
-    let is_late = |f: &Freshness| limit.is_some_and(|limit| human::timestamp(f.as_of()) < limit);
+    // So is what is as old as nobody knows.
+    let is_late = |f: &Freshness| f.in_doubt() || limit.is_some_and(|limit| human::timestamp(f.as_of()) < limit);
     // Nothing at all is later than anything.
     let late = found.values().any(is_late) || (limit.is_some() && found.is_empty());
     if ctx.output.json {
@@ -42,6 +42,7 @@ pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
                 received: json::Time::of(f.received),
                 age_seconds: f.age(now).as_secs(),
                 snapshots_count: f.snapshots,
+                in_future: f.in_doubt(),
                 late: is_late(f),
             })?;
         }
@@ -64,7 +65,11 @@ pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
                 human::time(human::timestamp(f.captured)),
                 age(f.age(now)),
                 f.snapshots.to_string(),
-                if is_late(f) { "LATE".to_owned() } else { String::new() },
+                match (f.in_doubt(), is_late(f)) {
+                    (true, _) => "IN THE FUTURE".to_owned(),
+                    (_, true) => "LATE".to_owned(),
+                    _ => String::new(),
+                },
             ]);
         }
         if found.is_empty() {
@@ -72,6 +77,7 @@ pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
         } else {
             table.lines().iter().try_for_each(|line| ctx.output.line(line))?;
         }
+        future(ctx, found.values().map(|f| f.ahead).sum())?;
         repository(ctx, &state, now)?;
     }
     ctx.output.flush()?;
@@ -79,6 +85,18 @@ pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
     let unsound = |check: &Option<CheckState>| check.as_ref().is_some_and(|c| !c.ok);
     let damaged = !state.damaged.is_empty() || unsound(&state.last_check) || unsound(&state.last_data_check);
     Ok(if late || damaged { ExitCode::Found } else { ExitCode::Ok })
+}
+
+/// Says that a clock was wrong, and what to do about it.
+fn future(ctx: &Context, ahead: u64) -> Result<()> {
+    match ahead {
+        0 => Ok(()),
+        n => ctx.output.line(format!(
+            "{} made in the future: a clock was ahead, or this one is behind; back up again with the clock right, \
+             then `packmule forget` those",
+            human::count(n, "snapshot")
+        )),
+    }
 }
 
 fn repository(ctx: &Context, state: &State, now: Time) -> Result<()> {

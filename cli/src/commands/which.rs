@@ -8,6 +8,7 @@ use repo::id::SnapshotId;
 use repo::open::Repository;
 use repo::select::{self, Filter, Name};
 use repo::snapshots::Summaries;
+use repo::times::Times;
 
 use crate::args;
 use crate::select::SnapshotName;
@@ -51,7 +52,8 @@ pub fn name(typed: &SnapshotName) -> Name {
 pub fn resolve(repo: &Repository, typed: &SnapshotName, filter: &Filter) -> Result<SnapshotId> {
     let state = repo.log.state();
     let mut summaries = Summaries::new(repo, &state);
-    select::resolve(&state, &name(typed), filter, &mut |id| Ok(summaries.get(id)?.paths))
+    let times = Times::of(&state, repo.clock.now());
+    select::resolve(&state, &times, &name(typed), filter, &mut |id| Ok(summaries.get(id)?.paths))
 }
 
 /// All that are meant, oldest first; without names all that pass the filter.
@@ -62,5 +64,6 @@ pub fn resolve_all(repo: &Repository, typed: &[SnapshotName], filter: &Filter) -
     let state = repo.log.state();
     let mut summaries = Summaries::new(repo, &state);
     let names: Vec<Name> = typed.iter().map(name).collect();
-    select::resolve_all(&state, &names, filter, &mut |id| Ok(summaries.get(id)?.paths))
+    let times = Times::of(&state, repo.clock.now());
+    select::resolve_all(&state, &times, &names, filter, &mut |id| Ok(summaries.get(id)?.paths))
 }

@@ -129,6 +129,11 @@ impl Output {
         self.streams().out.flush().map_err(unwritable)
     }
 
+    /// What [`Output::complain`] says goes here from now on.
+    pub fn complain_to(&self, err: Box<dyn Write + Send>) {
+        self.streams().err = err;
+    }
+
     /// Lines make way for this bar from now on.
     pub fn attach(&self, bar: Option<ProgressBar>) {
         self.streams().bar = bar;

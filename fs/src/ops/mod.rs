@@ -14,7 +14,7 @@ use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use repo::error::{Error, Kind, Result};
 use repo::format::tree::EntryType;
-use repo::id::ContentHash;
+use repo::id::{ContentHash, SnapshotId};
 use repo::pack::source::FrameSource;
 
 use crate::errno::{Fail, Outcome};
@@ -200,13 +200,19 @@ impl Ops {
                 self.roots.lock().put(ino, node.clone());
                 Ok(node)
             }
-            // Forgotten and removed since the last refresh.
-            Err(e) if e.kind() == Kind::NotFound => Err(Fail::Stale),
+            // Forgotten and removed since the last refresh, which only a repository that can be reached can tell.
+            Err(e) if e.kind() == Kind::NotFound && self.is_gone(&snap.info.id) => Err(Fail::Stale),
             Err(e) => {
                 self.report(ino, || path, &e);
                 Err(e.into())
             }
         }
+    }
+
+    /// Whether the repository says that it no longer has the snapshot.
+    fn is_gone(&self, id: &SnapshotId) -> bool {
+        let now = self.view.version().and_then(|_| self.view.snapshots());
+        now.is_ok_and(|snapshots| snapshots.iter().all(|s| s.id != *id))
     }
 
     fn versions(&self, layout: &Layout, ino: u64, up: u64, source_dir: u64) -> Arc<Node> {

@@ -175,7 +175,7 @@ impl Memory {
             host: host.clone(),
             source: source.clone(),
             captured,
-            recorded: captured + 5 * SECOND,
+            order: (captured + 5 * SECOND, 0),
             tags: tags.clone(),
         };
         let manifest = Manifest {

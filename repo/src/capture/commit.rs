@@ -12,6 +12,7 @@ use crate::limits::{MAX_ENTRY, MAX_MANIFEST, MIB};
 use crate::open::Repository;
 use crate::session::Session;
 use crate::snapshots;
+use crate::times::Times;
 
 /// What a manifest holds at most besides paths: the root, the sidecar, tags and names.
 const MANIFEST_REST: usize = MAX_ENTRY + 5 * MIB;
@@ -130,8 +131,9 @@ fn recordable(stored: &[Vec<u8>], options: &Options) -> Result<()> {
 
 fn find_parent(repo: &Repository, options: &Options, source: &str, stored: &[Vec<u8>]) -> Result<Option<Manifest>> {
     let state = repo.log.state();
+    let times = Times::of(&state, repo.clock.now());
     let own = |s: &SnapshotState| s.forgotten.is_none() && s.host == options.host && s.source == source;
-    let newest = state.snapshots.iter().filter(|(_, s)| own(s)).max_by_key(|(_, s)| (s.recorded, s.captured));
+    let newest = state.snapshots.iter().filter(|(_, s)| own(s)).max_by_key(|(id, _)| times.order(id));
     let newest = match newest {
         Some((id, _)) => match snapshots::manifest(repo, id) {
             Ok(manifest) => Some(manifest),

@@ -145,5 +145,6 @@ fn read_manifest(repo: &Repository, id: &SnapshotId) -> Result<SnapshotState> {
         pinned: false,
         forgotten: None,
         manifest_hash: *blake3::hash(&sealed).as_bytes(),
+        seq: 0,
     })
 }

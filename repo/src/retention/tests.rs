@@ -14,6 +14,7 @@ fn history(times: &[&str]) -> Vec<Candidate> {
     let one = |(i, t): (usize, &&str)| Candidate {
         id: SnapshotId([i as u8; 32]),
         time: at(t),
+        seq: 0,
         tags: Vec::new(),
         pinned: false,
     };

@@ -18,11 +18,13 @@ pub struct SourceStatus {
     pub time: Time,
     /// Received, by the repository's clock.
     pub received: Time,
-    /// Since the earlier of the two.
+    /// Since the earlier of the two, as far as the log does not contradict them.
     pub age_seconds: u64,
     /// How many snapshots there are.
     pub snapshots_count: u64,
-    /// Older than `--max-age`.
+    /// Its time is in the future, so its age is in doubt.
+    pub in_future: bool,
+    /// Older than `--max-age`, or in doubt.
     pub late: bool,
 }
 

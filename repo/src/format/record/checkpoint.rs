@@ -13,8 +13,10 @@ use crate::format::wire::{Reader, Writer};
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 use crate::limits::MAX_LOG_RECORD;
 
-/// A section that came later; programs before it keep it as it is. Absent where it would say nothing.
+/// Sections that came later; programs before them keep them as they are. Absent where they would say nothing.
 const FULL_CHECK: u8 = MAY_IGNORE;
+/// Where snapshots were recorded. A program that does not know it keeps it, perhaps out of date: entries are by id.
+const PLACES: u8 = MAY_IGNORE | 1;
 
 const _: () = assert!(MAX_TAGS * MAX_TEXT < MAX_LOG_RECORD);
 
@@ -30,6 +32,17 @@ impl State {
             let mut body = Writer::new();
             write_check(&mut body, Some(check));
             w.u8(FULL_CHECK);
+            w.lp_bytes(body.as_slice());
+        }
+        let places: BTreeMap<&SnapshotId, u64> =
+            self.snapshots.iter().filter(|(_, s)| s.seq > 0).map(|(id, s)| (id, s.seq)).collect();
+        if !places.is_empty() {
+            let mut body = Writer::new();
+            write_map(&mut body, &places, |w, id, seq| {
+                w.bytes(id.as_bytes());
+                w.varint(*seq);
+            });
+            w.u8(PLACES);
             w.lp_bytes(body.as_slice());
         }
         for (kind, body) in &self.extra {
@@ -48,14 +61,7 @@ impl State {
             }
             last = kind;
             let body = r.lp_bytes(MAX_LOG_RECORD)?;
-            if kind == FULL_CHECK {
-                let mut section = Reader::new(body);
-                let none = || Error::damaged("a checkpoint's section says nothing");
-                state.last_full_check = Some(read_check(&mut section)?.ok_or_else(none)?);
-                section.finish()?;
-                continue;
-            }
-            if kind & MAY_IGNORE != 0 {
+            if kind & MAY_IGNORE != 0 && kind != FULL_CHECK && kind != PLACES {
                 state.extra.push((kind, body.to_vec()));
                 continue;
             }
@@ -142,6 +148,17 @@ impl State {
                     read_to_end(r, MAX_ANCHORS, |r| Ok(Position { seq: r.u64()?, hash: LogHash(r.array()?) }))?;
                 if !self.anchors.iter().is_sorted_by(|a, b| a.seq < b.seq) {
                     return Err(out_of_order());
+                }
+            }
+            FULL_CHECK => {
+                let none = || Error::damaged("a checkpoint's section says nothing");
+                self.last_full_check = Some(read_check(r)?.ok_or_else(none)?);
+            }
+            PLACES => {
+                for (id, seq) in read_map(r, 33, |r| Ok((SnapshotId(r.array()?), r.varint()?)))? {
+                    if let Some(snapshot) = self.snapshots.get_mut(&id) {
+                        snapshot.seq = seq;
+                    }
                 }
             }
             _ => return Err(newer()),
@@ -257,6 +274,8 @@ fn read_snapshot(r: &mut Reader<'_>) -> Result<SnapshotState> {
         pinned: r.bool()?,
         forgotten: read_time(r)?,
         manifest_hash: r.array()?,
+        // In a section of its own.
+        seq: 0,
     })
 }
 

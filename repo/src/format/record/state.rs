@@ -58,6 +58,8 @@ pub struct SnapshotState {
     pub forgotten: Option<Time>,
     /// BLAKE3 of the sealed manifest.
     pub manifest_hash: [u8; 32],
+    /// The record that said so, which tells the true order where clocks were wrong; 0 if nobody knows.
+    pub seq: u64,
 }
 
 /// A sweep that has not been finished.
@@ -220,6 +222,7 @@ impl State {
                     pinned: false,
                     forgotten: None,
                     manifest_hash: *manifest_hash,
+                    seq: entry.seq,
                 };
                 self.snapshots.insert(*snapshot, state);
             }

@@ -80,3 +80,63 @@ fn a_wrong_clock_deletes_nothing_until_accepted() {
     prune(&repo, &Options::default(), &quiet()).unwrap();
     check_readable(&repo, &made);
 }
+
+/// Opens the repository on a machine whose clock, the log's too, is this one.
+fn open_with(bench: &Bench, clock: &Clock) -> Repository {
+    let mut repo = bench.open();
+    let log = crate::log::Log::load(repo.backend.clone(), repo.keys.clone(), &quiet()).unwrap();
+    (repo.log, repo.clock) = (Arc::new(log.with_clock(clock.clone())), clock.clone());
+    repo
+}
+
+#[test]
+fn one_backup_with_a_wrong_clock_costs_no_other_snapshot() {
+    use crate::select::{Filter, Name, resolve};
+    use crate::times::Times;
+
+    let years = 3650 * DAY;
+    for (wrong, synchronised) in
+        [(Time::now().plus(years), false), (Time::now().plus(years), true), (Time::now().minus(years), false)]
+    {
+        let bench = Bench::new();
+        // Nobody keeps the clock that is wrong, or somebody does so wrongly.
+        let (right, wrong) = (Clock::manual(Time::now(), true), Clock::manual(wrong, synchronised));
+        let mut made = Vec::new();
+        for n in 0..6u8 {
+            bench.write("file", &[n; 5000]);
+            let repo = open_with(&bench, if n == 2 { &wrong } else { &right });
+            let id = bench.backup(&repo);
+            let expected: Option<SnapshotId> = made.last().copied();
+            assert_eq!(manifest(&repo, &id).unwrap().parent, expected, "what came before is compared with");
+            made.push(id);
+            right.set(right.now().plus(DAY));
+        }
+        let repo = open_with(&bench, &right);
+        let latest = |back: u32, at: Option<Time>| {
+            let (state, filter) = (repo.log.state(), Filter { at, ..Filter::default() });
+            let times = Times::of(&state, right.now());
+            resolve(&state, &times, &Name::Latest(back), &filter, &mut |_| Ok(Vec::new())).unwrap()
+        };
+        for (back, id) in made.iter().rev().enumerate() {
+            assert_eq!(latest(back as u32, None), *id);
+        }
+        // Days 0 and 1 were before, 3 was after.
+        assert_eq!(latest(0, Some(right.now().minus(3 * DAY + DAY / 2))), made[2]);
+        assert_eq!(latest(0, Some(right.now().minus(5 * DAY + DAY / 2))), made[0]);
+
+        let by = |policy: Policy| {
+            let options = forget::Options { accept_clock: true, ..Default::default() };
+            let mut gone =
+                forget_by_policy(&repo, &policy, &|_, _| true, &|_| 0, &options, &quiet()).unwrap().forgotten;
+            gone.sort_by_key(|id| made.iter().position(|m| m == id));
+            gone
+        };
+        // It is of the day before it: of the two, the later one stays.
+        assert_eq!(by(Policy { daily: Some(Count::Newest(100)), ..Policy::default() }), [made[1]]);
+        assert_eq!(by(Policy { last: Some(Count::Newest(2)), ..Policy::default() }), [made[0], made[2], made[3]]);
+        prune(&repo, &Options { release_held: true, ..now() }, &quiet()).unwrap();
+        let mut left: Vec<SnapshotId> = repo.log.state().snapshots.keys().copied().collect();
+        left.sort_by_key(|id| made.iter().position(|m| m == id));
+        assert_eq!(left, made[4..]);
+    }
+}
