@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,7 +18,7 @@ use super::open::{open_repository, place};
 use crate::args::MountArgs;
 use crate::context::Context;
 use crate::exit::ExitCode;
-use crate::output::Output;
+use crate::output::{Output, json};
 use crate::service;
 use crate::view::RepositoryView;
 
@@ -51,8 +52,7 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     } else {
         service::ready()?;
         let dir = printable(mounted.path());
-        ctx.output.remark(format!("mounted on {dir}; Ctrl-C or `packmule umount {dir}` ends it"))?;
-        ctx.output.flush()?;
+        say(ctx, mounted.path(), &format!("mounted on {dir}; Ctrl-C or `packmule umount {dir}` ends it"))?;
     }
     mounted.wait()?;
     Ok(ExitCode::Ok)
@@ -142,12 +142,21 @@ fn start_in_background(ctx: &Context, args: &MountArgs) -> Result<ExitCode> {
         out.take(64).read_to_end(&mut said).map_err(|e| Error::io("hear from", &program, e))?;
     }
     if said == b"ready" {
-        ctx.output.remark(format!("mounted on {}", printable(&args.dir)))?;
+        say(ctx, &args.dir, &format!("mounted on {}", printable(&args.dir)))?;
         return Ok(ExitCode::Ok);
     }
     let status = child.wait().map_err(|e| Error::io("wait for", &program, e))?;
     // The child has said why.
     Ok(status.code().and_then(|code| ExitCode::from_code(code as u8)).unwrap_or(ExitCode::Failed))
+}
+
+/// Says at once that the mount can be used.
+fn say(ctx: &Context, at: &Path, text: &str) -> Result<()> {
+    match ctx.output.json {
+        true => ctx.output.message(&json::Mounted { at: json::PathField::new(at.as_os_str().as_bytes()) })?,
+        false => ctx.output.remark(text)?,
+    }
+    ctx.output.flush()
 }
 
 /// The file for messages of a mount in the background: it may name files of the backup.

@@ -440,3 +440,14 @@ pub fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut file = File::options().write(true).truncate(true).open(path).unwrap();
     file.write_all(&bytes).unwrap();
 }
+
+/// The newest snapshot of the site's source on a mount, without links.
+pub fn canonical(mount: &Mount) -> PathBuf {
+    fs::canonicalize(mount.latest()).unwrap()
+}
+
+pub fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}

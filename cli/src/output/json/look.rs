@@ -106,3 +106,12 @@ impl MountPath {
         MountPath { mount_path: path, mount_path_b64: path_b64 }
     }
 }
+
+/// `mounted`: what `mount` says once the mount can be used.
+#[derive(Debug, Serialize)]
+#[serde(tag = "message_type", rename = "mounted")]
+pub struct Mounted {
+    /// The mount point.
+    #[serde(flatten)]
+    pub at: PathField,
+}
