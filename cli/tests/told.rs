@@ -65,12 +65,19 @@ fn a_check_names_the_directory_once_and_packs_by_their_ids() {
     let below = pack.strip_prefix(&repo).unwrap().to_str().unwrap();
     let told: Vec<&str> = text.lines().filter(|l| l.starts_with("damaged pack ")).collect();
     assert!(matches!(&told[..], [one] if one.contains(below)), "{text}");
-    let affected: Vec<&str> = text.lines().filter(|l| l.starts_with("affected: ")).collect();
-    assert_eq!(affected.len(), 2, "{text}");
-    let short = format!("/large: it needs a damaged pack: {}", &name(&pack)[..8]);
-    assert!(affected.iter().all(|l| l.ends_with(&short)), "{text}");
+    let affected = |text: &str| -> Vec<String> {
+        text.lines().filter(|l| l.starts_with("affected: ")).map(str::to_owned).collect()
+    };
+    let short = &name(&pack)[..8];
+    let once = format!("affected: web/data /large in 2 snapshots: it needs a damaged pack: {short}");
+    assert_eq!(affected(&text), [once], "{text}");
+    assert!(text.contains("\n2 problems: 1 damaged pack, 1 file affected\n"), "{text}");
+    let all = affected(&site.run(&["-v", "check"]).exits(5).text());
+    assert_eq!(all.len(), 2);
+    assert!(all.iter().all(|l| l.ends_with(&format!("/large: it needs a damaged pack: {short}"))), "{all:?}");
     // Programs get everything.
     let json = site.run(&["--json", "check"]).exits(5).json();
+    assert_eq!(json.iter().filter(|m| m["kind"] == "file").count(), 2);
     assert!(
         json.iter().any(|m| m["kind"] == "pack" && m["message"].as_str().unwrap().contains(pack.to_str().unwrap()))
     );

@@ -103,7 +103,7 @@ pub struct Globals {
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Say more: -v names each new, changed or restored file, -vv also those left as they were
+    /// Say more: -v names each new, changed, restored or damaged file, -vv also those left as they were
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub verbose: u8,
 }
