@@ -249,6 +249,9 @@ fn status_says_what_is_late() {
     assert_eq!((&lines[0]["snapshot_id"], &lines[0]["late"]), (&id.as_str().into(), &false.into()));
     assert_eq!(lines[1]["message_type"], "repository_status");
     assert_eq!(fixture.run(&["status", "--max-age", "1h", "--host", "web9"]).status.code(), Some(5));
+    assert_eq!(fixture.ok(&["-q", "status", "--max-age", "1h"]), "");
+    let late = fixture.run(&["-q", "status", "--max-age", "1h", "--host", "web9"]);
+    assert_eq!((late.status.code(), late.stdout), (Some(5), b"no snapshots: LATE\n".to_vec()));
 }
 
 #[test]
