@@ -260,6 +260,8 @@ fn keys_from_init_to_rotation() {
     fixture.backup(&[]);
     let works = |secret: &str| fixture.run_with(secret, &["snapshots"]).status.code().unwrap();
     assert_eq!((works("secret"), works(&code), works(&code.to_lowercase()), works("wrong")), (0, 0, 0, 12));
+    // As one may have written it down.
+    assert_eq!(works(&format!("{}\n    {}\n", &code[..34], &code[35..])), 0);
     let password = |text: &str| {
         let file = fixture.dir.path().join(text);
         std::fs::write(&file, format!("{text}\n")).unwrap();
@@ -269,6 +271,10 @@ fn keys_from_init_to_rotation() {
     fixture.ok(&["key", "add", "--label", "two", "--new-password-file", &second]);
     assert_eq!(fixture.json(&["key", "list"]).len(), 4);
     assert_eq!((works("second"), works("secret")), (0, 0));
+    // Before a new one is asked for, which nobody is there to be.
+    let unclear = fixture.run_with(&code, &["key", "passwd"]);
+    assert_eq!(unclear.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unclear.stderr).contains("several key slots have a password"));
     fixture.ok(&["key", "passwd", "--new-password-file", &third]);
     assert_eq!((works("secret"), works("third")), (12, 0));
 
@@ -305,6 +311,8 @@ fn init_shows_the_code_once_and_never_overwrites() {
     assert_eq!(status, 1, "a directory with something in it is left alone");
     let text = fixture.ok(&["-r", "../second", "init", "--no-recovery-code"]);
     assert!(text.contains("no recovery code"), "{text}");
+    let text = fixture.ok(&["key", "recovery-code"]);
+    assert!(text.lines().any(|l| l.trim().split('-').filter(|group| group.len() == 4).count() == 14), "{text}");
     assert!(!Path::new(&fixture.source()).join("config").exists());
 }
 
