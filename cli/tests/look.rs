@@ -240,6 +240,23 @@ fn tags_change_and_the_log_tells() {
 }
 
 #[test]
+fn forget_describes_snapshots_as_they_are_listed() {
+    let (fixture, ids) = history();
+    let group = fixture.json(&["forget", "--keep-last", "2", "--dry-run"]).swap_remove(0);
+    let listed = fixture.json(&["snapshots"]);
+    assert_eq!(
+        (&group["remove"][0]["id"], &group["keep"][1]["id"]),
+        (&ids[0].as_str().into(), &ids[1].as_str().into())
+    );
+    for (told, of) in [(&group["remove"][0], 0), (&group["keep"][1], 1), (&group["keep"][0], 2)] {
+        let listed = listed[of].as_object().unwrap();
+        for (field, value) in listed.iter().filter(|(field, _)| *field != "message_type") {
+            assert_eq!(&told[field], value, "{field}");
+        }
+    }
+}
+
+#[test]
 fn status_says_what_is_late() {
     let (fixture, _) = Fixture::new();
     assert!(fixture.ok(&["status"]).starts_with("no snapshots\n"));
