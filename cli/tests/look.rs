@@ -120,9 +120,14 @@ fn snapshots_are_listed_and_filtered() {
 
 #[test]
 fn names_that_fit_none_or_several_are_refused() {
-    let (fixture, _) = history();
+    let (fixture, ids) = history();
     let (code, said) = fixture.fails(&["ls", "latest~3"]);
     assert!(code == 1 && said.contains("web1 s has only 3"), "{code} {said}");
+    let (code, said) = fixture.fails(&["ls", "latest", "--at", "2001-01-01"]);
+    let oldest = format!("there is no such snapshot; the oldest is {} (web1 s 2", &ids[0][..8]);
+    assert!(code == 1 && said.contains(&oldest), "{code} {said}");
+    let (_, said) = fixture.fails(&["ls", "latest", "--at", "2001-01-01", "--host", "db1"]);
+    assert!(said.contains("no snapshot passes the filters"), "{said}");
     fixture.json(&["backup", ".", "--source", "other", "--host", "web1"]);
     let (code, said) = fixture.fails(&["ls", "latest"]);
     assert!(code == 1 && said.contains("web1 other, web1 s; say which"), "{code} {said}");
