@@ -84,6 +84,49 @@ fn a_check_names_the_directory_once_and_packs_by_their_ids() {
 }
 
 #[test]
+fn the_alarm_ends_when_damage_is_healed() {
+    let (site, _) = damaged();
+    site.run(&["check", "--read-data"]).exits(5);
+    let text = site.run(&["status"]).exits(5).text();
+    assert!(text.contains("last check of data: 0m ago, all data, FOUND DAMAGE"), "{text}");
+    let text = site.run(&["-q", "status"]).exits(5).text();
+    let bad = |l: &str| l.ends_with("FOUND DAMAGE") || l == "1 pack known to be damaged";
+    assert!(!text.is_empty() && text.lines().all(bad), "{text}");
+    site.backup();
+    site.run(&["check"]).ok();
+    site.run(&["prune"]).ok();
+    let text = site.run(&["status"]).ok().text();
+    assert!(text.contains("last check: 0m ago, structure only, nothing wrong"), "{text}");
+    assert!(text.contains("last check of data: 0m ago, all data, found damage, healed since"), "{text}");
+    let status = site.run(&["--json", "status"]).ok().json().pop().unwrap();
+    assert_eq!((&status["damage_open"], &status["last_data_check"]["healed"]), (&false.into(), &true.into()));
+    assert_eq!(site.run(&["-q", "status"]).ok().text(), "");
+}
+
+#[test]
+fn a_restore_of_nothing_fails_and_makes_nothing() {
+    let site = Site::filled();
+    let target = site.path().join("made/on the way");
+    for more in [&[][..], &["--dry-run"], &["--delete"]] {
+        let words = ["restore", "latest", "--include", "absent*", "--target", target.to_str().unwrap()];
+        let said =
+            ["nothing in the snapshot matches --include absent*", "`packmule find absent*` says which snapshots"];
+        site.run(&[&words[..], more].concat()).refused(1, &said);
+    }
+    assert!(!target.parent().unwrap().exists());
+}
+
+#[test]
+fn a_path_that_is_stored_as_another_is_named() {
+    let site = Site::filled();
+    site.run(&["backup", site.src().to_str().unwrap()]).ok();
+    let said = ["so far holds /", "; you gave `.`, which is stored without its path; give the absolute path, "];
+    site.run(&["backup", "."]).refused(1, &said);
+    let ran = site.run(&["backup", "dir", "/nonexistent"]).refused(2, &["cannot mix relative and absolute paths"]);
+    assert!(ran.err.contains("/nonexistent; "), "{}", ran.err);
+}
+
+#[test]
 fn a_full_check_is_not_forgotten_after_one_of_a_part() {
     let site = Site::filled();
     site.run(&["check", "--read-data"]).ok();
