@@ -127,6 +127,7 @@ fn usage_errors_are_2_and_say_how() {
     }
     assert_eq!(transcript(&[], &[]).0, 2);
     assert_eq!(transcript(&["version"], &[("PACKMULE_PROGRESS_FPS", "fast")]).0, 2);
+    assert_eq!(transcript(&["version"], &[("PACKMULE_PROGRESS_FPS", "0")]).0, 0);
 }
 
 #[test]

@@ -71,7 +71,7 @@ Environment:
   PACKMULE_PASSWORD, PACKMULE_PASSWORD_FILE,             the password, a file that holds it,
   PACKMULE_PASSWORD_COMMAND                              a command that prints it
   PACKMULE_INDEX_DIR                                     where the index is kept
-  PACKMULE_PROGRESS_FPS                                  progress updates a second (up to 60)
+  PACKMULE_PROGRESS_FPS                                  progress updates a second (up to 60; 0: none)
   NO_COLOR                                               no colours";
 
 /// Options every command takes, before or after its name.
