@@ -39,7 +39,7 @@ pub enum Job {
     Look(&'static str),
 }
 
-/// How often progress is updated, per second.
+/// How often progress is updated, per second; never for 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate(f64);
 
@@ -47,14 +47,14 @@ impl Rate {
     /// From `PACKMULE_PROGRESS_FPS`; by default 10 a second for a bar, and one a second for JSON.
     ///
     /// # Errors
-    /// `Usage` for what is no number above 0 and up to 60.
+    /// `Usage` for what is no number from 0 to 60.
     pub fn new(env: Option<&str>, json: bool) -> Result<Rate> {
         let Some(text) = env.filter(|t| !t.is_empty()) else {
             return Ok(Rate(if json { 1.0 } else { 10.0 }));
         };
         match text.parse::<f64>() {
-            Ok(fps) if fps > 0.0 && fps <= 60.0 => Ok(Rate(fps)),
-            _ => Err(Error::new(Kind::Usage, "PACKMULE_PROGRESS_FPS must be a number above 0 and up to 60")),
+            Ok(fps) if (0.0..=60.0).contains(&fps) => Ok(Rate(fps)),
+            _ => Err(Error::new(Kind::Usage, "PACKMULE_PROGRESS_FPS must be a number from 0 (no progress) to 60")),
         }
     }
 
@@ -100,7 +100,8 @@ struct Glance {
 impl Progress {
     /// Starts showing `job`. `stop` is what [`Monitor::cancelled`] tells.
     pub fn start(output: Arc<Output>, job: Job, rate: Rate, stop: Arc<AtomicBool>) -> Progress {
-        let draws = output.terminal && !output.json && !output.quiet;
+        let asked = rate.0 > 0.0 && !output.quiet;
+        let draws = asked && output.terminal && !output.json;
         let bar = draws.then(|| {
             let target = ProgressDrawTarget::stderr_with_hz(rate.0.ceil() as u8);
             let bar = ProgressBar::with_draw_target(Some(0), target);
@@ -108,7 +109,7 @@ impl Progress {
             bar
         });
         output.attach(bar.clone());
-        let shows = draws || (output.json && !output.quiet && !matches!(job, Job::Look(_)));
+        let shows = draws || (asked && output.json && !matches!(job, Job::Look(_)));
         let shared = Arc::new(Shared {
             output,
             job,
@@ -478,10 +479,15 @@ mod tests {
         assert_eq!(Rate::new(None, true).unwrap(), Rate(1.0));
         assert_eq!(Rate::new(Some(""), false).unwrap(), Rate(10.0));
         assert_eq!(Rate::new(Some("0.5"), false).unwrap().interval(), Duration::from_secs(2));
-        for bad in ["0", "-1", "61", "x", "nan"] {
+        for bad in ["-1", "61", "x", "nan"] {
             assert_eq!(Rate::new(Some(bad), false).unwrap_err().kind(), Kind::Usage, "{bad}");
         }
         assert!(Rate::new(Some("1e-300"), false).unwrap().interval() < Duration::from_secs(10_000_000));
+        let (output, out, err) = kept(true, false, 0);
+        let progress = Progress::start(output, Job::Backup, Rate::new(Some("0"), true).unwrap(), Arc::default());
+        assert!(progress.ticker.is_none());
+        drop(progress);
+        assert_eq!((out.text(), err.text()), (String::new(), String::new()));
     }
 
     #[test]

@@ -99,10 +99,21 @@ fn an_older_copy_is_noticed_by_who_saw_a_newer_one() {
     assert!(listed.err.contains("older than what this machine has seen"), "{}", listed.err);
     site.run(&["prune"]).refused(1, &[]);
     site.run(&["forget", "latest"]).refused(1, &[]);
+    let checked = site.run(&["check"]).exits(5).text();
+    let said =
+        format!("damaged: this repository is older than what this machine has seen of it: {}; ", text(&site.repo()));
+    assert!(checked.contains(&said), "{checked}");
+    for words in [vec!["status"], vec!["-q", "status"]] {
+        let told = site.run(&words).exits(5).text();
+        assert!(told.lines().any(|l| l.starts_with("ROLLED BACK: ")), "{told}");
+    }
+    let told = site.run(&["--json", "status"]).exits(5).json().pop().unwrap();
+    assert_eq!(told["rolled_back"], true);
     // As the remedy says.
     fs::remove_dir_all(site.home().join(".cache/packmule/seen")).unwrap();
     site.backup();
     site.run(&["check"]).ok();
+    site.run(&["status"]).ok();
 }
 
 // Sources.

@@ -120,9 +120,14 @@ fn snapshots_are_listed_and_filtered() {
 
 #[test]
 fn names_that_fit_none_or_several_are_refused() {
-    let (fixture, _) = history();
+    let (fixture, ids) = history();
     let (code, said) = fixture.fails(&["ls", "latest~3"]);
     assert!(code == 1 && said.contains("web1 s has only 3"), "{code} {said}");
+    let (code, said) = fixture.fails(&["ls", "latest", "--at", "2001-01-01"]);
+    let oldest = format!("there is no such snapshot; the oldest is {} (web1 s 2", &ids[0][..8]);
+    assert!(code == 1 && said.contains(&oldest), "{code} {said}");
+    let (_, said) = fixture.fails(&["ls", "latest", "--at", "2001-01-01", "--host", "db1"]);
+    assert!(said.contains("no snapshot passes the filters"), "{said}");
     fixture.json(&["backup", ".", "--source", "other", "--host", "web1"]);
     let (code, said) = fixture.fails(&["ls", "latest"]);
     assert!(code == 1 && said.contains("web1 other, web1 s; say which"), "{code} {said}");
@@ -240,6 +245,23 @@ fn tags_change_and_the_log_tells() {
 }
 
 #[test]
+fn forget_describes_snapshots_as_they_are_listed() {
+    let (fixture, ids) = history();
+    let group = fixture.json(&["forget", "--keep-last", "2", "--dry-run"]).swap_remove(0);
+    let listed = fixture.json(&["snapshots"]);
+    assert_eq!(
+        (&group["remove"][0]["id"], &group["keep"][1]["id"]),
+        (&ids[0].as_str().into(), &ids[1].as_str().into())
+    );
+    for (told, of) in [(&group["remove"][0], 0), (&group["keep"][1], 1), (&group["keep"][0], 2)] {
+        let listed = listed[of].as_object().unwrap();
+        for (field, value) in listed.iter().filter(|(field, _)| *field != "message_type") {
+            assert_eq!(&told[field], value, "{field}");
+        }
+    }
+}
+
+#[test]
 fn status_says_what_is_late() {
     let (fixture, _) = Fixture::new();
     assert!(fixture.ok(&["status"]).starts_with("no snapshots\n"));
@@ -249,6 +271,9 @@ fn status_says_what_is_late() {
     assert_eq!((&lines[0]["snapshot_id"], &lines[0]["late"]), (&id.as_str().into(), &false.into()));
     assert_eq!(lines[1]["message_type"], "repository_status");
     assert_eq!(fixture.run(&["status", "--max-age", "1h", "--host", "web9"]).status.code(), Some(5));
+    assert_eq!(fixture.ok(&["-q", "status", "--max-age", "1h"]), "");
+    let late = fixture.run(&["-q", "status", "--max-age", "1h", "--host", "web9"]);
+    assert_eq!((late.status.code(), late.stdout), (Some(5), b"no snapshots: LATE\n".to_vec()));
 }
 
 #[test]
@@ -257,6 +282,8 @@ fn keys_from_init_to_rotation() {
     fixture.backup(&[]);
     let works = |secret: &str| fixture.run_with(secret, &["snapshots"]).status.code().unwrap();
     assert_eq!((works("secret"), works(&code), works(&code.to_lowercase()), works("wrong")), (0, 0, 0, 12));
+    // As one may have written it down.
+    assert_eq!(works(&format!("{}\n    {}\n", &code[..34], &code[35..])), 0);
     let password = |text: &str| {
         let file = fixture.dir.path().join(text);
         std::fs::write(&file, format!("{text}\n")).unwrap();
@@ -266,6 +293,10 @@ fn keys_from_init_to_rotation() {
     fixture.ok(&["key", "add", "--label", "two", "--new-password-file", &second]);
     assert_eq!(fixture.json(&["key", "list"]).len(), 4);
     assert_eq!((works("second"), works("secret")), (0, 0));
+    // Before a new one is asked for, which nobody is there to be.
+    let unclear = fixture.run_with(&code, &["key", "passwd"]);
+    assert_eq!(unclear.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unclear.stderr).contains("several key slots have a password"));
     fixture.ok(&["key", "passwd", "--new-password-file", &third]);
     assert_eq!((works("secret"), works("third")), (12, 0));
 
@@ -302,6 +333,8 @@ fn init_shows_the_code_once_and_never_overwrites() {
     assert_eq!(status, 1, "a directory with something in it is left alone");
     let text = fixture.ok(&["-r", "../second", "init", "--no-recovery-code"]);
     assert!(text.contains("no recovery code"), "{text}");
+    let text = fixture.ok(&["key", "recovery-code"]);
+    assert!(text.lines().any(|l| l.trim().split('-').filter(|group| group.len() == 4).count() == 14), "{text}");
     assert!(!Path::new(&fixture.source()).join("config").exists());
 }
 

@@ -65,15 +65,65 @@ fn a_check_names_the_directory_once_and_packs_by_their_ids() {
     let below = pack.strip_prefix(&repo).unwrap().to_str().unwrap();
     let told: Vec<&str> = text.lines().filter(|l| l.starts_with("damaged pack ")).collect();
     assert!(matches!(&told[..], [one] if one.contains(below)), "{text}");
-    let affected: Vec<&str> = text.lines().filter(|l| l.starts_with("affected: ")).collect();
-    assert_eq!(affected.len(), 2, "{text}");
-    let short = format!("/large: it needs a damaged pack: {}", &name(&pack)[..8]);
-    assert!(affected.iter().all(|l| l.ends_with(&short)), "{text}");
+    let affected = |text: &str| -> Vec<String> {
+        text.lines().filter(|l| l.starts_with("affected: ")).map(str::to_owned).collect()
+    };
+    let short = &name(&pack)[..8];
+    let once = format!("affected: web/data /large in 2 snapshots: it needs a damaged pack: {short}");
+    assert_eq!(affected(&text), [once], "{text}");
+    assert!(text.contains("\n2 problems: 1 damaged pack, 1 file affected\n"), "{text}");
+    let all = affected(&site.run(&["-v", "check"]).exits(5).text());
+    assert_eq!(all.len(), 2);
+    assert!(all.iter().all(|l| l.ends_with(&format!("/large: it needs a damaged pack: {short}"))), "{all:?}");
     // Programs get everything.
     let json = site.run(&["--json", "check"]).exits(5).json();
+    assert_eq!(json.iter().filter(|m| m["kind"] == "file").count(), 2);
     assert!(
         json.iter().any(|m| m["kind"] == "pack" && m["message"].as_str().unwrap().contains(pack.to_str().unwrap()))
     );
+}
+
+#[test]
+fn the_alarm_ends_when_damage_is_healed() {
+    let (site, _) = damaged();
+    site.run(&["check", "--read-data"]).exits(5);
+    let text = site.run(&["status"]).exits(5).text();
+    assert!(text.contains("last check of data: 0m ago, all data, FOUND DAMAGE"), "{text}");
+    let text = site.run(&["-q", "status"]).exits(5).text();
+    let bad = |l: &str| l.ends_with("FOUND DAMAGE") || l == "1 pack known to be damaged";
+    assert!(!text.is_empty() && text.lines().all(bad), "{text}");
+    site.backup();
+    site.run(&["check"]).ok();
+    site.run(&["prune"]).ok();
+    let text = site.run(&["status"]).ok().text();
+    assert!(text.contains("last check: 0m ago, structure only, nothing wrong"), "{text}");
+    assert!(text.contains("last check of data: 0m ago, all data, found damage, healed since"), "{text}");
+    let status = site.run(&["--json", "status"]).ok().json().pop().unwrap();
+    assert_eq!((&status["damage_open"], &status["last_data_check"]["healed"]), (&false.into(), &true.into()));
+    assert_eq!(site.run(&["-q", "status"]).ok().text(), "");
+}
+
+#[test]
+fn a_restore_of_nothing_fails_and_makes_nothing() {
+    let site = Site::filled();
+    let target = site.path().join("made/on the way");
+    for more in [&[][..], &["--dry-run"], &["--delete"]] {
+        let words = ["restore", "latest", "--include", "absent*", "--target", target.to_str().unwrap()];
+        let said =
+            ["nothing in the snapshot matches --include absent*", "`packmule find absent*` says which snapshots"];
+        site.run(&[&words[..], more].concat()).refused(1, &said);
+    }
+    assert!(!target.parent().unwrap().exists());
+}
+
+#[test]
+fn a_path_that_is_stored_as_another_is_named() {
+    let site = Site::filled();
+    site.run(&["backup", site.src().to_str().unwrap()]).ok();
+    let said = ["so far holds /", "; you gave `.`, which is stored without its path; give the absolute path, "];
+    site.run(&["backup", "."]).refused(1, &said);
+    let ran = site.run(&["backup", "dir", "/nonexistent"]).refused(2, &["cannot mix relative and absolute paths"]);
+    assert!(ran.err.contains("/nonexistent; "), "{}", ran.err);
 }
 
 #[test]

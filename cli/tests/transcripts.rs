@@ -127,6 +127,7 @@ fn usage_errors_are_2_and_say_how() {
     }
     assert_eq!(transcript(&[], &[]).0, 2);
     assert_eq!(transcript(&["version"], &[("PACKMULE_PROGRESS_FPS", "fast")]).0, 2);
+    assert_eq!(transcript(&["version"], &[("PACKMULE_PROGRESS_FPS", "0")]).0, 0);
 }
 
 #[test]
@@ -178,6 +179,12 @@ fn a_manual_page_for_every_command() {
     }
     let forget = std::fs::read_to_string(target.join("packmule-forget.1")).unwrap();
     assert!(forget.contains("keep\\-hourly") && forget.contains("brought back"));
+    let all = std::fs::read_to_string(target.join("packmule.1")).unwrap();
+    assert!(all.contains(".SH \"EXIT STATUS\"\n.nf\n    0  done\n    1  failed\n"), "{all}");
+    assert!(all.contains(".fi\n.SH \"ENVIRONMENT\"\n.nf\n  PACKMULE_REPOSITORY, "), "{all}");
+    for page in std::fs::read_dir(&target).unwrap() {
+        assert!(!std::fs::read_to_string(page.unwrap().path()).unwrap().contains(".SH EXTRA"));
+    }
     let (code, _, errors) = transcript(&["man", "/dev/null/x"], &[]);
     assert_eq!(code, 1);
     assert!(errors.contains("/dev/null/x"), "{errors}");

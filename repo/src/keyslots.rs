@@ -341,31 +341,38 @@ pub fn passwd(
     cost: Argon2Cost,
 ) -> Result<PassphraseChanged> {
     let slots = list_for_change(backend, &repo_id)?;
-    let has_passphrase = |s: &&StoredSlot| s.head().is_some_and(|h| matches!(h.lock, Lock::Passphrase { .. }));
-    let with_id = |id: &str| slots.iter().filter(has_passphrase).find(|s| s.id == id);
-    let old = match replace {
-        Some(id) => Some(
-            with_id(id)
-                .ok_or_else(|| Error::new(Kind::NotFound, format!("there is no key slot '{id}' with a password")))?,
-        ),
-        None => match with_id(&unlocked.slot) {
-            Some(slot) => Some(slot),
-            None => {
-                let mut all = slots.iter().filter(has_passphrase);
-                match (all.next(), all.next()) {
-                    (Some(_), Some(_)) => {
-                        return Err(Error::new(Kind::Ambiguous, "several key slots have a password")
-                            .remedy("add a new one with `packmule key add`, then remove the lost one"));
-                    }
-                    (only, _) => only,
-                }
-            }
-        },
-    };
+    let old = replaced(&slots, unlocked, replace)?;
     let label = old.and_then(StoredSlot::head).map_or("", |head| &head.label);
     let added = Maker { backend, repo_id, keyring: &unlocked.keyring }.passphrase(label, passphrase, cost)?;
     delete(backend, old.map(|old| &old.id))?;
     Ok(PassphraseChanged { added, replaced: old.map(|old| old.id.clone()) })
+}
+
+/// Asked before the new passphrase is: whether [`passwd`] will know which slot is to get it.
+///
+/// # Errors
+/// `Ambiguous` if it will not; what reading the slots gives.
+pub fn replaceable(backend: &dyn Backend, repo_id: &RepoId, unlocked: &Unlocked) -> Result<()> {
+    replaced(&list_for_change(backend, repo_id)?, unlocked, None).map(drop)
+}
+
+/// The slot whose passphrase is replaced; none if there is none with one.
+fn replaced<'a>(slots: &'a [StoredSlot], unlocked: &Unlocked, replace: Option<&str>) -> Result<Option<&'a StoredSlot>> {
+    let has_passphrase = |s: &&StoredSlot| s.head().is_some_and(|h| matches!(h.lock, Lock::Passphrase { .. }));
+    let with_id = |id: &str| slots.iter().filter(has_passphrase).find(|s| s.id == id);
+    if let Some(id) = replace {
+        let none = || Error::new(Kind::NotFound, format!("there is no key slot '{id}' with a password"));
+        return with_id(id).ok_or_else(none).map(Some);
+    }
+    if let Some(opened) = with_id(&unlocked.slot) {
+        return Ok(Some(opened));
+    }
+    let mut all = slots.iter().filter(has_passphrase);
+    match (all.next(), all.next()) {
+        (Some(_), Some(_)) => Err(Error::new(Kind::Ambiguous, "several key slots have a password")
+            .remedy("add a new one with `packmule key add`, then remove the lost one")),
+        (only, _) => Ok(only),
+    }
 }
 
 /// Makes a new recovery code and removes the old one. `show` gets the new code before anything the old one opens is

@@ -166,10 +166,22 @@ fn latest(state: &State, times: &Times, back: u32, filter: &Filter, paths_of: Pa
             Err(none().remedy("the repository has none yet; `packmule backup` makes one"))
         }
         None => match of {
-            None => Err(none().remedy("no snapshot passes the filters; `packmule snapshots` lists all")),
+            None => match before_all(state, times, filter, paths_of)? {
+                Some(oldest) => Err(none().remedy(format!("the oldest is {oldest}"))),
+                None => Err(none().remedy("no snapshot passes the filters; `packmule snapshots` lists all")),
+            },
             Some(of) => Err(none().remedy(format!("{of} has only {} that pass the filters", found.len()))),
         },
     }
+}
+
+/// The oldest snapshot that all but the filter's time lets pass, in words: where nothing passes, all are later.
+fn before_all(state: &State, times: &Times, filter: &Filter, paths_of: PathsOf<'_>) -> Result<Option<String>> {
+    if filter.at.is_none() {
+        return Ok(None);
+    }
+    let found = matching(state, times, &Filter { at: None, ..filter.clone() }, paths_of)?;
+    Ok(found.first().and_then(|id| Some(describe(id, state.snapshots.get(id)?))))
 }
 
 /// A snapshot in a few words: `ab12cd34 (web1 srv-data 2026-11-22T09:51:56Z)`.

@@ -70,9 +70,36 @@ pub fn status(
     found
 }
 
+/// Whether damage is known that is not healed: packs marked as damaged, or a last check that did not pass. What an earlier
+/// check found is over once a later one passes, of whatever kind: each looks at everything but what is inside the packs,
+/// and damage there stands in the log pack by pack until it is healed or swept.
+pub fn damage_is_open(state: &State) -> bool {
+    !state.damaged.is_empty() || state.last_check.as_ref().is_some_and(|check| !check.ok)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::record::CheckState;
+    use crate::id::PackId;
+
+    #[test]
+    fn damage_is_open_until_its_packs_are_gone_and_a_check_passes() {
+        let check = |ok, data| Some(CheckState { at: Time::from_secs(1), data, ok, subset: String::new() });
+        let mut state = State::default();
+        assert!(!damage_is_open(&state));
+        state.damaged.insert(PackId([1; 32]), Time::from_secs(1));
+        (state.last_check, state.last_data_check) = (check(false, true), check(false, true));
+        assert!(damage_is_open(&state));
+        // Healed, says the next check; the pack is still to be swept.
+        state.last_check = check(true, false);
+        assert!(damage_is_open(&state));
+        state.damaged.clear();
+        assert!(!damage_is_open(&state));
+        // Other things than packs can be damaged too.
+        state.last_check = check(false, false);
+        assert!(damage_is_open(&state));
+    }
 
     #[test]
     fn the_newest_by_the_earlier_of_both_times() {

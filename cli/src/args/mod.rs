@@ -71,7 +71,7 @@ Environment:
   PACKMULE_PASSWORD, PACKMULE_PASSWORD_FILE,             the password, a file that holds it,
   PACKMULE_PASSWORD_COMMAND                              a command that prints it
   PACKMULE_INDEX_DIR                                     where the index is kept
-  PACKMULE_PROGRESS_FPS                                  progress updates a second (up to 60)
+  PACKMULE_PROGRESS_FPS                                  progress updates a second (up to 60; 0: none)
   NO_COLOR                                               no colours";
 
 /// Options every command takes, before or after its name.
@@ -103,7 +103,7 @@ pub struct Globals {
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Say more: -v names each new, changed or restored file, -vv also those left as they were
+    /// Say more: -v names each new, changed, restored or damaged file, -vv also those left as they were
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub verbose: u8,
 }

@@ -1,7 +1,10 @@
 //! `check`.
 
+mod affected;
+
 use std::path::Path;
 
+use affected::Affected;
 use repo::check::{About, Finding, Outcome, ReadData, check, repair_log};
 use repo::error::{Error, Kind, Result, printable};
 use repo::id::PackId;
@@ -65,23 +68,24 @@ pub fn run(ctx: &Context, args: CheckArgs) -> Result<ExitCode> {
     let progress = ctx.monitor(Job::Other("packs"));
     let mut unwritable = Ok(());
     let mut index = false;
-    let root = ctx.target()?;
-    let mut first = true;
+    let mut told = Told { output: &ctx.output, root: ctx.target()?, begun: false, affected: Affected::default() };
     let result = check(&repo, read, &progress, &mut |finding| {
         index |= matches!(finding, Finding::Object(_));
-        let told = match ctx.output.json {
+        let done = match ctx.output.json {
             true => ctx.output.message_now(&line(finding)),
-            false => tell(&ctx.output, finding, root, std::mem::take(&mut first)),
+            false => told.tell(finding),
         };
         if unwritable.is_ok() {
-            unwritable = told;
+            unwritable = done;
         }
     });
     drop(progress);
     repo.remember();
+    // Also what was found until the check was stopped.
+    unwritable = unwritable.and_then(|()| told.tell_affected());
     let outcome = result?;
     unwritable?;
-    summarise(&ctx.output, &outcome, read, index)?;
+    summarise(&ctx.output, &outcome, read, index, told.affected.count)?;
     Ok(if outcome.problems > 0 { ExitCode::Found } else { ExitCode::Ok })
 }
 
@@ -139,23 +143,60 @@ fn remark(output: &Output, message: &str) -> Result<()> {
     }
 }
 
-/// Says once where everything is, and of each finding only what is below.
-fn tell(output: &Output, finding: &Finding<'_>, root: &Path, first: bool) -> Result<()> {
-    if first {
-        output.line(format!("in {}:", printable(root)))?;
+/// What is told to people.
+struct Told<'a> {
+    output: &'a Output,
+    root: &'a Path,
+    begun: bool,
+    affected: Affected,
+}
+
+impl Told<'_> {
+    /// Says what was found; of the files it affects only with `-v`, as there may be millions.
+    fn tell(&mut self, finding: &Finding<'_>) -> Result<()> {
+        let text = text(finding, self.root);
+        if let Finding::File { snapshot, path, error } = finding {
+            let once = place(snapshot, Some(path));
+            self.affected.add(snapshot, path, brief(error, self.root), once);
+            if self.output.verbose == 0 {
+                return Ok(());
+            }
+        }
+        self.line(text)
     }
-    output.line(text(finding, root))
+
+    /// Says of the files affected what was not said as they were found.
+    fn tell_affected(&mut self) -> Result<()> {
+        if self.output.verbose > 0 {
+            return Ok(());
+        }
+        let lines: Vec<String> = self.affected.lines().collect();
+        lines.into_iter().try_for_each(|line| self.line(line))
+    }
+
+    /// Says once where everything is, and of each finding only what is below.
+    fn line(&mut self, text: String) -> Result<()> {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.output.line(format!("in {}:", printable(self.root)))?;
+        }
+        self.output.line(text)
+    }
+}
+
+/// A path below `root`, or `root` itself.
+fn within<'a>(path: &'a Path, root: &Path) -> &'a Path {
+    path.strip_prefix(root).ok().filter(|rest| !rest.as_os_str().is_empty()).unwrap_or(path)
 }
 
 /// An error with what it is about as a path below `root`.
 fn below(error: &Error, root: &Path) -> String {
-    error.with_path_as(&|path| printable(path.strip_prefix(root).unwrap_or(path)))
+    error.with_path_as(&|path| printable(within(path, root)))
 }
 
 /// As [`below`], with a pack as its id alone: a line about the pack itself tells its path.
 fn brief(error: &Error, root: &Path) -> String {
     error.with_path_as(&|path| {
-        let below = path.strip_prefix(root).unwrap_or(path);
+        let below = within(path, root);
         let name = below.file_name().and_then(|name| name.to_str());
         let id = name.filter(|_| below.starts_with("packs")).and_then(|name| name.parse::<PackId>().ok());
         id.map_or_else(|| printable(below), |id| id.short())
@@ -211,7 +252,7 @@ fn line(finding: &Finding<'_>) -> Line {
     }
 }
 
-fn summarise(output: &Output, done: &Outcome, read: ReadData, index: bool) -> Result<()> {
+fn summarise(output: &Output, done: &Outcome, read: ReadData, index: bool, files: u64) -> Result<()> {
     if output.json {
         return output.message(&Summary {
             num_errors: done.problems,
@@ -236,8 +277,10 @@ fn summarise(output: &Output, done: &Outcome, read: ReadData, index: bool) -> Re
     if done.problems == 0 {
         return output.remark("no damage was found");
     }
-    let (problems, bad) = (human::count(done.problems, "problem"), human::count(done.damaged_packs, "damaged pack"));
-    output.line(format!("{problems}: {bad}, {} affected", human::count(done.files, "file")))?;
+    // A file counts once, whatever the snapshots that have it.
+    let problems = human::count(done.problems.saturating_sub(done.files) + files, "problem");
+    let (bad, files) = (human::count(done.damaged_packs, "damaged pack"), human::count(files, "file"));
+    output.line(format!("{problems}: {bad}, {files} affected"))?;
     if done.damaged_packs > 0 && done.recorded {
         output.line("the next backup of the same data stores what is damaged again; then run check once more")?;
     }

@@ -10,8 +10,9 @@ use repo::format::record::{SnapshotState, State};
 use repo::id::SnapshotId;
 use repo::open::{Access, Repository};
 use repo::prune;
-use repo::retention::{Count, Policy, Within};
+use repo::retention::{Count, Decision, Policy, Within};
 use repo::select::Filter;
+use repo::snapshots::Summaries;
 use serde::Serialize;
 
 use super::open::open_repository;
@@ -62,7 +63,7 @@ pub fn run(ctx: &Context, args: ForgetArgs) -> Result<ExitCode> {
     repo.remember();
     let state = repo.log.state();
     if ctx.output.json {
-        tell_json(&ctx.output, &state, &outcome, args.dry_run)?;
+        tell_json(&ctx.output, &repo, &state, &outcome, args.dry_run)?;
     } else {
         tell(&ctx.output, &state, &outcome, &args)?;
     }
@@ -134,11 +135,25 @@ fn policy(keep: &KeepArgs) -> Policy {
     }
 }
 
-fn tell_json(output: &Output, state: &State, outcome: &Outcome, dry_run: bool) -> Result<()> {
-    let message = |id: &SnapshotId| Some(snapshots::message(id, state.snapshots.get(id)?, None));
+fn tell_json(output: &Output, repo: &Repository, state: &State, outcome: &Outcome, dry_run: bool) -> Result<()> {
+    let mut summaries = Summaries::new(repo, state);
+    let mut messages = |decisions: &[&Decision]| -> Result<Vec<json::Snapshot>> {
+        let mut messages = Vec::with_capacity(decisions.len());
+        for id in decisions.iter().map(|d| &d.id) {
+            let Some(snapshot) = state.snapshots.get(id) else { continue };
+            let summary = match summaries.get(id) {
+                Ok(summary) => Some(summary),
+                // One that cannot be read can still be forgotten.
+                Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => None,
+                Err(e) => return Err(e),
+            };
+            messages.push(snapshots::message(id, snapshot, summary.as_ref()));
+        }
+        Ok(messages)
+    };
     for group in &outcome.groups {
         let (keep, remove): (Vec<_>, Vec<_>) = group.decisions.iter().partition(|d| !d.keep.is_empty());
-        let reason = |d: &&repo::retention::Decision| KeptFor {
+        let reason = |d: &&Decision| KeptFor {
             snapshot: d.id.to_hex(),
             matches: d.keep.iter().map(|reason| reason.words()).collect(),
         };
@@ -146,8 +161,8 @@ fn tell_json(output: &Output, state: &State, outcome: &Outcome, dry_run: bool) -
             host: group.host.clone(),
             source: group.source.clone(),
             reasons: keep.iter().map(reason).collect(),
-            keep: keep.iter().filter_map(|d| message(&d.id)).collect(),
-            remove: remove.iter().filter_map(|d| message(&d.id)).collect(),
+            keep: messages(&keep)?,
+            remove: messages(&remove)?,
         })?;
     }
     output.message(&Summary {

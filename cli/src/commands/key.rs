@@ -40,11 +40,8 @@ pub fn show_code(ctx: &Context, code: &str) -> Result<()> {
     ctx.output.line("")?;
     ctx.output.line("Recovery code, shown only this once:")?;
     ctx.output.line("")?;
-    // Two lines of seven groups, as one would write it down.
-    let groups: Vec<&str> = code.split('-').collect();
-    for half in groups.chunks(7) {
-        ctx.output.line(format!("    {}", *Zeroizing::new(half.join("-"))))?;
-    }
+    // On one line: a prompt takes no more of what is pasted.
+    ctx.output.line(Zeroizing::new(format!("    {code}")).as_str())?;
     ctx.output.line("")?;
     ctx.output.line("It opens the repository when the password is lost.")?;
     ctx.output.line("Print it or write it down, and keep it apart from this machine and from the repository.")?;
@@ -133,9 +130,11 @@ fn remove(ctx: &Context, args: &KeyRemoveArgs) -> Result<()> {
 
 fn passwd(ctx: &Context, args: &KeyPasswdArgs) -> Result<()> {
     let repo = open_repository(ctx, Access::Write)?;
+    let backend = repo.backend.as_ref();
+    // Nobody is to think of a password that is then refused.
+    keyslots::replaceable(backend, &repo.config.repo_id, &repo.unlocked)?;
     let password = new_password(&args.new)?;
     let _commit = repo.locks.commit(COMMIT_WAIT)?;
-    let backend = repo.backend.as_ref();
     let changed = keyslots::passwd(backend, repo.config.repo_id, &repo.unlocked, None, &password, Argon2Cost::DEFAULT)?;
     if let Some(old) = &changed.replaced {
         say(ctx, "removed", old, "")?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use repo::capture::Patterns;
-use repo::error::Result;
+use repo::error::{Error, Kind, Result};
 use repo::open::Access;
 use repo::restore::{Choice, Options, Outcome, Overwrite, restore};
 use repo::snapshots;
@@ -28,6 +28,12 @@ pub fn run(ctx: &Context, args: RestoreArgs) -> Result<ExitCode> {
     drop(progress);
     repo.remember();
     let outcome = result?;
+    if outcome.nothing {
+        let pattern = args.include.first().map_or("", String::as_str);
+        let text = format!("nothing in the snapshot matches --include {}", human::path(pattern.as_bytes()));
+        let remedy = format!("`packmule find {}` says which snapshots have it", human::path(pattern.as_bytes()));
+        return Err(Error::new(Kind::NotFound, text).remedy(remedy));
+    }
     report(ctx, &args, &outcome, elapsed)?;
     Ok(if outcome.errors > 0 { ExitCode::Failed } else { ExitCode::Ok })
 }
@@ -91,9 +97,6 @@ fn report(ctx: &Context, args: &RestoreArgs, done: &Outcome, elapsed: Duration) 
     }
     if done.errors > 0 {
         line += &format!("; FAILED: {}", done.errors);
-    }
-    if done.items == 0 && done.errors == 0 && !args.include.is_empty() {
-        ctx.output.complain("packmule: warning: nothing in the snapshot matches --include");
     }
     ctx.output.line(line)
 }

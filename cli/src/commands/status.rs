@@ -1,5 +1,6 @@
 //! `status`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -7,7 +8,7 @@ use repo::clock::Time;
 use repo::error::Result;
 use repo::format::record::{CheckState, State};
 use repo::open::Access;
-use repo::status::{Freshness, status};
+use repo::status::{Freshness, damage_is_open, status};
 use repo::times::Times;
 
 use super::open::open_repository;
@@ -16,7 +17,18 @@ use crate::args::StatusArgs;
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::human::{self, Table};
-use crate::output::json;
+use crate::output::{Output, json};
+
+/// What is told, and whether it is as it should be.
+struct Report<'a> {
+    found: &'a BTreeMap<(String, String), Freshness>,
+    state: &'a State,
+    now: Time,
+    is_late: &'a dyn Fn(&Freshness) -> bool,
+    late: bool,
+    damage_open: bool,
+    rolled_back: bool,
+}
 
 /// Runs `status`.
 pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
@@ -30,106 +42,142 @@ pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
     let limit = args.max_age.map(|span| span.before(human::timestamp(now), &TimeZone::system()));
     // So is what is as old as nobody knows.
     let is_late = |f: &Freshness| f.in_doubt() || limit.is_some_and(|limit| human::timestamp(f.as_of()) < limit);
-    // Nothing at all is later than anything.
-    let late = found.values().any(is_late) || (limit.is_some() && found.is_empty());
-    if ctx.output.json {
-        for ((host, source), f) in &found {
-            ctx.output.message(&json::SourceStatus {
+    let report = Report {
+        found: &found,
+        state: &state,
+        now,
+        is_late: &is_late,
+        // Nothing at all is later than anything.
+        late: found.values().any(is_late) || (limit.is_some() && found.is_empty()),
+        damage_open: damage_is_open(&state),
+        rolled_back: repo.rolled_back.is_some(),
+    };
+    match ctx.output.json {
+        true => report.tell_json(&ctx.output)?,
+        false => report.tell(&ctx.output)?,
+    }
+    ctx.output.flush()?;
+    // Damage that is known is as bad as a backup that is late: monitoring must not miss it.
+    Ok(if report.late || report.damage_open || report.rolled_back { ExitCode::Found } else { ExitCode::Ok })
+}
+
+impl Report<'_> {
+    fn tell_json(&self, output: &Output) -> Result<()> {
+        for ((host, source), f) in self.found {
+            output.message(&json::SourceStatus {
                 hostname: host.clone(),
                 source: source.clone(),
                 snapshot_id: f.newest.to_hex(),
                 time: json::Time::of(f.captured),
                 received: json::Time::of(f.received),
-                age_seconds: f.age(now).as_secs(),
+                age_seconds: f.age(self.now).as_secs(),
                 snapshots_count: f.snapshots,
                 in_future: f.in_doubt(),
-                late: is_late(f),
+                late: (self.is_late)(f),
             })?;
         }
-        ctx.output.message(&json::RepositoryStatus {
-            late,
-            last_check: state.last_check.as_ref().map(check_message),
-            last_data_check: state.last_data_check.as_ref().map(check_message),
-            last_full_check: state.last_full_check.as_ref().map(check_message),
+        let state = self.state;
+        let check = |check: &Option<CheckState>| check.as_ref().map(|check| self.check_message(check));
+        output.message(&json::RepositoryStatus {
+            late: self.late,
+            damage_open: self.damage_open,
+            rolled_back: self.rolled_back,
+            last_check: check(&state.last_check),
+            last_data_check: check(&state.last_data_check),
+            last_full_check: check(&state.last_full_check),
             damaged_packs: state.damaged.len() as u64,
             sessions: state.sessions.len() as u64,
             forgotten_snapshots: state.snapshots.values().filter(|s| s.forgotten.is_some()).count() as u64,
-        })?;
-    } else {
+        })
+    }
+
+    /// With `-q` only what gives exit code 5.
+    fn tell(&self, output: &Output) -> Result<()> {
         let mut table = Table::new(&["Host", "Source", "Newest", "Time", ">Age", ">Snapshots", ""]);
-        for ((host, source), f) in &found {
+        let (mut rows, mut ahead) = (0, 0);
+        for ((host, source), f) in self.found {
+            let late = (self.is_late)(f);
+            if output.quiet && !late {
+                continue;
+            }
+            (rows, ahead) = (rows + 1, ahead + f.ahead);
             table.row([
                 host.clone(),
                 source.clone(),
                 f.newest.short(),
                 human::time(human::timestamp(f.captured)),
-                age(f.age(now)),
+                age(f.age(self.now)),
                 f.snapshots.to_string(),
-                match (f.in_doubt(), is_late(f)) {
+                match (f.in_doubt(), late) {
                     (true, _) => "IN THE FUTURE".to_owned(),
                     (_, true) => "LATE".to_owned(),
                     _ => String::new(),
                 },
             ]);
         }
-        if found.is_empty() {
-            ctx.output.line(if late { "no snapshots: LATE" } else { "no snapshots" })?;
-        } else {
-            table.lines().iter().try_for_each(|line| ctx.output.line(line))?;
+        match (self.found.is_empty(), self.late) {
+            (true, true) => output.line("no snapshots: LATE")?,
+            (true, false) => output.remark("no snapshots")?,
+            _ if rows > 0 => table.lines().iter().try_for_each(|line| output.line(line))?,
+            _ => {}
         }
-        future(ctx, found.values().map(|f| f.ahead).sum())?;
-        repository(ctx, &state, now)?;
+        future(output, ahead)?;
+        self.repository(output)
     }
-    ctx.output.flush()?;
-    // Damage that is known is as bad as a backup that is late: monitoring must not miss it.
-    let unsound = |check: &Option<CheckState>| check.as_ref().is_some_and(|c| !c.ok);
-    let damaged = !state.damaged.is_empty() || unsound(&state.last_check) || unsound(&state.last_data_check);
-    Ok(if late || damaged { ExitCode::Found } else { ExitCode::Ok })
+
+    fn repository(&self, output: &Output) -> Result<()> {
+        let state = self.state;
+        if self.rolled_back {
+            output.line("ROLLED BACK: this machine has seen a later or another state of this repository")?;
+        }
+        self.check(output, "last check", &state.last_check)?;
+        self.check(output, "last check of data", &state.last_data_check)?;
+        // A part that was read since does not make it forgotten.
+        if state.last_full_check != state.last_data_check {
+            self.check(output, "last check of all data", &state.last_full_check)?;
+        }
+        if !state.damaged.is_empty() {
+            output.line(format!("{} known to be damaged", human::count(state.damaged.len() as u64, "pack")))?;
+        }
+        if !state.sessions.is_empty() {
+            output.remark(format!("{} at work or interrupted", human::count(state.sessions.len() as u64, "writer")))?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, output: &Output, what: &str, check: &Option<CheckState>) -> Result<()> {
+        let Some(c) = check else { return output.remark(format!("{what}: never")) };
+        let open = !c.ok && self.damage_open;
+        let result = match (c.ok, open) {
+            (true, _) => "nothing wrong",
+            (false, true) => "FOUND DAMAGE",
+            (false, false) => "found damage, healed since",
+        };
+        let read = match kind(c) {
+            "structure" => "structure only".to_owned(),
+            "subset" => format!("{} of the data", human::path(c.subset.as_bytes())),
+            _ => "all data".to_owned(),
+        };
+        let text = format!("{what}: {} ago, {read}, {result}", age(self.now.since(c.at)));
+        if open { output.line(text) } else { output.remark(text) }
+    }
+
+    fn check_message(&self, check: &CheckState) -> json::CheckStatus {
+        let (time, subset) = (json::Time::of(check.at), check.subset.clone());
+        json::CheckStatus { time, ok: check.ok, healed: !check.ok && !self.damage_open, kind: kind(check), subset }
+    }
 }
 
 /// Says that a clock was wrong, and what to do about it.
-fn future(ctx: &Context, ahead: u64) -> Result<()> {
+fn future(output: &Output, ahead: u64) -> Result<()> {
     match ahead {
         0 => Ok(()),
-        n => ctx.output.line(format!(
+        n => output.line(format!(
             "{} made in the future: a clock was ahead, or this one is behind; back up again with the clock right, \
              then `packmule forget` those",
             human::count(n, "snapshot")
         )),
     }
-}
-
-fn repository(ctx: &Context, state: &State, now: Time) -> Result<()> {
-    let check = |what: &str, check: &Option<CheckState>| match check {
-        None => format!("{what}: never"),
-        Some(c) => {
-            let result = if c.ok { "nothing wrong" } else { "FOUND DAMAGE" };
-            let read = match kind(c) {
-                "structure" => "structure only".to_owned(),
-                "subset" => format!("{} of the data", human::path(c.subset.as_bytes())),
-                _ => "all data".to_owned(),
-            };
-            format!("{what}: {} ago, {read}, {result}", age(now.since(c.at)))
-        }
-    };
-    ctx.output.line(check("last check", &state.last_check))?;
-    ctx.output.line(check("last check of data", &state.last_data_check))?;
-    // A part that was read since does not make it forgotten.
-    if state.last_full_check != state.last_data_check {
-        ctx.output.line(check("last check of all data", &state.last_full_check))?;
-    }
-    if !state.damaged.is_empty() {
-        ctx.output.line(format!("{} known to be damaged", human::count(state.damaged.len() as u64, "pack")))?;
-    }
-    if !state.sessions.is_empty() {
-        ctx.output.line(format!("{} at work or interrupted", human::count(state.sessions.len() as u64, "writer")))?;
-    }
-    Ok(())
-}
-
-fn check_message(check: &CheckState) -> json::CheckStatus {
-    let (time, subset) = (json::Time::of(check.at), check.subset.clone());
-    json::CheckStatus { time, ok: check.ok, kind: kind(check), subset }
 }
 
 /// How much a check read, in a word.

@@ -81,6 +81,10 @@ pub fn path(raw: &[u8]) -> String {
     repo::error::printable(Path::new(OsStr::from_bytes(raw)))
 }
 
+/// A terminal that says it is narrower does not know how wide it is (0), or shows a row better as one long line than as a
+/// letter a line.
+const NARROWEST: u16 = 20;
+
 /// A table without borders. On a terminal long cells wrap; elsewhere a row is a line.
 pub struct Table {
     inner: Comfy,
@@ -95,8 +99,8 @@ impl Table {
     fn with(titles: &[&str], terminal: bool) -> Table {
         let mut inner = Comfy::new();
         inner.load_style(presets::NOTHING);
-        let arrangement = if terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
-        inner.set_content_arrangement(arrangement);
+        let width = inner.width().filter(|_| terminal);
+        inner.set_content_arrangement(arrangement(width));
         inner.set_header(titles.iter().map(|t| t.trim_start_matches('>')).collect::<Vec<_>>());
         for (index, title) in titles.iter().enumerate() {
             if let Some(column) = inner.column_mut(index) {
@@ -121,9 +125,24 @@ impl Table {
     }
 }
 
+/// Whether cells wrap on a terminal of this width.
+fn arrangement(width: Option<u16>) -> ContentArrangement {
+    match width {
+        Some(width) if width >= NARROWEST => ContentArrangement::Dynamic,
+        _ => ContentArrangement::Disabled,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cells_wrap_only_where_there_is_room() {
+        for (width, wraps) in [(None, false), (Some(0), false), (Some(19), false), (Some(20), true), (Some(80), true)] {
+            assert_eq!(matches!(arrangement(width), ContentArrangement::Dynamic), wraps, "{width:?}");
+        }
+    }
 
     #[test]
     fn sizes() {

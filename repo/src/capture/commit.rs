@@ -54,7 +54,7 @@ impl Job {
         };
         valid_words(&[&options.host, &source])?;
         recordable(&stored, options)?;
-        let parent = find_parent(repo, options, &source, &stored)?;
+        let parent = find_parent(repo, options, &source, &plan)?;
         Ok(Job { plan, stored, source, parent, begun })
     }
 
@@ -129,7 +129,7 @@ fn recordable(stored: &[Vec<u8>], options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn find_parent(repo: &Repository, options: &Options, source: &str, stored: &[Vec<u8>]) -> Result<Option<Manifest>> {
+fn find_parent(repo: &Repository, options: &Options, source: &str, plan: &Plan) -> Result<Option<Manifest>> {
     let state = repo.log.state();
     let times = Times::of(&state, repo.clock.now());
     let own = |s: &SnapshotState| s.forgotten.is_none() && s.host == options.host && s.source == source;
@@ -143,19 +143,28 @@ fn find_parent(repo: &Repository, options: &Options, source: &str, stored: &[Vec
         },
         None => None,
     };
-    if let Some(manifest) = newest.as_ref().filter(|m| m.paths != stored && !options.allow_changed_paths) {
-        let shown = |paths: &[Vec<u8>]| {
-            paths.iter().map(|p| String::from_utf8_lossy(p).into_owned()).collect::<Vec<_>>().join(" ")
-        };
-        return Err(Error::new(
-            Kind::Refused,
-            format!("source '{source}' so far holds {}, not {}", shown(&manifest.paths), shown(stored)),
-        )
-        .remedy("give another --source, or --change-paths"));
+    if let Some(manifest) = newest.as_ref().filter(|m| m.paths != plan.stored && !options.allow_changed_paths) {
+        return Err(changed_paths(source, &manifest.paths, plan));
     }
     match options.parent {
         ParentChoice::Newest => Ok(newest),
         ParentChoice::None => Ok(None),
         ParentChoice::Snapshot(id) => snapshots::manifest(repo, &id).map(Some),
     }
+}
+
+/// The paths are other ones than this source had so far.
+fn changed_paths(source: &str, before: &[Vec<u8>], plan: &Plan) -> Error {
+    let shown =
+        |paths: &[Vec<u8>]| paths.iter().map(|p| String::from_utf8_lossy(p).into_owned()).collect::<Vec<_>>().join(" ");
+    let so_far = format!("source '{source}' so far holds {}", shown(before));
+    // A stream's name is no path.
+    let relative = plan.stored != plan.absolute && before.iter().all(|path| path.starts_with(b"/"));
+    if relative {
+        let text = format!("{so_far}; you gave `{}`, which is stored without its path", shown(&plan.stored));
+        let remedy = "give the absolute path, another --source, or --change-paths";
+        return Error::new(Kind::Refused, text).remedy(remedy);
+    }
+    Error::new(Kind::Refused, format!("{so_far}, not {}", shown(&plan.stored)))
+        .remedy("give another --source, or --change-paths")
 }

@@ -36,7 +36,7 @@ impl Plan {
     /// absolute one if it leads out of `cwd`; `.` is the snapshot's root.
     ///
     /// # Errors
-    /// `Usage` when there is no path, or when `.` or a relative path and an absolute one claim the same place.
+    /// `Usage` when there is no path, or when some are relative and some are absolute.
     pub fn new(paths: &[PathBuf], cwd: &Path) -> Result<Plan> {
         if paths.is_empty() {
             return Err(Error::new(Kind::Usage, "nothing to back up: no paths given"));
@@ -48,7 +48,14 @@ impl Plan {
         for path in paths {
             let (parts, is_absolute) = normalise(path, cwd);
             let from = if is_absolute { Path::new("/") } else { cwd };
-            root.add(from, &parts).map_err(|e| e.at(path))?;
+            if from != base {
+                let e = Error::new(Kind::Usage, "cannot mix relative and absolute paths in one snapshot:").at(path);
+                return Err(e.remedy(match path.is_absolute() {
+                    true => "give all of them as absolute paths",
+                    false => "one that leads out of the working directory counts as absolute: give all of them as such",
+                }));
+            }
+            root.add(from, &parts);
             let joined = parts.join(&b'/');
             full.push(from.join(OsStr::from_bytes(&joined)).into_os_string().into_vec());
             stored.push(match (is_absolute, joined.is_empty()) {
@@ -86,15 +93,11 @@ impl Plan {
 }
 
 impl Node {
-    fn add(&mut self, real: &Path, parts: &[Vec<u8>]) -> Result<()> {
-        if self.real != real {
-            return Err(Error::new(Kind::Usage, "two of the paths to back up claim the same place in the snapshot:")
-                .remedy("give all of them as absolute paths"));
-        }
+    fn add(&mut self, real: &Path, parts: &[Vec<u8>]) {
         let Some((first, rest)) = parts.split_first() else {
             self.target = true;
             self.make_whole();
-            return Ok(());
+            return;
         };
         let whole = self.whole;
         let below = real.join(OsStr::from_bytes(first));
@@ -104,7 +107,7 @@ impl Node {
             target: false,
             children: BTreeMap::new(),
         });
-        child.add(&below, rest)
+        child.add(&below, rest);
     }
 
     fn make_whole(&mut self) {
@@ -191,5 +194,22 @@ mod tests {
         assert_eq!(p.stored, [b"/home/other".to_vec()]);
         assert_eq!(Plan::source_name(&plan(&["/"]).absolute), "root");
         assert!(Plan::new(&[], Path::new("/")).is_err());
+    }
+
+    #[test]
+    fn relative_and_absolute_paths_do_not_mix() {
+        let refused = |paths: &[&str]| {
+            let paths: Vec<_> = paths.iter().map(PathBuf::from).collect();
+            Plan::new(&paths, Path::new("/home/u")).unwrap_err().to_string()
+        };
+        for paths in [["documents", "/nonexistent"], ["/nonexistent", "documents"], [".", "/nonexistent"]] {
+            assert!(
+                refused(&paths).starts_with("cannot mix relative and absolute paths in one snapshot: /nonexistent; ")
+            );
+        }
+        let said = refused(&["documents", "../other"]);
+        assert!(said.contains("../other; one that leads out of the working directory counts as absolute"), "{said}");
+        // There the two are the same.
+        assert!(Plan::new(&["etc".into(), "/srv".into()], Path::new("/")).is_ok());
     }
 }

@@ -220,6 +220,7 @@ impl<'a> Context<'a> {
             errors: get(&t.errors),
             verified: get(&t.verified),
             unable: self.unable.met(),
+            nothing: false,
         })
     }
 }

@@ -69,9 +69,10 @@ pub use choice::Choice;
 pub use context::Locate;
 pub use unable::Unable;
 
-use choice::Steps;
+use choice::{Step, Steps, Verdict};
 use context::Context;
 use dir::Dir;
+use remove::CONFIGS;
 use walk::Walk;
 
 /// Where the target is marked while a restore that made it is under way, so that the next run completes its attributes.
@@ -137,6 +138,8 @@ pub struct Outcome {
     pub verified: u64,
     /// What could not be set, and how often.
     pub unable: Vec<(Unable, u64)>,
+    /// The patterns to include match nothing, so that nothing was done and no target made.
+    pub nothing: bool,
 }
 
 /// Restores what is at `path` in a snapshot to `target`: what is in it if it is a directory, otherwise the item itself.
@@ -185,12 +188,14 @@ fn spared(repo: &Repository, target: &Path) -> Result<Option<(u64, u64)>> {
 
 /// Whether a directory holds a repository's config, or something that begins like one.
 fn is_repository(dir: &Path) -> bool {
-    let mut head = [0; MAGIC.len()];
-    let config = dir.join("config");
-    // Not what might wait for ever, such as a pipe.
-    config.metadata().is_ok_and(|meta| meta.is_file())
-        && File::open(config).and_then(|mut file| file.read_exact(&mut head)).is_ok()
-        && head == *MAGIC
+    CONFIGS.iter().any(|name| {
+        let mut head = [0; MAGIC.len()];
+        let config = dir.join(OsStr::from_bytes(name));
+        // Not what might wait for ever, such as a pipe.
+        config.metadata().is_ok_and(|meta| meta.is_file())
+            && File::open(config).and_then(|mut file| file.read_exact(&mut head)).is_ok()
+            && head == *MAGIC
+    })
 }
 
 /// As [`restore`], from any source of chunks and any root directory.
@@ -227,6 +232,11 @@ fn restore_sparing(
     let base = if is_dir { path.clone() } else { path.parent().unwrap_or_default() };
     let mut ctx = Context::new(source, locate, options, monitor, target, base);
     ctx.spared = spared;
+    let nothing = is_dir && options.choice.include.is_some() && !takes_any(&ctx, &top)?;
+    // What the snapshot does not have may be there to be deleted.
+    if nothing && !(options.delete && target.exists()) {
+        return Ok(Outcome { nothing, ..Outcome::default() });
+    }
     let opened = open_target(target, options.dry_run)?;
     let attrs = opened.as_ref().is_some_and(|(_, ours)| *ours && is_dir).then(|| top.clone());
     let made = attrs.is_some();
@@ -246,7 +256,21 @@ fn restore_sparing(
         }
     }
     ctx.unable.tell(monitor);
-    ctx.outcome()
+    let done = ctx.outcome()?;
+    Ok(Outcome { nothing: nothing && done.deleted == 0 && done.errors == 0, ..done })
+}
+
+/// Whether the patterns take anything that can be seen; what cannot be listed is told of by the restore itself.
+fn takes_any(ctx: &Context<'_>, top: &Entry) -> Result<bool> {
+    let mut steps = Steps::new(ctx.source, &ctx.options.choice, top);
+    while !ctx.stopped() {
+        match steps.next() {
+            Ok(None) => return Ok(false),
+            Ok(Some(Step::Enter(_, Verdict::Enter) | Step::Leave(..))) => {}
+            _ => return Ok(true),
+        }
+    }
+    ctx.outcome().map(|_| true)
 }
 
 fn threads(options: &Options) -> usize {

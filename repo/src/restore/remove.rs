@@ -1,14 +1,17 @@
 //! Deleting what the snapshot does not have: only what the patterns would restore, and never on another filesystem.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use crate::capture::scan::{Names, stat_at};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, printable};
+use crate::format::config::MAGIC;
 use crate::format::tree::EntryType;
 use crate::monitor::{Action, Event};
 use crate::restore::at;
@@ -24,6 +27,36 @@ pub fn names(file: &File, path: &dyn Fn() -> std::path::PathBuf) -> Result<Names
     let io = |e| Error::io("list", path(), e);
     let own = file.as_fd().try_clone_to_owned().map_err(io)?;
     Names::read(&own).map_err(io)
+}
+
+/// Names of a repository's config, either of which marks one.
+pub const CONFIGS: [&[u8]; 2] = [b"config", b"config.copy"];
+
+/// Whether a directory holds a repository's config, or something that begins like one.
+pub fn is_repository(dir: &File) -> bool {
+    CONFIGS.into_iter().any(|name| {
+        let mut head = [0; MAGIC.len()];
+        // Neither opening nor reading may wait, should it be a pipe or a device.
+        stat_at(dir.as_fd(), name).is_ok_and(|meta| meta.kind == EntryType::File)
+            && at::open(dir, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty())
+                .is_ok_and(|mut file| file.read_exact(&mut head).is_ok())
+            && head == *MAGIC
+    })
+}
+
+/// Whether what is extra in `dir` makes it a repository: then nothing in it is deleted, and that is said.
+pub fn spares(dir: &Dir<'_>, extra: &[&[u8]]) -> bool {
+    let config = CONFIGS.iter().any(|config| extra.contains(config));
+    let spared = config && dir.file().is_ok_and(|dir| is_repository(&dir));
+    if spared {
+        say_spared(dir.ctx(), &dir.ctx().target_path(dir.place(), b""));
+    }
+    spared
+}
+
+fn say_spared(ctx: &Context<'_>, path: &std::path::Path) {
+    let text = format!("a repository lies in the target and was not deleted: {}", printable(path));
+    ctx.monitor.event(Event::Notice(&text));
 }
 
 /// Removes a directory in the way of something else, with all that is in it.
@@ -150,6 +183,10 @@ impl<'c> Sweep<'c> {
             return Ok(false);
         }
         let child = at::open(dir, name, at::DIR, Mode::empty()).map_err(|e| self.io("open", e))?;
+        if is_repository(&child) {
+            say_spared(self.ctx, &self.ctx.target.join(at::os(&self.path[1..])));
+            return Ok(false);
+        }
         let names = names(&child, &|| self.ctx.target.join(at::os(&self.path[1..])))?;
         self.levels.push(Level { dir: Arc::new(child), names, next: 0, path: self.path.len(), verdict, empty: true });
         Ok(false)

@@ -229,8 +229,10 @@ impl<'c> Walk<'c> {
         if !whole {
             return;
         }
-        for i in (0..extras.names.len()).filter(|&i| !extras.captured[i]) {
-            remove::extra(&dir, extras.names.get(i), verdict);
+        let extra = (0..extras.names.len()).filter(|&i| !extras.captured[i]).map(|i| extras.names.get(i));
+        let extra: Vec<&[u8]> = extra.collect();
+        if !remove::spares(&dir, &extra) {
+            extra.into_iter().for_each(|name| remove::extra(&dir, name, verdict));
         }
     }
 

@@ -32,8 +32,12 @@ pub struct SourceStatus {
 #[derive(Debug, Serialize)]
 #[serde(tag = "message_type", rename = "repository_status")]
 pub struct RepositoryStatus {
-    /// Whether anything is late: the exit code is then 5.
+    /// Whether anything is late: the exit code is then 5, as for the next two.
     pub late: bool,
+    /// Whether damage is known that is not healed.
+    pub damage_open: bool,
+    /// Whether this machine has seen a later or another state of the repository.
+    pub rolled_back: bool,
     /// The last check of any kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_check: Option<CheckStatus>,
@@ -58,6 +62,9 @@ pub struct CheckStatus {
     pub time: Time,
     /// Nothing was wrong.
     pub ok: bool,
+    /// What was wrong has been healed since.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub healed: bool,
     /// `structure`, `subset` or `full`.
     pub kind: &'static str,
     /// The part that was asked for; empty for all.

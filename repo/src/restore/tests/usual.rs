@@ -269,6 +269,52 @@ fn delete_removes_what_is_extra_but_never_what_the_patterns_leave_out() {
 }
 
 #[test]
+fn delete_spares_repositories() {
+    let mut store = Store::default();
+    let root = small_tree(&mut store);
+    let (store, temp) = (Arc::new(store), tempfile::tempdir().unwrap());
+    restore_well(&store, &root, temp.path(), &Options::default());
+    // One of the snapshot's own directories may have become a repository too.
+    let files =
+        ["new/repo/config", "new/repo/packs/x", "copy/config.copy", "empty/config", "empty/log/x", "none/config"];
+    for name in files {
+        let path = temp.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, if name == "none/config" { "[core]" } else { "PACKMULE and so on" }).unwrap();
+    }
+    let (done, lines) = restore(&store, &root, temp.path(), &Options { delete: true, ..Options::default() });
+    assert_eq!((done.unwrap().deleted, temp.path().join("none").exists()), (2, false), "{lines:?}");
+    assert!(files.iter().all(|name| name.starts_with("none") || temp.path().join(name).exists()));
+    for name in ["new/repo", "copy", "empty"] {
+        let said = format!("a repository lies in the target and was not deleted: {}", temp.path().join(name).display());
+        assert!(lines.iter().any(|l| l.contains(&said)), "{lines:?}");
+    }
+}
+
+#[test]
+fn patterns_that_match_nothing_make_no_target() {
+    let mut store = Store::default();
+    let root = small_tree(&mut store);
+    let (store, temp) = (Arc::new(store), tempfile::tempdir().unwrap());
+    let target = temp.path().join("made");
+    let include = |name: &str, delete| {
+        let choice = Choice { include: patterns(&[name]), exclude: None };
+        restore_well(&store, &root, &target, &Options { choice, delete, ..Options::default() })
+    };
+    for delete in [false, true] {
+        assert!(include("absent", delete).nothing && !target.exists());
+    }
+    // An empty directory is something.
+    assert!(!include("empty", false).nothing);
+    assert_eq!(tree(&target), ["/empty"]);
+    // So is what only the target has, when it is deleted.
+    std::fs::write(target.join("absent"), b"").unwrap();
+    assert!(include("absent", false).nothing);
+    let done = include("absent", true);
+    assert!(!done.nothing && done.deleted == 1 && include("absent", true).nothing);
+}
+
+#[test]
 fn damage_costs_just_the_files_it_is_in() {
     let mut store = Store::default();
     let bad = noise(77, 1000);
