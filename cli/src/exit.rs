@@ -17,7 +17,7 @@ pub enum ExitCode {
     Usage = 2,
     /// Snapshot saved, but some sources could not be read.
     Partial = 3,
-    /// Check found damage, or status found something late.
+    /// Check found damage, or status found something late or damaged.
     Found = 5,
     /// No repository there.
     NoRepository = 10,

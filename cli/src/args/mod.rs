@@ -58,7 +58,7 @@ Exit codes:
     1  failed
     2  the command line makes no sense
     3  snapshot saved, but some sources could not be read
-    5  check found damage, or status found something late
+    5  check found damage, or status found something late or damaged
    10  no repository there
    11  the repository is locked
    12  wrong password
