@@ -69,12 +69,16 @@ fn a_check_names_the_directory_once_and_packs_by_their_ids() {
         text.lines().filter(|l| l.starts_with("affected: ")).map(str::to_owned).collect()
     };
     let short = &name(&pack)[..8];
-    let once = format!("affected: web/data /large in 2 snapshots: it needs a damaged pack: {short}");
-    assert_eq!(affected(&text), [once], "{text}");
+    let reason = format!("/large: it needs a damaged pack: {short}");
+    assert!(matches!(&affected(&text)[..], [one] if one.ends_with(&reason)), "{text}");
+    for id in site.snapshots() {
+        let named = |l: &&str| l.starts_with("affected snapshot: ") && l.contains(&id[..8]) && l.ends_with(": 1 file");
+        assert_eq!(text.lines().filter(named).count(), 1, "{id}: {text}");
+    }
     assert!(text.contains("\n2 problems: 1 damaged pack, 1 file affected\n"), "{text}");
     let all = affected(&site.run(&["-v", "check"]).exits(5).text());
     assert_eq!(all.len(), 2);
-    assert!(all.iter().all(|l| l.ends_with(&format!("/large: it needs a damaged pack: {short}"))), "{all:?}");
+    assert!(all.iter().all(|l| l.ends_with(&reason)), "{all:?}");
     // Programs get everything.
     let json = site.run(&["--json", "check"]).exits(5).json();
     assert_eq!(json.iter().filter(|m| m["kind"] == "file").count(), 2);

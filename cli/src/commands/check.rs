@@ -152,24 +152,20 @@ struct Told<'a> {
 }
 
 impl Told<'_> {
-    /// Says what was found; of the files it affects only with `-v`, as there may be millions.
+    /// Says what was found; a file that it affects once, or with `-v` for every snapshot.
     fn tell(&mut self, finding: &Finding<'_>) -> Result<()> {
-        let text = text(finding, self.root);
         if let Finding::File { snapshot, path, error } = finding {
-            let once = place(snapshot, Some(path));
-            self.affected.add(snapshot, path, brief(error, self.root), once);
-            if self.output.verbose == 0 {
+            let reason = brief(error, self.root);
+            let new = self.affected.add(snapshot, path, &reason, || place(snapshot, None));
+            if !new && self.output.verbose == 0 {
                 return Ok(());
             }
         }
-        self.line(text)
+        self.line(text(finding, self.root))
     }
 
-    /// Says of the files affected what was not said as they were found.
+    /// Names the snapshots affected.
     fn tell_affected(&mut self) -> Result<()> {
-        if self.output.verbose > 0 {
-            return Ok(());
-        }
         let lines: Vec<String> = self.affected.lines().collect();
         lines.into_iter().try_for_each(|line| self.line(line))
     }

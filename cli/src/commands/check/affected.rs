@@ -1,85 +1,41 @@
-//! The files that damage touches, each told once with how many snapshots have it, gathered by what is wrong: a pack that is
-//! lost can be needed by every file of every snapshot.
+//! What damage touches: each file told once, however many snapshots have it, and then each snapshot.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 
 use repo::check::About;
-use repo::error::printable;
 use repo::id::SnapshotId;
 
-/// Files named for each thing that is wrong.
-const NAMED: usize = 20;
-/// Things that are wrong, told apart; files of more are told together.
-const MAX_REASONS: usize = 1000;
-/// Files counted exactly. Past that, one counts anew in every snapshot.
-const MAX_COUNTED: usize = 1 << 20;
+use crate::output::human;
 
-/// What was found so far. Memory: some megabytes at most.
+/// Files remembered as told. Past that, those not among them are told for every snapshot.
+const MAX_KNOWN: usize = 1 << 20;
+
+/// What was found so far. Memory: some megabytes, and a hundred bytes a snapshot that is affected.
 #[derive(Default)]
 pub struct Affected {
-    reasons: BTreeMap<String, Files>,
     known: HashSet<u64>,
     hasher: RandomState,
+    snapshots: BTreeMap<SnapshotId, (String, u64)>,
     /// Different files, whatever the snapshots.
     pub count: u64,
 }
 
-/// Files with the same thing wrong.
-#[derive(Default)]
-struct Files {
-    named: Vec<File>,
-    more: u64,
-}
-
-struct File {
-    hash: u64,
-    /// As it is told of while one snapshot has it …
-    once: String,
-    /// … and while several have.
-    place: String,
-    last: SnapshotId,
-    snapshots: u64,
-}
-
 impl Affected {
-    /// Enters one finding; `once` is how it is told on its own. The findings of a snapshot come one after the other.
-    pub fn add(&mut self, about: &About<'_>, path: &Path, reason: String, once: String) {
-        let reason = match self.reasons.len() < MAX_REASONS || self.reasons.contains_key(&reason) {
-            true => reason,
-            false => "it needs something else that is damaged".to_owned(),
-        };
-        let hash = self.hasher.hash_one((about.host, about.source, path, &reason));
-        let files = self.reasons.entry(reason).or_default();
-        if let Some(file) = files.named.iter_mut().find(|file| file.hash == hash) {
-            file.snapshots += u64::from(file.last != about.id);
-            file.last = about.id;
-            return;
-        }
-        let new = if self.known.len() < MAX_COUNTED { self.known.insert(hash) } else { !self.known.contains(&hash) };
-        if !new {
-            return;
-        }
-        self.count += 1;
-        if files.named.len() == NAMED {
-            files.more += 1;
-            return;
-        }
-        let place = format!("{}/{} /{}", about.host, about.source, printable(path).trim_start_matches('/'));
-        files.named.push(File { hash, once, place, last: about.id, snapshots: 1 });
+    /// Enters that `path` cannot be read for this `reason`, in the snapshot told of as `place`. Whether that is to be told:
+    /// no snapshot had it so far.
+    pub fn add(&mut self, about: &About<'_>, path: &Path, reason: &str, place: impl Fn() -> String) -> bool {
+        self.snapshots.entry(about.id).or_insert_with(|| (place(), 0)).1 += 1;
+        let hash = self.hasher.hash_one((about.host, about.source, path, reason));
+        let new = if self.known.len() < MAX_KNOWN { self.known.insert(hash) } else { !self.known.contains(&hash) };
+        self.count += u64::from(new);
+        new
     }
 
-    /// One line for each file, and one for those not named.
+    /// One line for each snapshot.
     pub fn lines(&self) -> impl Iterator<Item = String> {
-        self.reasons.iter().flat_map(|(reason, files)| {
-            let named = files.named.iter().map(move |file| match file.snapshots {
-                1 => format!("affected: {}: {reason}", file.once),
-                n => format!("affected: {} in {n} snapshots: {reason}", file.place),
-            });
-            let more = (files.more > 0).then(|| format!("affected: and {} more; -v lists all: {reason}", files.more));
-            named.chain(more)
-        })
+        self.snapshots.values().map(|(place, n)| format!("affected snapshot: {place}: {}", human::count(*n, "file")))
     }
 }
 
@@ -88,49 +44,31 @@ mod tests {
     use super::*;
     use repo::clock::Time;
 
-    fn add(to: &mut Affected, snapshot: u8, path: &str, pack: &str) {
+    fn add(to: &mut Affected, snapshot: u8, path: &str, reason: &str) -> bool {
         let id = SnapshotId([snapshot; 32]);
         let about = About { id, host: "web", source: "data", captured: Time::from_secs(0) };
-        to.add(&about, Path::new(path), format!("it needs {pack}"), format!("{snapshot} {path}"));
+        to.add(&about, Path::new(path), reason, || format!("snapshot {snapshot}"))
     }
 
     #[test]
-    fn a_file_is_told_once_whatever_the_snapshots() {
+    fn a_file_is_told_once_and_every_snapshot_is_named() {
         let mut found = Affected::default();
-        for snapshot in 1..=3 {
-            add(&mut found, snapshot, "a", "x");
-            // Two parts of one directory.
-            add(&mut found, snapshot, "a", "x");
-        }
-        add(&mut found, 2, "b\n", "x");
-        add(&mut found, 2, "a", "y");
+        let told: Vec<bool> = (1..=3).map(|snapshot| add(&mut found, snapshot, "a", "x")).collect();
+        assert_eq!(told, [true, false, false]);
+        assert!(add(&mut found, 2, "b", "x") && add(&mut found, 2, "a", "y"));
         let lines: Vec<String> = found.lines().collect();
-        let expected = [
-            "affected: web/data /a in 3 snapshots: it needs x",
-            "affected: 2 b\n: it needs x",
-            "affected: 2 a: it needs y",
-        ];
-        assert_eq!(lines, expected);
+        let of = |n, files| format!("affected snapshot: snapshot {n}: {files}");
+        assert_eq!(lines, [of(1, "1 file"), of(2, "3 files"), of(3, "1 file")]);
         assert_eq!(found.count, 3);
-    }
-
-    #[test]
-    fn of_many_files_the_first_are_named() {
-        let mut found = Affected::default();
-        for snapshot in 1..=2 {
-            (0..5000).for_each(|n| add(&mut found, snapshot, &format!("file {n}"), "x"));
-        }
-        let lines: Vec<String> = found.lines().collect();
-        assert_eq!(lines.len(), 21);
-        assert_eq!(lines[19], "affected: web/data /file 19 in 2 snapshots: it needs x");
-        assert_eq!(lines[20], "affected: and 4980 more; -v lists all: it needs x");
-        assert_eq!(found.count, 5000);
     }
 
     #[test]
     fn what_is_remembered_has_a_bound() {
         let mut found = Affected::default();
-        (0..3000).for_each(|n| add(&mut found, 1, "file", &n.to_string()));
-        assert_eq!(found.lines().count(), MAX_REASONS + 1);
+        for n in 0..MAX_KNOWN + 10 {
+            assert!(add(&mut found, 1, &n.to_string(), "x"));
+        }
+        assert_eq!(found.known.len(), MAX_KNOWN);
+        assert!(!add(&mut found, 2, "0", "x") && add(&mut found, 2, &(MAX_KNOWN + 1).to_string(), "x"));
     }
 }
