@@ -8,6 +8,7 @@ pub mod limits;
 pub mod error;
 pub mod monitor;
 pub mod clock;
+pub mod mount_table;
 
 pub mod crypto;
 pub mod compress;

@@ -4,13 +4,12 @@ use std::time::{Duration, Instant};
 
 use fs::device::{Detached, detach, mounted_at};
 use repo::error::{Error, Kind, Result, printable};
+use repo::mount_table::KIND;
 
 use crate::args::UmountArgs;
 use crate::context::Context;
 use crate::exit::ExitCode;
 
-/// What this program's mounts are of, as the mount table says it.
-const KIND: &str = "fuse.packmule";
 /// A mount leaves the table at once, or somebody keeps it there.
 const PATIENCE: Duration = Duration::from_secs(10);
 

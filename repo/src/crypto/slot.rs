@@ -351,14 +351,4 @@ mod tests {
         assert_eq!(hex(code.slot_key(&salt).expose()), vectors::get("slot key, recovery code"));
         assert_eq!(hex(code.owner_slot_key(&salt).expose()), vectors::get("slot key, owner"));
     }
-
-    #[test]
-    #[ignore = "a measurement: cargo test -- --ignored --nocapture unlocking_takes"]
-    fn unlocking_takes() {
-        for _ in 0..5 {
-            let start = std::time::Instant::now();
-            passphrase_key("passphrase", &[5; SALT], Argon2Cost::DEFAULT).unwrap();
-            println!("{:?}", start.elapsed());
-        }
-    }
 }

@@ -8,7 +8,7 @@ use super::repack::{Durable, Repacker};
 use super::*;
 use crate::backend::memory::Memory;
 use crate::backend::{Area, Backend, Object};
-use crate::capture::{self, ParentChoice};
+use crate::capture;
 use crate::clock::Clock;
 use crate::compress::Packer;
 use crate::crypto::hash::{ChunkKind, content_hash};
@@ -159,26 +159,9 @@ pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 fn options(source: &Path) -> capture::Options {
     capture::Options {
-        paths: vec![source.to_owned()],
-        stdin: None,
-        host: "web1".into(),
         source: Some("data".into()),
-        allow_changed_paths: false,
-        username: "root".into(),
-        program: "test".into(),
-        tags: Vec::new(),
-        excludes: Vec::new(),
-        iexcludes: Vec::new(),
-        markers: Vec::new(),
-        larger_than: None,
-        one_file_system: false,
-        read_devices: false,
-        force: false,
-        parent: ParentChoice::Newest,
-        skip_if_unchanged: false,
         read_concurrency: Some(1),
-        strict: false,
-        dry_run: false,
+        ..capture::Options::new(vec![source.to_owned()], "web1")
     }
 }
 

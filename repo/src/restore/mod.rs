@@ -54,7 +54,6 @@ use crossbeam_channel::bounded;
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::syncfs;
 
-use crate::capture::raise_open_files;
 use crate::error::{Error, Kind, Result, printable};
 use crate::format::config::MAGIC;
 use crate::format::manifest::Manifest;
@@ -227,7 +226,6 @@ fn restore_sparing(
 ) -> Result<Outcome> {
     let source = source.as_ref();
     let top = resolve(source, root, path)?;
-    raise_open_files();
     let is_dir = top.kind == EntryType::Dir;
     let base = if is_dir { path.clone() } else { path.parent().unwrap_or_default() };
     let mut ctx = Context::new(source, locate, options, monitor, target, base);
