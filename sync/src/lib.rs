@@ -1,0 +1,5 @@
+//! Moving snapshots between repositories: the protocol, the sender, the receiver, and SSH below them.
+//!
+//! Everything above `ssh` runs over any byte stream ([`stream::Duplex`]), so that it is tested without a network.
+
+pub mod stream;
