@@ -179,6 +179,11 @@ impl Sealed {
                 none().remedy("the directory is there, but holds no config: check the path, or run `packmule init`")
             );
         }
+        if access != Access::Read && Local::copy_mark(&place.root)?.is_some() {
+            return Err(Error::new(Kind::ReadOnly, "this is a copy, which only pushes write:").at(&place.root).remedy(
+                "work on the repository it is a copy of; if that is lost, `packmule sync promote` makes this one it",
+            ));
+        }
         let backend = Local::open(&place.root, access == Access::Read)?;
         let locks = match access {
             Access::Write | Access::Repair if backend.writable() => Locks::file(&backend.lock_path()),

@@ -11,6 +11,7 @@ mod parse;
 
 mod restore;
 mod space;
+mod sync;
 mod values;
 
 pub use backup::{BackupArgs, Sources};
@@ -23,6 +24,7 @@ pub use mount::{MountArgs, UmountArgs};
 pub use parse::{Failure, Parsed, one_line, parse};
 pub use restore::{Overwrite, RestoreArgs};
 pub use space::{CheckArgs, ForgetArgs, KeepArgs, PruneArgs, UnforgetArgs};
+pub use sync::{SyncAction, SyncArgs, SyncPushArgs};
 pub use values::{Bytes, Group, IdMap, Keep, Octal, Subset, TagList, Unused, User};
 
 use std::ffi::OsString;
@@ -182,6 +184,8 @@ pub enum Command {
     Stats(StatsArgs),
     /// List, add, remove and change the keys that open the repository
     Key(KeyArgs),
+    /// Keep copies of the repository elsewhere
+    Sync(SyncArgs),
     /// Show the repository's journal
     Log(LogArgs),
     /// Print a completion script for a shell

@@ -25,6 +25,7 @@ mod restore;
 mod snapshots;
 mod stats;
 mod status;
+mod sync;
 mod tag;
 mod umount;
 mod unforget;
@@ -60,6 +61,7 @@ pub fn run(ctx: &Context, command: Command) -> Result<ExitCode> {
         Command::Tag(args) => tag::run(ctx, args),
         Command::Stats(args) => stats::run(ctx, args),
         Command::Key(args) => key::run(ctx, args),
+        Command::Sync(args) => sync::run(ctx, args),
         Command::Log(args) => log::run(ctx, args),
         Command::Completions(args) => completions::run(ctx, args),
         Command::Man(args) => man::run(ctx, args),

@@ -3,6 +3,7 @@
 //! A new object is written to `tmp/`, synced, renamed without replacing, and its directory synced; only then is
 //! it referred to. So whatever moment the process or the machine stops at, a name outside `tmp/` is a complete object.
 
+mod copy;
 mod layout;
 mod publish;
 mod temp;

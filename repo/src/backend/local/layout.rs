@@ -18,6 +18,7 @@ use crate::limits::RESERVE as RESERVE_SIZE;
 pub(super) const TMP: &str = "tmp";
 pub(super) const LOCK: &str = "lock";
 pub(super) const RESERVE: &str = "reserve";
+pub(super) const COPY: &str = "copy";
 pub(super) const CONFIG: &str = "config";
 pub(super) const CONFIG_COPY: &str = "config.copy";
 
@@ -33,6 +34,12 @@ pub(super) fn create(root: &Path) -> Result<PathBuf> {
     new_dirs.recursive(true).mode(0o700);
     new_dirs.create(&root).map_err(|e| cannot_write(&root, e))?;
     refuse_content(&root)?;
+    make(&root)
+}
+
+/// Makes what is missing of the layout in `root`, which exists, durable, and returns the absolute path.
+pub(super) fn make(root: &Path) -> Result<PathBuf> {
+    let root = absolute(root)?;
     for area in Area::ALL {
         make_dir(&root.join(area.dir()))?;
     }
