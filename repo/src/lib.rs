@@ -34,6 +34,7 @@ pub mod sweep;
 pub mod mend;
 
 pub mod times;
+pub mod tenants;
 
 pub mod snapshots;
 pub mod select;
@@ -49,4 +50,5 @@ pub mod forget;
 pub mod prune;
 pub mod stats;
 pub mod tag;
+pub mod receive;
 pub mod status;

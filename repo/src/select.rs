@@ -214,6 +214,7 @@ mod tests {
             pinned: false,
             forgotten: None,
             manifest_hash: [0; 32],
+            origin: None,
             seq: 0,
         }
     }

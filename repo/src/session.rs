@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
-use crate::format::record::{Outcome, PackRef, Position, Record, SESSION_LIFE, SessionState, State};
+use crate::format::record::{Origin, Outcome, PackRef, Position, Record, SESSION_LIFE, SessionState, State};
 use crate::id::{SessionId, SnapshotId, random_bytes};
 use crate::lock::{COMMIT_WAIT, CommitGuard, Locks, Patience, SessionGuard};
 use crate::log::Log;
@@ -20,6 +20,8 @@ use crate::log::Log;
 pub struct NewSnapshot {
     /// Its id.
     pub snapshot: SnapshotId,
+    /// Where a pool has it from.
+    pub origin: Option<Origin>,
     /// The host it is of.
     pub host: String,
     /// Its source there.
@@ -112,6 +114,7 @@ impl Session {
     pub fn snapshot_recorded(&self, new: NewSnapshot) -> Result<Position> {
         self.commit(|session| Record::SnapshotRecorded {
             session,
+            origin: new.origin,
             snapshot: new.snapshot,
             recorded: new.recorded,
             host: new.host,
@@ -263,6 +266,7 @@ mod tests {
     fn snapshot() -> NewSnapshot {
         NewSnapshot {
             snapshot: SnapshotId::random(),
+            origin: None,
             host: "web1".into(),
             source: "srv-data".into(),
             captured: Time(1),

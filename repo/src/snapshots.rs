@@ -4,12 +4,12 @@ mod summary;
 
 pub use summary::Summary;
 
-use crate::backend::{Object as Stored, Put};
+use crate::backend::{Area, Object as Stored, Put};
 use crate::clock::Time;
 use crate::crypto::keys::{OBJECT_OVERHEAD, Object};
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Manifest;
-use crate::format::record::State;
+use crate::format::record::{Origin, State};
 use crate::id::SnapshotId;
 use crate::limits::MAX_MANIFEST;
 use crate::open::Repository;
@@ -20,6 +20,15 @@ use crate::session::{NewSnapshot, Session};
 /// # Errors
 /// What backend and log give; nothing is acknowledged then.
 pub fn record(repo: &Repository, session: &Session, manifest: &Manifest) -> Result<()> {
+    record_from(repo, session, manifest, None)
+}
+
+/// As [`record`], at a pool: `origin` says where the snapshot comes from. A manifest that an interrupted acceptance left is
+/// taken over.
+///
+/// # Errors
+/// As [`record`].
+pub fn record_from(repo: &Repository, session: &Session, manifest: &Manifest, origin: Option<Origin>) -> Result<()> {
     let plain = manifest.encode();
     // What no reader would take must not be acknowledged.
     if plain.len() + OBJECT_OVERHEAD > MAX_MANIFEST || Manifest::decode(&plain, &manifest.id).is_err() {
@@ -27,12 +36,22 @@ pub fn record(repo: &Repository, session: &Session, manifest: &Manifest) -> Resu
     }
     let sealed = repo.keys.seal(Object::Manifest, manifest.id.as_bytes(), &plain);
     let object = Stored::Snapshot(manifest.id);
+    let mut hash = *blake3::hash(&sealed).as_bytes();
     if repo.backend.put(&object, &sealed)? == Put::Exists {
-        return Err(Error::bug("a snapshot's random id is taken").at(repo.backend.path(&object)));
+        if origin.is_none() {
+            return Err(Error::bug("a snapshot's random id is taken").at(repo.backend.path(&object)));
+        }
+        let known = repo.backend.read_all(&object, MAX_MANIFEST)?;
+        if *repo.keys.open(Object::Manifest, manifest.id.as_bytes(), &known)? != plain[..] {
+            repo.backend.delete(&object)?;
+            repo.backend.sync_deletes(Area::Snapshots)?;
+            return Err(Error::new(Kind::Locked, "a manifest that was left over is removed").remedy("try again"));
+        }
+        hash = *blake3::hash(&known).as_bytes();
     }
-    let hash = *blake3::hash(&sealed).as_bytes();
     session.snapshot_recorded(NewSnapshot {
         snapshot: manifest.id,
+        origin,
         recorded: Time(manifest.recorded),
         host: manifest.host.clone(),
         source: manifest.source.clone(),

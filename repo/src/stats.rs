@@ -4,14 +4,15 @@ mod marks;
 
 use std::collections::BTreeMap;
 
+pub(crate) use self::marks::Marks;
 pub use self::marks::Sum;
-use self::marks::{Marks, Walk};
 use crate::error::{Error, Kind, Result};
 use crate::format::record::State;
 use crate::id::SnapshotId;
 use crate::monitor::{Counters, Event, Monitor};
 use crate::open::Repository;
 use crate::snapshots;
+use crate::tree::closure;
 
 /// What some snapshots come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,14 +57,13 @@ pub fn stats(repo: &Repository, state: &State, ids: &[SnapshotId], monitor: &dyn
     let mut report = Report::default();
     let mut all = Marks::default();
     for (history, ids) in groups {
-        let mut walk = Walk::new(&store, monitor);
-        let mut stats = Stats::default();
+        let (mut marks, mut stats) = (Marks::default(), Stats::default());
         // The newest first: the others add little to it.
         for id in ids.iter().rev() {
-            one(repo, id, &mut walk, &mut stats)?;
+            one(repo, id, &mut marks, &mut stats, monitor)?;
         }
-        stats.sum = walk.marks.sum(&store, monitor)?;
-        all.merge(&walk.marks);
+        stats.sum = marks.sum(&store, monitor)?;
+        all.merge(&marks);
         report.whole.snapshots += stats.snapshots;
         report.whole.entries += stats.entries;
         report.whole.restore += stats.restore;
@@ -79,20 +79,21 @@ pub fn stats(repo: &Repository, state: &State, ids: &[SnapshotId], monitor: &dyn
     Ok(report)
 }
 
-fn one(repo: &Repository, id: &SnapshotId, walk: &mut Walk<'_>, stats: &mut Stats) -> Result<()> {
+fn one(repo: &Repository, id: &SnapshotId, marks: &mut Marks, stats: &mut Stats, monitor: &dyn Monitor) -> Result<()> {
+    let store = repo.packs();
     let read = snapshots::manifest(repo, id).and_then(|manifest| {
         stats.snapshots += 1;
         stats.entries += manifest.stats.files + manifest.stats.dirs + manifest.stats.others;
         stats.restore += manifest.stats.bytes;
-        walk.snapshot(&manifest.root, manifest.sidecar.as_ref())
+        closure::walk(store.as_ref(), &manifest, monitor, &mut |h, _| marks.chunk(&store, h))
     });
-    Counters::add(&walk.monitor.counters().files, 1);
+    Counters::add(&monitor.counters().files, 1);
     match read {
         Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
             stats.failed += 1;
-            Counters::add(&walk.monitor.counters().errors, 1);
+            Counters::add(&monitor.counters().errors, 1);
             let lost: Error = e;
-            walk.monitor.event(Event::Warning(&format!("snapshot {} is counted in part: {lost}", id.short())));
+            monitor.event(Event::Warning(&format!("snapshot {} is counted in part: {lost}", id.short())));
             Ok(())
         }
         other => other,

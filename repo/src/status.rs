@@ -115,6 +115,7 @@ mod tests {
                 pinned: false,
                 forgotten: forgotten.then_some(Time::from_secs(1)),
                 manifest_hash: [0; 32],
+                origin: None,
                 seq: n.into(),
             };
             state.snapshots.insert(SnapshotId([n; 32]), snapshot);

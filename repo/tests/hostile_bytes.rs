@@ -213,6 +213,7 @@ fn valid_records() -> Vec<Vec<u8>> {
         PacksAdded { session, rollup: 9, packs: vec![pack] },
         SnapshotRecorded {
             session,
+            origin: None,
             snapshot,
             recorded: at,
             host: text(),

@@ -124,6 +124,17 @@ fn describe(record: &Record) -> (&'static str, String) {
             ("check-done", format!("{what}{subset}: {result}"))
         }
         Record::ClockAccepted => ("clock-accepted", "the clock was accepted as right".to_owned()),
+        Record::PoolMade => ("pool-made", "the repository became a pool".to_owned()),
+        Record::TenantSet { state, .. } => ("tenant-set", format!("tenant {} was set up or changed", state.name)),
+        Record::TenantRemoved { tenant } => ("tenant-removed", format!("tenant number {tenant} was removed")),
+        Record::Watermark { tenant, position } => {
+            ("watermark", format!("tenant number {tenant} delivered everything up to its record {}", position.seq))
+        }
+        Record::RemoteSet { name, state } => ("remote-set", format!("remote {name} at {} was set up", state.url)),
+        Record::RemoteRemoved { name } => ("remote-removed", format!("remote {name} was removed")),
+        Record::Pushed { remote, position, .. } => {
+            ("pushed", format!("everything up to record {} is at remote {remote}", position.seq))
+        }
         Record::Checkpoint { state } => {
             ("checkpoint", format!("checkpoint of {}", human::count(state.snapshots.len() as u64, "snapshot")))
         }

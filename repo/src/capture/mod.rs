@@ -45,7 +45,7 @@ use crate::capture::parent::Parent;
 use crate::capture::plan::Plan;
 use crate::capture::pool::Pool;
 use crate::capture::scan::Accounts;
-use crate::capture::sink::{Discard, SessionSink};
+use crate::capture::sink::Discard;
 use crate::capture::walk::{Rules, Walk};
 use crate::clock::Time;
 use crate::crypto::hash::ChunkKind;
@@ -64,6 +64,7 @@ use crate::session::Session;
 
 pub use descriptors::raise_open_files;
 pub use exclude::{Marker, Patterns};
+pub use sink::SessionSink;
 pub use stdin::Stdin;
 
 /// zstd's level.

@@ -145,6 +145,7 @@ fn read_manifest(repo: &Repository, id: &SnapshotId) -> Result<SnapshotState> {
         pinned: false,
         forgotten: None,
         manifest_hash: *blake3::hash(&sealed).as_bytes(),
+        origin: None,
         seq: 0,
     })
 }

@@ -95,15 +95,18 @@ pub enum Object {
     LogRecord = 5,
     /// A value in the index.
     IndexValue = 6,
+    /// A tenant's keyring, at a pool.
+    TenantKeyring = 7,
 }
 
-const OBJECT_CONTEXTS: [&str; 6] = [
+const OBJECT_CONTEXTS: [&str; 7] = [
     context::KEY_FOOTER,
     context::KEY_ROLLUP,
     context::KEY_MANIFEST,
     context::KEY_SIDECAR,
     context::KEY_LOG,
     context::KEY_INDEX,
+    context::KEY_TENANT,
 ];
 
 /// What the chunks of a frame, and of the pack it lies in, are.

@@ -3,8 +3,15 @@ use crate::crypto::hash::{ChunkKind, content_hash};
 use crate::crypto::vectors;
 use crate::id::hex;
 
-const OBJECTS: [Object; 6] =
-    [Object::Footer, Object::Rollup, Object::Manifest, Object::Sidecar, Object::LogRecord, Object::IndexValue];
+const OBJECTS: [Object; 7] = [
+    Object::Footer,
+    Object::Rollup,
+    Object::Manifest,
+    Object::Sidecar,
+    Object::LogRecord,
+    Object::IndexValue,
+    Object::TenantKeyring,
+];
 
 fn fixed_keys() -> Keys {
     vectors::keys()

@@ -51,6 +51,12 @@ pub mod context {
         KEY_LOG = "packmule 2026-11-23 v1 key: log records";
         /// Master key to the key of its epoch for values in the index.
         KEY_INDEX = "packmule 2026-11-23 v1 key: index values";
+        /// Master key to the key that seals tenants' keyrings at a pool.
+        KEY_TENANT = "packmule 2026-11-23 v1 key: tenants' keyrings";
+        /// Tenant and snapshot to the name that the snapshot has at a pool.
+        TENANT_SNAPSHOT = "packmule 2026-11-23 v1 snapshot of a tenant";
+        /// An invitation's token to what the pool keeps of it.
+        INVITATION = "packmule 2026-11-23 v1 invitation";
 
         /// Argon2id output to the key that seals a passphrase slot.
         SLOT_PASSPHRASE = "packmule 2026-11-23 v1 slot: passphrase";

@@ -1,6 +1,7 @@
 //! One record of the journal, before it is sealed. `docs/format.md` (Log) is normative.
 
 mod checkpoint;
+mod parties;
 mod state;
 
 use crate::clock::Time;
@@ -9,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::wire::{Reader, Writer};
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 
+pub use parties::{Credential, Invite, MAX_CREDENTIALS, Origin, PrivateKey, RemoteState, Roles, TenantState};
 pub use state::{CheckState, SESSION_LIFE, SessionState, SnapshotState, State, Sweep};
 
 /// The longest text in a record: host, source, purpose, tag.
@@ -74,9 +76,10 @@ pub enum Record {
     },
     /// Durable packs, and the roll-up that holds their footers.
     PacksAdded { session: SessionId, rollup: u64, packs: Vec<PackRef> },
-    /// A manifest is durable: the snapshot exists.
+    /// A manifest is durable: the snapshot exists. At a pool, with where it came from.
     SnapshotRecorded {
         session: SessionId,
+        origin: Option<Origin>,
         snapshot: SnapshotId,
         recorded: Time,
         host: String,
@@ -115,6 +118,20 @@ pub enum Record {
     CheckDone { at: Time, data: bool, ok: bool, subset: String },
     /// A person vouched for the clock: this record's time is the newest, whatever came before.
     ClockAccepted,
+    /// This repository is a pool: its snapshots are tenants'.
+    PoolMade,
+    /// What there is to say of a tenant, all of it.
+    TenantSet { tenant: u32, state: Box<TenantState> },
+    /// A tenant is no more, and nothing of it is left.
+    TenantRemoved { tenant: u32 },
+    /// What a tenant delivered is complete up to this record of its log.
+    Watermark { tenant: u32, position: Position },
+    /// What there is to say of a remote, all of it.
+    RemoteSet { name: String, state: Box<RemoteState> },
+    /// A remote is pushed to no more.
+    RemoteRemoved { name: String },
+    /// Everything up to this record of this log is at the remote.
+    Pushed { remote: String, position: Position, at: Time },
     /// The state after all records before this one.
     Checkpoint { state: Box<State> },
     /// A record of a newer program's that this one may pass over.
@@ -192,7 +209,18 @@ impl Record {
                 w.varint(packs.len() as u64);
                 packs.iter().for_each(|pack| pack.write(w));
             }
-            Record::SnapshotRecorded { session, snapshot, recorded, host, source, captured, tags, manifest_hash } => {
+            Record::SnapshotRecorded {
+                session,
+                origin,
+                snapshot,
+                recorded,
+                host,
+                source,
+                captured,
+                tags,
+                manifest_hash,
+            } => {
+                origin.iter().for_each(|origin| origin.write(w));
                 w.bytes(session.as_bytes());
                 w.bytes(snapshot.as_bytes());
                 w.i64(recorded.0);
@@ -248,7 +276,26 @@ impl Record {
                 w.bool(*ok);
                 w.lp_str(subset);
             }
-            Record::ClockAccepted => {}
+            Record::ClockAccepted | Record::PoolMade => {}
+            Record::TenantSet { tenant, state } => {
+                w.varint((*tenant).into());
+                state.write(w);
+            }
+            Record::TenantRemoved { tenant } => w.varint((*tenant).into()),
+            Record::Watermark { tenant, position } => {
+                w.varint((*tenant).into());
+                position.write(w);
+            }
+            Record::RemoteSet { name, state } => {
+                w.lp_str(name);
+                state.write(w);
+            }
+            Record::RemoteRemoved { name } => w.lp_str(name),
+            Record::Pushed { remote, position, at } => {
+                w.lp_str(remote);
+                position.write(w);
+                w.i64(at.0);
+            }
             Record::Checkpoint { state } => state.write(w),
             Record::Ignored { body, .. } => w.bytes(body),
         }
@@ -259,7 +306,8 @@ impl Record {
         match self {
             Record::SessionBegin { .. } => 1,
             Record::PacksAdded { .. } => 2,
-            Record::SnapshotRecorded { .. } => 3,
+            Record::SnapshotRecorded { origin: None, .. } => 3,
+            Record::SnapshotRecorded { origin: Some(_), .. } => 23,
             Record::SessionEnd { .. } => 4,
             Record::Forgotten { .. } => 5,
             Record::Unforgotten { .. } => 6,
@@ -276,6 +324,13 @@ impl Record {
             Record::CheckDone { .. } => 17,
             Record::ClockAccepted => 18,
             Record::Checkpoint { .. } => 19,
+            Record::PoolMade => 20,
+            Record::TenantSet { .. } => 21,
+            Record::TenantRemoved { .. } => 22,
+            Record::Watermark { .. } => 24,
+            Record::RemoteSet { .. } => 25,
+            Record::RemoteRemoved { .. } => 26,
+            Record::Pushed { .. } => 27,
             Record::Ignored { kind, .. } => *kind,
         }
     }
@@ -295,16 +350,7 @@ impl Record {
             2 => {
                 Record::PacksAdded { session: SessionId(r.array()?), rollup: r.varint()?, packs: PackRef::read_all(r)? }
             }
-            3 => Record::SnapshotRecorded {
-                session: SessionId(r.array()?),
-                snapshot: SnapshotId(r.array()?),
-                recorded: time(r)?,
-                host: text(r)?,
-                source: text(r)?,
-                captured: time(r)?,
-                tags: texts(r)?,
-                manifest_hash: r.array()?,
-            },
+            3 => recorded(r, None)?,
             4 => Record::SessionEnd { session: SessionId(r.array()?), outcome: Outcome::read(r)? },
             5 => Record::Forgotten { snapshots: ids(r, SnapshotId)?, at: time(r)? },
             6 => Record::Unforgotten { snapshots: ids(r, SnapshotId)? },
@@ -325,9 +371,45 @@ impl Record {
             17 => Record::CheckDone { at: time(r)?, data: r.bool()?, ok: r.bool()?, subset: text(r)? },
             18 => Record::ClockAccepted,
             19 => Record::Checkpoint { state: Box::new(State::read(r)?) },
+            20 => Record::PoolMade,
+            21 => Record::TenantSet { tenant: r.varint_u32()?, state: Box::new(TenantState::read(r)?) },
+            22 => Record::TenantRemoved { tenant: r.varint_u32()? },
+            23 => {
+                let origin = Origin::read(r)?;
+                recorded(r, Some(origin))?
+            }
+            24 => Record::Watermark { tenant: r.varint_u32()?, position: Position::read(r)? },
+            25 => Record::RemoteSet { name: text(r)?, state: Box::new(RemoteState::read(r)?) },
+            26 => Record::RemoteRemoved { name: text(r)? },
+            27 => Record::Pushed { remote: text(r)?, position: Position::read(r)?, at: time(r)? },
             kind if kind & MAY_IGNORE != 0 => Record::Ignored { kind, body: r.bytes(r.remaining())?.to_vec() },
             _ => return Err(newer()),
         })
+    }
+}
+
+fn recorded(r: &mut Reader<'_>, origin: Option<Origin>) -> Result<Record> {
+    Ok(Record::SnapshotRecorded {
+        session: SessionId(r.array()?),
+        origin,
+        snapshot: SnapshotId(r.array()?),
+        recorded: time(r)?,
+        host: text(r)?,
+        source: text(r)?,
+        captured: time(r)?,
+        tags: texts(r)?,
+        manifest_hash: r.array()?,
+    })
+}
+
+impl Position {
+    fn write(&self, w: &mut Writer) {
+        w.u64(self.seq);
+        w.bytes(self.hash.as_bytes());
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Position> {
+        Ok(Position { seq: r.u64()?, hash: LogHash(r.array()?) })
     }
 }
 

@@ -20,7 +20,7 @@ use crate::id::RepoId;
 /// The map starts at, and grows by multiples of, this many bytes of address space (not of memory or disk).
 const MAP_STEP: usize = 256 << 20;
 const READERS: u32 = 512;
-const FORMAT: &[u8] = b"packmule index 1";
+const FORMAT: &[u8] = b"packmule index 2";
 /// The length of LMDB's lock file: one cache line a reader, and a head. LMDB takes the number of readers from it.
 const LOCK_FILE: usize = 64 * READERS as usize + 4096;
 
@@ -40,6 +40,10 @@ pub(super) struct Tables {
     pub footers: Table,
     /// Snapshot id → sealed summary.
     pub snapshots: Table,
+    /// Tenant number, big-endian, and part of a chunk's id under the tenant's key → nothing.
+    pub owned: Table,
+    /// Tenant number, big-endian → how many chunks and bytes it owns.
+    pub owners: Table,
     /// Format, repository, position.
     pub meta: Table,
 }
@@ -164,7 +168,7 @@ impl Env {
         let dir = room.generation(generation);
         let length = fs::metadata(room.data(generation)).map_or(0, |m| m.len());
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
-        options.max_dbs(8).max_readers(READERS).map_size(roomy(usize::try_from(length).unwrap_or(0)));
+        options.max_dbs(16).max_readers(READERS).map_size(roomy(usize::try_from(length).unwrap_or(0)));
         if !writable {
             // SAFETY: nothing can be locked in a directory that cannot be written. `Quiet` keeps writers, who may still
             // reach it another way, out of every read transaction.
@@ -358,14 +362,14 @@ fn blank(path: &std::path::Path) -> std::io::Result<()> {
 }
 
 fn tables(env: &heed::Env<WithoutTls>, create: bool) -> Inner<Tables> {
-    const NAMES: [&str; 6] = ["chunks", "packs", "pack_ids", "footers", "snapshots", "meta"];
-    let tables: [Table; 6] = if create {
+    const NAMES: [&str; 8] = ["chunks", "packs", "pack_ids", "footers", "snapshots", "owned", "owners", "meta"];
+    let tables: [Table; 8] = if create {
         env.create_databases_and_commit(env.write_txn()?, |dbo, txn| -> Inner<_> {
             let mut made = Vec::with_capacity(NAMES.len());
             for name in NAMES {
                 made.push(dbo.create_database::<Bytes, Bytes>(txn, Some(name))?);
             }
-            let made: [_; 6] = made.try_into().map_err(|_| Error::bug("six tables"))?;
+            let made: [_; 8] = made.try_into().map_err(|_| Error::bug("eight tables"))?;
             Ok(CommitOrAbort::<_, ()>::Commit(made))
         })?
         .commit()
@@ -376,14 +380,14 @@ fn tables(env: &heed::Env<WithoutTls>, create: bool) -> Inner<Tables> {
                 let table = dbo.open_database::<Bytes, Bytes>(txn, Some(name))?;
                 found.push(table.ok_or(Fault::Corrupt("the index lacks a table"))?);
             }
-            let found: [_; 6] = found.try_into().map_err(|_| Error::bug("six tables"))?;
+            let found: [_; 8] = found.try_into().map_err(|_| Error::bug("eight tables"))?;
             Ok(CommitOrAbort::<_, ()>::Commit(found))
         })?
         .commit()
     }
     .ok_or(Fault::Corrupt("the index lacks its tables"))?;
-    let [chunks, packs, pack_ids, footers, snapshots, meta] = tables;
-    Ok(Tables { chunks, packs, pack_ids, footers, snapshots, meta })
+    let [chunks, packs, pack_ids, footers, snapshots, owned, owners, meta] = tables;
+    Ok(Tables { chunks, packs, pack_ids, footers, snapshots, owned, owners, meta })
 }
 
 /// The first reads of a freshly opened generation.

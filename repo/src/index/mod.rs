@@ -32,6 +32,7 @@ mod claim;
 mod env;
 mod filter;
 mod guard;
+mod owned;
 mod read;
 mod sort;
 mod state;
@@ -51,6 +52,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub use builder::Builder;
 pub use claim::claim;
+pub use owned::Ownership;
 pub use write::Reassign;
 
 use crate::crypto::keys::FrameKind;

@@ -7,21 +7,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::format::manifest::Manifest;
-use crate::format::node::{self, Node};
-use crate::format::tree::{Content, DirRef, Entry, Extent, XattrValue};
 use crate::id::{ContentHash, PackId, SnapshotId};
 use crate::index::{Location, PackInfo};
-use crate::monitor::{Counters, Monitor};
+use crate::monitor::Monitor;
 use crate::open::Repository;
-use crate::pack::source::FrameSource;
 use crate::pack::store::{OpenPack, PackStore};
 use crate::snapshots;
 use crate::sweep::Needed;
-use crate::tree::dir::{dir_node, leaf};
-
-/// Subdirectories and nodes whose frames are asked for ahead.
-const AHEAD: usize = 16;
+use crate::tree::closure;
 
 /// The marked chunks of one pack.
 #[derive(Default)]
@@ -64,7 +57,6 @@ pub struct Marker<'a> {
     walked: BTreeSet<SnapshotId>,
     /// What chunks take that were marked since this was last set to 0.
     pub stored: u64,
-    dirs: Vec<(ContentHash, u8)>,
     monitor: &'a dyn Monitor,
 }
 
@@ -73,7 +65,7 @@ impl<'a> Marker<'a> {
     pub fn new(repo: &'a Repository, monitor: &'a dyn Monitor) -> Marker<'a> {
         let (packs, walked, generation) = (HashMap::new(), BTreeSet::new(), repo.index.generation());
         let (store, damaged) = (repo.packs(), damaged(repo));
-        Marker { repo, store, packs, generation, damaged, walked, stored: 0, dirs: Vec::new(), monitor }
+        Marker { repo, store, packs, generation, damaged, walked, stored: 0, monitor }
     }
 
     /// After the index was rebuilt, or packs were found damaged: moves the marks to where the index has the chunks now.
@@ -132,94 +124,14 @@ impl<'a> Marker<'a> {
             _ => e,
         };
         let manifest = snapshots::manifest(self.repo, id).map_err(whose)?;
-        self.manifest(&manifest).map_err(whose)?;
+        let store = Arc::clone(&self.store);
+        // That a chunk is marked means that nothing below it is missing: it is not looked into again.
+        let walked = closure::walk(store.as_ref(), &manifest, self.monitor, &mut |h, _| self.chunk(h));
+        walked.map_err(|e| match e.kind() {
+            Kind::Interrupted => Error::new(Kind::Interrupted, "stopped before anything was deleted"),
+            _ => whose(e),
+        })?;
         self.walked.insert(*id);
-        Ok(())
-    }
-
-    fn manifest(&mut self, manifest: &Manifest) -> Result<()> {
-        self.entry(&manifest.root)?;
-        if let Some(sidecar) = &manifest.sidecar {
-            self.content(sidecar)?;
-        }
-        self.walk()
-    }
-
-    /// Goes through the directories found so far, and those below them. Whoever marks a tree chunk also looks at all its
-    /// entries, and whoever marks a node at all its children: that a mark is there means that nothing below is missing.
-    fn walk(&mut self) -> Result<()> {
-        while let Some((h, depth)) = self.dirs.pop() {
-            if self.monitor.cancelled() {
-                return Err(Error::new(Kind::Interrupted, "stopped before anything was deleted"));
-            }
-            if !self.chunk(&h)? {
-                continue;
-            }
-            let before = self.dirs.len();
-            if depth > 0 {
-                let children = dir_node(self.store.as_ref(), &h)?;
-                self.dirs.extend(children.into_iter().rev().map(|child| (child.h, depth - 1)));
-            } else {
-                for entry in leaf(self.store.as_ref(), &h)? {
-                    self.entry(&entry)?;
-                }
-                Counters::add(&self.monitor.counters().dirs, 1);
-            }
-            self.look_ahead(before);
-        }
-        Ok(())
-    }
-
-    fn look_ahead(&self, before: usize) {
-        use crate::crypto::hash::ChunkKind;
-        let kind = |depth| if depth == 0 { ChunkKind::Tree } else { ChunkKind::Node };
-        let ahead: Vec<_> = self.dirs[before..].iter().rev().take(AHEAD).map(|(h, depth)| (*h, kind(*depth))).collect();
-        if ahead.len() > 1 {
-            self.store.prefetch(&ahead);
-        }
-    }
-
-    fn entry(&mut self, entry: &Entry) -> Result<()> {
-        for (_, value) in &entry.xattrs {
-            if let XattrValue::Chunk { h, .. } = value {
-                self.chunk(h)?;
-            }
-        }
-        self.content(&entry.content)
-    }
-
-    fn content(&mut self, content: &Content) -> Result<()> {
-        match content {
-            Content::None | Content::Inline(_) => {}
-            Content::Extents(extents) => self.extents(extents)?,
-            Content::Indexed { h, depth } => self.file_nodes(*h, *depth)?,
-            Content::Dir(DirRef { entries: 0, .. }) => {}
-            Content::Dir(dir) => self.dirs.push((dir.h, dir.depth)),
-        }
-        Ok(())
-    }
-
-    fn file_nodes(&mut self, h: ContentHash, depth: u8) -> Result<()> {
-        let mut nodes = vec![(h, depth)];
-        while let Some((h, depth)) = nodes.pop() {
-            if !self.chunk(&h)? {
-                continue;
-            }
-            match (node::decode(&self.store.chunk(&h, crate::crypto::hash::ChunkKind::Node)?)?, depth) {
-                (Node::Extents(extents), 0) => self.extents(&extents)?,
-                (Node::File(children), 1..) => nodes.extend(children.iter().rev().map(|child| (child.h, depth - 1))),
-                _ => return Err(Error::damaged("the index of a large file or directory is not what its parent says")),
-            }
-        }
-        Ok(())
-    }
-
-    fn extents(&mut self, extents: &[Extent]) -> Result<()> {
-        for extent in extents {
-            if let Extent::Data { h, .. } = extent {
-                self.chunk(h)?;
-            }
-        }
         Ok(())
     }
 

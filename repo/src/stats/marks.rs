@@ -4,17 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::crypto::hash::ChunkKind;
 use crate::error::{Error, Kind, Result};
 use crate::format::footer::Footer;
-use crate::format::node::{self, Node};
-use crate::format::tree::{Content, Entry, Extent, XattrValue};
 use crate::id::{ContentHash, PackId};
 use crate::index::PackInfo;
-use crate::monitor::{Counters, Monitor};
-use crate::pack::source::FrameSource;
+use crate::monitor::Monitor;
 use crate::pack::store::PackStore;
-use crate::tree::dir::{dir_node, leaf};
 
 /// One pack's part.
 struct Packed {
@@ -26,7 +21,7 @@ struct Packed {
 
 /// The chunks that were reached.
 #[derive(Default)]
-pub(super) struct Marks {
+pub(crate) struct Marks {
     packs: BTreeMap<PackId, Packed>,
 }
 
@@ -43,7 +38,7 @@ pub struct Sum {
 
 impl Marks {
     /// Marks a chunk; whether it was not marked before.
-    fn chunk(&mut self, store: &PackStore, h: &ContentHash) -> Result<bool> {
+    pub(crate) fn chunk(&mut self, store: &PackStore, h: &ContentHash) -> Result<bool> {
         let found = store.locate(h)?;
         let (at, info) =
             found.ok_or_else(|| Error::damaged("it needs a piece of data that no pack of this repository has"))?;
@@ -83,7 +78,7 @@ impl Marks {
         let mut sum = Sum::default();
         for packed in self.packs.values() {
             if monitor.cancelled() {
-                return Err(interrupted());
+                return Err(Error::new(Kind::Interrupted, "interrupted"));
             }
             add(&mut sum, &store.pack(&packed.info)?.footer, &packed.bits);
         }
@@ -103,94 +98,5 @@ fn add(sum: &mut Sum, footer: &Footer, bits: &[u64]) {
         if raw > 0 {
             sum.stored += (u128::from(frame.stored) * u128::from(raw) / u128::from(frame.raw.max(1))) as u64;
         }
-    }
-}
-
-fn interrupted() -> Error {
-    Error::new(Kind::Interrupted, "interrupted")
-}
-
-/// Marks all that these contents reach; what is marked already is not walked again.
-pub(super) struct Walk<'a> {
-    pub(super) store: &'a PackStore,
-    pub(super) monitor: &'a dyn Monitor,
-    pub(super) marks: Marks,
-    dirs: Vec<(ContentHash, u8)>,
-}
-
-impl<'a> Walk<'a> {
-    pub(super) fn new(store: &'a PackStore, monitor: &'a dyn Monitor) -> Walk<'a> {
-        Walk { store, monitor, marks: Marks::default(), dirs: Vec::new() }
-    }
-
-    /// Everything below a snapshot's root.
-    pub(super) fn snapshot(&mut self, root: &Entry, sidecar: Option<&Content>) -> Result<()> {
-        self.entry(root)?;
-        if let Some(sidecar) = sidecar {
-            self.content(sidecar)?;
-        }
-        while let Some((h, depth)) = self.dirs.pop() {
-            if self.monitor.cancelled() {
-                return Err(interrupted());
-            }
-            if !self.marks.chunk(self.store, &h)? {
-                continue;
-            }
-            if depth > 0 {
-                let children = dir_node(self.store, &h)?;
-                self.dirs.extend(children.iter().rev().map(|c| (c.h, depth - 1)));
-            } else {
-                leaf(self.store, &h)?.iter().try_for_each(|entry| self.entry(entry))?;
-                Counters::add(&self.monitor.counters().dirs, 1);
-            }
-        }
-        Ok(())
-    }
-
-    fn entry(&mut self, entry: &Entry) -> Result<()> {
-        for (_, value) in &entry.xattrs {
-            if let XattrValue::Chunk { h, .. } = value {
-                self.marks.chunk(self.store, h)?;
-            }
-        }
-        self.content(&entry.content)
-    }
-
-    fn content(&mut self, content: &Content) -> Result<()> {
-        match content {
-            Content::None | Content::Inline(_) => Ok(()),
-            Content::Extents(list) => self.extents(list),
-            Content::Indexed { h, depth } => self.nodes(*h, *depth),
-            Content::Dir(dir) => {
-                if dir.entries > 0 {
-                    self.dirs.push((dir.h, dir.depth));
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn nodes(&mut self, h: ContentHash, depth: u8) -> Result<()> {
-        let mut open = vec![(h, depth)];
-        while let Some((h, depth)) = open.pop() {
-            if !self.marks.chunk(self.store, &h)? {
-                continue;
-            }
-            match (node::decode(&self.store.chunk(&h, ChunkKind::Node)?)?, depth) {
-                (Node::Extents(list), 0) => self.extents(&list)?,
-                (Node::File(children), 1..) => open.extend(children.iter().rev().map(|c| (c.h, depth - 1))),
-                _ => return Err(Error::damaged("the index of a large file or directory is not what its parent says")),
-            }
-        }
-        Ok(())
-    }
-
-    fn extents(&mut self, list: &[Extent]) -> Result<()> {
-        for extent in list {
-            if let Extent::Data { h, .. } = extent {
-                self.marks.chunk(self.store, h)?;
-            }
-        }
-        Ok(())
     }
 }

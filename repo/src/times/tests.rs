@@ -51,6 +51,7 @@ fn snapshot(seq: u64, captured: Time, recorded: Time, received: Time) -> Snapsho
         pinned: false,
         forgotten: None,
         manifest_hash: [0; 32],
+        origin: None,
         seq,
     }
 }

@@ -2,17 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::parties::{read_time, write_time};
 use super::state::{MAX_ANCHORS, MAX_RECENT};
 use super::{
-    CheckState, MAX_TAGS, MAX_TEXT, MAY_IGNORE, Position, SessionState, SnapshotState, State, Sweep, ids, newer,
-    option, text, time, write_ids, write_option, write_texts,
+    CheckState, MAX_TAGS, MAX_TEXT, MAY_IGNORE, Origin, Position, RemoteState, SessionState, SnapshotState, State,
+    Sweep, TenantState, ids, newer, option, text, time, write_ids, write_option, write_texts,
 };
-use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::format::wire::{Reader, Writer};
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 use crate::limits::MAX_LOG_RECORD;
 
+/// Sections that are absent where they would say nothing; programs that do not know them refuse them.
+const POOL: u8 = 10;
+const TENANTS: u8 = 11;
+const ORIGINS: u8 = 12;
+const REMOTES: u8 = 13;
 /// Sections that came later; programs before them keep them as they are. Absent where they would say nothing.
 const FULL_CHECK: u8 = MAY_IGNORE;
 /// Where snapshots were recorded. A program that does not know it keeps it, perhaps out of date: entries are by id.
@@ -28,6 +33,7 @@ impl State {
             w.u8(kind);
             w.lp_bytes(body.as_slice());
         }
+        self.write_parties(w);
         if let Some(check) = &self.last_full_check {
             let mut body = Writer::new();
             write_check(&mut body, Some(check));
@@ -49,6 +55,38 @@ impl State {
             w.u8(*kind);
             w.lp_bytes(body);
         }
+    }
+
+    fn write_parties(&self, w: &mut Writer) {
+        let mut section = |kind: u8, some: bool, write: &dyn Fn(&mut Writer)| {
+            if some {
+                let mut body = Writer::new();
+                write(&mut body);
+                w.u8(kind);
+                w.lp_bytes(body.as_slice());
+            }
+        };
+        section(POOL, self.pool, &|_| {});
+        section(TENANTS, !self.tenants.is_empty(), &|w| {
+            write_map(w, &self.tenants, |w, tenant, state| {
+                w.varint((*tenant).into());
+                state.write(w);
+            });
+        });
+        let origins: BTreeMap<&SnapshotId, Origin> =
+            self.snapshots.iter().filter_map(|(id, s)| Some((id, s.origin?))).collect();
+        section(ORIGINS, !origins.is_empty(), &|w| {
+            write_map(w, &origins, |w, id, origin| {
+                w.bytes(id.as_bytes());
+                origin.write(w);
+            });
+        });
+        section(REMOTES, !self.remotes.is_empty(), &|w| {
+            write_map(w, &self.remotes, |w, name, state| {
+                w.lp_str(name);
+                state.write(w);
+            });
+        });
     }
 
     pub(super) fn read(r: &mut Reader<'_>) -> Result<State> {
@@ -150,6 +188,16 @@ impl State {
                     return Err(out_of_order());
                 }
             }
+            POOL => self.pool = true,
+            TENANTS => self.tenants = read_map(r, 20, |r| Ok((r.varint_u32()?, TenantState::read(r)?)))?,
+            ORIGINS => {
+                for (id, origin) in read_map(r, 65, |r| Ok((SnapshotId(r.array()?), Origin::read(r)?)))? {
+                    if let Some(snapshot) = self.snapshots.get_mut(&id) {
+                        snapshot.origin = Some(origin);
+                    }
+                }
+            }
+            REMOTES => self.remotes = read_map(r, 8, |r| Ok((text(r)?, RemoteState::read(r)?)))?,
             FULL_CHECK => {
                 let none = || Error::damaged("a checkpoint's section says nothing");
                 self.last_full_check = Some(read_check(r)?.ok_or_else(none)?);
@@ -177,7 +225,7 @@ fn write_map<K, V>(w: &mut Writer, map: &BTreeMap<K, V>, each: impl Fn(&mut Writ
 }
 
 /// A map whose entries take at least `least` bytes each, in strictly ascending order.
-fn read_map<K: Ord + Copy, V>(
+fn read_map<K: Ord, V>(
     r: &mut Reader<'_>,
     least: usize,
     each: impl Fn(&mut Reader<'_>) -> Result<(K, V)>,
@@ -210,15 +258,6 @@ fn read_to_end<T>(r: &mut Reader<'_>, max: usize, each: impl Fn(&mut Reader<'_>)
         all.push_back(each(r)?);
     }
     Ok(all)
-}
-
-fn write_time(w: &mut Writer, at: Option<Time>) {
-    w.bool(at.is_some());
-    at.iter().for_each(|at| w.i64(at.0));
-}
-
-fn read_time(r: &mut Reader<'_>) -> Result<Option<Time>> {
-    if r.bool()? { time(r).map(Some) } else { Ok(None) }
 }
 
 fn write_session(w: &mut Writer, s: &SessionState) {
@@ -274,7 +313,8 @@ fn read_snapshot(r: &mut Reader<'_>) -> Result<SnapshotState> {
         pinned: r.bool()?,
         forgotten: read_time(r)?,
         manifest_hash: r.array()?,
-        // In a section of its own.
+        // In sections of their own.
+        origin: None,
         seq: 0,
     })
 }

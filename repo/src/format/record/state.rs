@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::{Entry, Position, Record};
+use super::{Entry, Origin, Position, Record, RemoteState, TenantState};
 use crate::clock::Time;
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 
@@ -58,6 +58,8 @@ pub struct SnapshotState {
     pub forgotten: Option<Time>,
     /// BLAKE3 of the sealed manifest.
     pub manifest_hash: [u8; 32],
+    /// Where a pool has it from.
+    pub origin: Option<Origin>,
     /// The record that said so, which tells the true order where clocks were wrong; 0 if nobody knows.
     pub seq: u64,
 }
@@ -111,6 +113,12 @@ pub struct State {
     pub last_full_check: Option<CheckState>,
     /// The newest time written by a clock that could be trusted.
     pub newest_time: Option<Time>,
+    /// Whether this is a pool.
+    pub pool: bool,
+    /// A pool's tenants, by number.
+    pub tenants: BTreeMap<u32, TenantState>,
+    /// The remotes this repository is pushed to, by name.
+    pub remotes: BTreeMap<String, RemoteState>,
     /// The highest number given to a roll-up of footers; 0 before the first.
     pub newest_rollup: u64,
     /// Hashes of consecutive records, the last being at `position`.
@@ -135,6 +143,9 @@ impl Default for State {
             last_data_check: None,
             last_full_check: None,
             newest_time: None,
+            pool: false,
+            tenants: BTreeMap::new(),
+            remotes: BTreeMap::new(),
             newest_rollup: 0,
             recent: VecDeque::new(),
             anchors: VecDeque::new(),
@@ -198,6 +209,13 @@ impl State {
                 self.last_check = Some(check);
             }
             Record::ClockAccepted => self.newest_time = Some(entry.time),
+            Record::PoolMade
+            | Record::TenantSet { .. }
+            | Record::TenantRemoved { .. }
+            | Record::Watermark { .. }
+            | Record::RemoteSet { .. }
+            | Record::RemoteRemoved { .. }
+            | Record::Pushed { .. } => self.apply_to_parties(entry),
             // Repeats what is known already.
             Record::Checkpoint { .. } | Record::Ignored { .. } => {}
             Record::SnapshotRecorded { .. }
@@ -211,7 +229,17 @@ impl State {
 
     fn apply_to_snapshots(&mut self, entry: &Entry) {
         match &entry.record {
-            Record::SnapshotRecorded { snapshot, recorded, host, source, captured, tags, manifest_hash, .. } => {
+            Record::SnapshotRecorded {
+                origin,
+                snapshot,
+                recorded,
+                host,
+                source,
+                captured,
+                tags,
+                manifest_hash,
+                ..
+            } => {
                 let state = SnapshotState {
                     host: host.clone(),
                     source: source.clone(),
@@ -222,6 +250,7 @@ impl State {
                     pinned: false,
                     forgotten: None,
                     manifest_hash: *manifest_hash,
+                    origin: *origin,
                     seq: entry.seq,
                 };
                 self.snapshots.insert(*snapshot, state);
@@ -234,6 +263,35 @@ impl State {
                 s.tags.retain(|tag| !remove.contains(tag));
                 s.tags.extend(add.iter().cloned());
             }),
+            _ => {}
+        }
+    }
+
+    fn apply_to_parties(&mut self, entry: &Entry) {
+        match &entry.record {
+            Record::PoolMade => self.pool = true,
+            Record::TenantSet { tenant, state } => {
+                self.tenants.insert(*tenant, TenantState::clone(state));
+            }
+            Record::TenantRemoved { tenant } => {
+                self.tenants.remove(tenant);
+            }
+            Record::Watermark { tenant, position } => {
+                if let Some(tenant) = self.tenants.get_mut(tenant) {
+                    tenant.watermark = Some(*position);
+                }
+            }
+            Record::RemoteSet { name, state } => {
+                self.remotes.insert(name.clone(), RemoteState::clone(state));
+            }
+            Record::RemoteRemoved { name } => {
+                self.remotes.remove(name);
+            }
+            Record::Pushed { remote, position, at } => {
+                if let Some(remote) = self.remotes.get_mut(remote) {
+                    (remote.pushed, remote.pushed_at) = (Some(*position), Some(*at));
+                }
+            }
             _ => {}
         }
     }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::state::MAX_RECENT;
 use super::*;
+use crate::id::RepoId;
 
 /// Ids from a small set, so that records refer to one another.
 fn id() -> impl Strategy<Value = [u8; 32]> {
@@ -65,9 +66,11 @@ fn of_sessions() -> impl Strategy<Value = Record> {
 }
 
 fn of_snapshots() -> impl Strategy<Value = Record> {
-    let recorded = (session(), id(), at(), at(), tags(), id()).prop_map(
-        |(session, snapshot, recorded, captured, tags, manifest_hash)| Record::SnapshotRecorded {
+    let origin = option::of((0u32..3, id()).prop_map(|(tenant, id)| Origin { tenant, id: SnapshotId(id) }));
+    let recorded = (session(), origin, id(), at(), at(), tags(), id()).prop_map(
+        |(session, origin, snapshot, recorded, captured, tags, manifest_hash)| Record::SnapshotRecorded {
             session,
+            origin,
             snapshot: SnapshotId(snapshot),
             recorded,
             host: "h".into(),
@@ -103,6 +106,85 @@ fn of_packs() -> impl Strategy<Value = Record> {
     ]
 }
 
+fn position() -> impl Strategy<Value = Position> {
+    (any::<u64>(), id()).prop_map(|(seq, id)| Position { seq, hash: LogHash(id) })
+}
+
+fn credential() -> impl Strategy<Value = Credential> {
+    (".{0,9}", 0..Roles::NAMES.len(), at(), option::of(at())).prop_map(|(text, role, added, revoked)| Credential {
+        public: format!("ssh-ed25519 {text}"),
+        roles: Roles::NAMES[role].0.and(Roles::PULL),
+        label: text.clone(),
+        host: text,
+        added,
+        revoked,
+    })
+}
+
+fn tenant() -> impl Strategy<Value = TenantState> {
+    let invite = (id(), at(), ".{0,5}").prop_map(|(hash, expires, label)| {
+        let host = label.clone();
+        Invite { hash, roles: Roles::AGENT, label, host, expires }
+    });
+    let numbers = (option::of(any::<u64>()), option::of(any::<u64>()), option::of(any::<u64>()));
+    let lists = (vec(credential(), 0..3), vec(invite, 0..3), vec(any::<u8>(), 0..50));
+    let rest = (option::of(id()), option::of(position()), option::of(at()));
+    ("[a-z]{1,9}", any::<(bool, bool)>(), at(), numbers, lists, rest).prop_map(
+        |(
+            name,
+            (sealed, suspended),
+            made,
+            (quota, hold, window),
+            (keys, invites, keyring),
+            (repo, watermark, removed),
+        )| {
+            let retention = if sealed { "daily=7".into() } else { String::new() };
+            let repository = repo.map(RepoId);
+            let new = TenantState::new(&name, sealed, made);
+            TenantState {
+                suspended,
+                removed,
+                quota,
+                hold,
+                window,
+                retention,
+                repository,
+                keyring,
+                keys,
+                invites,
+                watermark,
+                ..new
+            }
+        },
+    )
+}
+
+fn remote() -> impl Strategy<Value = RemoteState> {
+    (vec(any::<u8>(), 0..50), any::<bool>(), option::of(position()), option::of(at()), ".{0,9}").prop_map(
+        |(key, sealed, pushed, pushed_at, tenant)| RemoteState {
+            url: "ssh://pool.example:7022".into(),
+            host_key: "ssh-ed25519 AAAA".into(),
+            key: PrivateKey(key.into()),
+            tenant,
+            sealed,
+            pushed,
+            pushed_at,
+        },
+    )
+}
+
+fn of_parties() -> impl Strategy<Value = Record> {
+    prop_oneof![
+        1 => Just(Record::PoolMade),
+        4 => (0u32..3, tenant()).prop_map(|(tenant, state)| Record::TenantSet { tenant, state: Box::new(state) }),
+        1 => (0u32..3).prop_map(|tenant| Record::TenantRemoved { tenant }),
+        2 => (0u32..3, position()).prop_map(|(tenant, position)| Record::Watermark { tenant, position }),
+        4 => ("[ab]", remote()).prop_map(|(name, state)| Record::RemoteSet { name, state: Box::new(state) }),
+        1 => "[ab]".prop_map(|name| Record::RemoteRemoved { name }),
+        2 => ("[ab]", position(), at()).prop_map(|(remote, position, at)| Record::Pushed { remote, position, at }),
+    ]
+}
+
 fn others() -> impl Strategy<Value = Record> {
     prop_oneof![
         (any::<u32>(), at()).prop_map(|(epoch, at)| Record::KeyEpoch { epoch, at }),
@@ -119,7 +201,7 @@ fn others() -> impl Strategy<Value = Record> {
 }
 
 fn journal(max: usize) -> impl Strategy<Value = Vec<Entry>> {
-    let record = prop_oneof![of_sessions(), of_snapshots(), of_packs(), others()];
+    let record = prop_oneof![of_sessions(), of_snapshots(), of_packs(), of_parties(), others()];
     vec((at(), any::<bool>(), record), 0..max).prop_map(|all| {
         let entry = |(seq, (time, trusted, record))| Entry { seq, time, trusted, record };
         (1..).zip(all).map(entry).collect()
@@ -308,6 +390,17 @@ fn one_of_each() -> Vec<Entry> {
     let mut state = State::default();
     let healed = entry(1, 9, true, Record::Healed { packs: packs.clone() });
     state.apply(&healed, LogHash([0xee; 32]));
+    let recorded = |origin| Record::SnapshotRecorded {
+        session,
+        origin,
+        snapshot,
+        recorded: Time(6),
+        host: "web1".into(),
+        source: "srv".into(),
+        captured: at,
+        tags: vec!["ä".into()],
+        manifest_hash: [4; 32],
+    };
     let records = vec![
         Record::SessionBegin {
             session,
@@ -320,16 +413,7 @@ fn one_of_each() -> Vec<Entry> {
             expires: Time(5),
         },
         Record::PacksAdded { session, rollup: 9, packs: vec![pack] },
-        Record::SnapshotRecorded {
-            session,
-            snapshot,
-            recorded: Time(6),
-            host: "web1".into(),
-            source: "srv".into(),
-            captured: at,
-            tags: vec!["ä".into()],
-            manifest_hash: [4; 32],
-        },
+        recorded(None),
         Record::SessionEnd { session, outcome: Outcome::Adopted },
         Record::Forgotten { snapshots: snapshots.clone(), at },
         Record::Unforgotten { snapshots: snapshots.clone() },
@@ -347,23 +431,77 @@ fn one_of_each() -> Vec<Entry> {
         Record::ClockAccepted,
         Record::Checkpoint { state: Box::new(state) },
     ];
-    records.into_iter().map(|record| Entry { seq: 7, time: Time(8), trusted: true, record }).collect()
+    let records = records.into_iter().chain(one_of_each_party(recorded(Some(Origin { tenant: 5, id: snapshot }))));
+    records.map(|record| Entry { seq: 7, time: Time(8), trusted: true, record }).collect()
+}
+
+fn one_of_each_party(received: Record) -> Vec<Record> {
+    let (at, position) = (Time(-2), Position { seq: 3, hash: LogHash([6; 32]) });
+    let key = Credential {
+        public: "ssh-ed25519 AAAA".into(),
+        roles: Roles::PUSH.and(Roles::PULL),
+        label: "site".into(),
+        host: String::new(),
+        added: at,
+        revoked: Some(at),
+    };
+    let (label, host) = ("agent".into(), "web1".into());
+    let invite = Invite { hash: [7; 32], roles: Roles::AGENT, label, host, expires: at };
+    let tenant = TenantState {
+        suspended: true,
+        removed: Some(at),
+        quota: Some(1 << 40),
+        hold: Some(259_200),
+        window: Some(0),
+        retention: "daily=7".into(),
+        repository: Some(RepoId([8; 32])),
+        keyring: vec![9; 40],
+        keys: vec![key],
+        invites: vec![invite],
+        watermark: Some(position),
+        ..TenantState::new("acme", false, at)
+    };
+    let remote = RemoteState {
+        url: "ssh://pool:7022".into(),
+        host_key: "ssh-ed25519 BBBB".into(),
+        key: PrivateKey(b"private".to_vec().into()),
+        tenant: "acme".into(),
+        sealed: true,
+        pushed: Some(position),
+        pushed_at: Some(at),
+    };
+    vec![
+        Record::PoolMade,
+        Record::TenantSet { tenant: 5, state: Box::new(tenant) },
+        Record::TenantRemoved { tenant: 5 },
+        received,
+        Record::Watermark { tenant: 5, position },
+        Record::RemoteSet { name: "cloud".into(), state: Box::new(remote) },
+        Record::RemoteRemoved { name: "cloud".into() },
+        Record::Pushed { remote: "cloud".into(), position, at },
+    ]
 }
 
 /// A record's type by name.
 fn name_of(record: &Record) -> String {
+    if let Record::SnapshotRecorded { origin: Some(_), .. } = record {
+        return "SnapshotReceived".into();
+    }
     format!("{record:?}").split([' ', '{']).next().unwrap().to_owned()
 }
 
 #[test]
 fn the_document_has_these_types_and_vectors() {
     let all = one_of_each();
-    assert_eq!(all.len(), 19);
+    assert_eq!(all.len(), 27);
+    let mut absent = Vec::new();
     for (n, entry) in (1..).zip(&all) {
         let name = name_of(&entry.record);
         assert_eq!(entry.record.kind(), n);
         assert!(DOCUMENT.contains(&format!("\n| {n} | {name} | ")), "{name}");
         let bytes = crate::id::hex(&entry.encode(&LogHash([0xee; 32])).unwrap());
-        assert!(DOCUMENT.contains(&format!("\n| {name} | `{bytes}` |\n")), "| {name} | `{bytes}` |");
+        let line = format!("| {name} | `{bytes}` |");
+        absent.extend((!DOCUMENT.contains(&format!("\n{line}\n"))).then_some(line));
     }
+    assert!(absent.is_empty(), "{}", absent.join("\n"));
 }

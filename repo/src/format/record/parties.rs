@@ -1,0 +1,328 @@
+//! Those a repository has to do with: the tenants of a pool, and the remotes a repository is pushed to.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+use super::{MAX_TEXT, Position, option, text, time, write_option};
+use crate::clock::Time;
+use crate::error::{Error, Result};
+use crate::format::wire::{Reader, Writer};
+use crate::id::{RepoId, SnapshotId};
+use crate::limits::MAX_SMALL_OBJECT;
+
+/// The most credentials, or open invitations, of one tenant.
+pub const MAX_CREDENTIALS: usize = 4096;
+
+/// Where a pool has a snapshot from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// The tenant's number.
+    pub tenant: u32,
+    /// The snapshot's id in the tenant's own repository.
+    pub id: SnapshotId,
+}
+
+/// What the holder of a key may do: a set.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Roles(u8);
+
+impl Roles {
+    /// Nothing.
+    pub const NONE: Roles = Roles(0);
+    /// Deliver snapshots.
+    pub const PUSH: Roles = Roles(1);
+    /// Fetch what the tenant delivered.
+    pub const PULL: Roles = Roles(2);
+    /// Back one host up.
+    pub const AGENT: Roles = Roles(4);
+    /// Fetch what that host delivered.
+    pub const RESTORE: Roles = Roles(8);
+    /// Manage the pool.
+    pub const OPERATOR: Roles = Roles(16);
+    /// Each with its name.
+    pub const NAMES: [(Roles, &str); 5] = [
+        (Roles::PUSH, "push"),
+        (Roles::PULL, "pull"),
+        (Roles::AGENT, "agent"),
+        (Roles::RESTORE, "restore"),
+        (Roles::OPERATOR, "operator"),
+    ];
+
+    /// These and those.
+    pub fn and(self, other: Roles) -> Roles {
+        Roles(self.0 | other.0)
+    }
+
+    /// Whether all of `other` are among these.
+    pub fn allow(self, other: Roles) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Roles> {
+        match r.u8()? {
+            bits if bits < 32 => Ok(Roles(bits)),
+            _ => Err(Error::damaged("a stored key has an unknown role")),
+        }
+    }
+}
+
+impl fmt::Display for Roles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = Roles::NAMES.iter().filter(|(r, _)| self.allow(*r)).map(|(_, name)| *name).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+impl fmt::Debug for Roles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Roles({self})")
+    }
+}
+
+/// An SSH key that may connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credential {
+    /// The public key as OpenSSH writes it, without a comment.
+    pub public: String,
+    /// What it may do.
+    pub roles: Roles,
+    /// What people call it.
+    pub label: String,
+    /// The host that an agent's key is for; else empty.
+    pub host: String,
+    /// When it was registered.
+    pub added: Time,
+    /// When it was revoked, if it was.
+    pub revoked: Option<Time>,
+}
+
+/// An invitation that was not taken up yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invite {
+    /// Hash of the token; the token itself is nowhere.
+    pub hash: [u8; 32],
+    /// What the key that takes it up may do.
+    pub roles: Roles,
+    /// What people will call it.
+    pub label: String,
+    /// The host that an agent is for; else empty.
+    pub host: String,
+    /// After this it is void.
+    pub expires: Time,
+}
+
+/// A customer at a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantState {
+    /// What people call it; a directory's name.
+    pub name: String,
+    /// Kept sealed: the pool has none of its keys.
+    pub sealed: bool,
+    /// When it was made.
+    pub made: Time,
+    /// Whether its keys are refused for now.
+    pub suspended: bool,
+    /// When its removal was ordered, if it was.
+    pub removed: Option<Time>,
+    /// The most bytes it may own; none: any.
+    pub quota: Option<u64>,
+    /// How long its forgotten snapshots are held, in seconds; none: as the pool's.
+    pub hold: Option<u64>,
+    /// How long after receipt nobody may delete, in seconds; none: as the pool's.
+    pub window: Option<u64>,
+    /// What is kept of its history, in the words of `forget`'s options; empty: everything.
+    pub retention: String,
+    /// Its repository, once it has connected.
+    pub repository: Option<RepoId>,
+    /// Its keyring, sealed for this pool; empty for a sealed tenant, and before it has connected.
+    pub keyring: Vec<u8>,
+    /// Its keys.
+    pub keys: Vec<Credential>,
+    /// Its open invitations.
+    pub invites: Vec<Invite>,
+    /// How far in its log what it delivered is complete.
+    pub watermark: Option<Position>,
+}
+
+impl TenantState {
+    /// A new tenant, with nothing said about it.
+    pub fn new(name: &str, sealed: bool, made: Time) -> TenantState {
+        TenantState {
+            name: name.to_owned(),
+            sealed,
+            made,
+            suspended: false,
+            removed: None,
+            quota: None,
+            hold: None,
+            window: None,
+            retention: String::new(),
+            repository: None,
+            keyring: Vec::new(),
+            keys: Vec::new(),
+            invites: Vec::new(),
+            watermark: None,
+        }
+    }
+
+    pub(super) fn write(&self, w: &mut Writer) {
+        w.lp_str(&self.name);
+        w.bool(self.sealed);
+        w.i64(self.made.0);
+        w.bool(self.suspended);
+        write_time(w, self.removed);
+        for number in [self.quota, self.hold, self.window] {
+            w.bool(number.is_some());
+            number.iter().for_each(|n| w.varint(*n));
+        }
+        w.lp_str(&self.retention);
+        write_option(w, self.repository.as_ref().map(RepoId::as_bytes));
+        w.lp_bytes(&self.keyring);
+        w.varint(self.keys.len() as u64);
+        for key in &self.keys {
+            w.lp_str(&key.public);
+            w.u8(key.roles.0);
+            w.lp_str(&key.label);
+            w.lp_str(&key.host);
+            w.i64(key.added.0);
+            write_time(w, key.revoked);
+        }
+        w.varint(self.invites.len() as u64);
+        for invite in &self.invites {
+            w.bytes(&invite.hash);
+            w.u8(invite.roles.0);
+            w.lp_str(&invite.label);
+            w.lp_str(&invite.host);
+            w.i64(invite.expires.0);
+        }
+        write_position(w, self.watermark);
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<TenantState> {
+        Ok(TenantState {
+            name: text(r)?,
+            sealed: r.bool()?,
+            made: time(r)?,
+            suspended: r.bool()?,
+            removed: read_time(r)?,
+            quota: read_number(r)?,
+            hold: read_number(r)?,
+            window: read_number(r)?,
+            retention: text(r)?,
+            repository: option(r)?.map(RepoId),
+            keyring: r.lp_bytes(MAX_SMALL_OBJECT)?.to_vec(),
+            keys: read_list(r, |r| {
+                Ok(Credential {
+                    public: text(r)?,
+                    roles: Roles::read(r)?,
+                    label: text(r)?,
+                    host: text(r)?,
+                    added: time(r)?,
+                    revoked: read_time(r)?,
+                })
+            })?,
+            invites: read_list(r, |r| {
+                Ok(Invite {
+                    hash: r.array()?,
+                    roles: Roles::read(r)?,
+                    label: text(r)?,
+                    host: text(r)?,
+                    expires: time(r)?,
+                })
+            })?,
+            watermark: read_position(r)?,
+        })
+    }
+}
+
+/// A private key. It does not print, and is wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PrivateKey(pub Zeroizing<Vec<u8>>);
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivateKey")
+    }
+}
+
+/// A pool that this repository is pushed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteState {
+    /// Where: `ssh://host:port`.
+    pub url: String,
+    /// Its host key as OpenSSH writes it: no other is accepted.
+    pub host_key: String,
+    /// The key this repository shows there, in OpenSSH's format.
+    pub key: PrivateKey,
+    /// What the pool calls this tenant.
+    pub tenant: String,
+    /// Kept sealed there: the pool has none of our keys.
+    pub sealed: bool,
+    /// How far in this log everything is there.
+    pub pushed: Option<Position>,
+    /// Since when.
+    pub pushed_at: Option<Time>,
+}
+
+impl RemoteState {
+    pub(super) fn write(&self, w: &mut Writer) {
+        w.lp_str(&self.url);
+        w.lp_str(&self.host_key);
+        w.lp_bytes(&self.key.0);
+        w.lp_str(&self.tenant);
+        w.bool(self.sealed);
+        write_position(w, self.pushed);
+        write_time(w, self.pushed_at);
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<RemoteState> {
+        Ok(RemoteState {
+            url: text(r)?,
+            host_key: text(r)?,
+            key: PrivateKey(Zeroizing::new(r.lp_bytes(MAX_TEXT)?.to_vec())),
+            tenant: text(r)?,
+            sealed: r.bool()?,
+            pushed: read_position(r)?,
+            pushed_at: read_time(r)?,
+        })
+    }
+}
+
+impl Origin {
+    pub(super) fn write(self, w: &mut Writer) {
+        w.varint(self.tenant.into());
+        w.bytes(self.id.as_bytes());
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Origin> {
+        Ok(Origin { tenant: r.varint_u32()?, id: SnapshotId(r.array()?) })
+    }
+}
+
+pub(super) fn write_position(w: &mut Writer, at: Option<Position>) {
+    w.bool(at.is_some());
+    at.iter().for_each(|at| at.write(w));
+}
+
+pub(super) fn read_position(r: &mut Reader<'_>) -> Result<Option<Position>> {
+    if r.bool()? { Position::read(r).map(Some) } else { Ok(None) }
+}
+
+pub(super) fn write_time(w: &mut Writer, at: Option<Time>) {
+    w.bool(at.is_some());
+    at.iter().for_each(|at| w.i64(at.0));
+}
+
+pub(super) fn read_time(r: &mut Reader<'_>) -> Result<Option<Time>> {
+    if r.bool()? { time(r).map(Some) } else { Ok(None) }
+}
+
+fn read_number(r: &mut Reader<'_>) -> Result<Option<u64>> {
+    if r.bool()? { r.varint().map(Some) } else { Ok(None) }
+}
+
+fn read_list<T>(r: &mut Reader<'_>, each: impl Fn(&mut Reader<'_>) -> Result<T>) -> Result<Vec<T>> {
+    let n = r.count(MAX_CREDENTIALS, 12)?;
+    (0..n).map(|_| each(r)).collect()
+}

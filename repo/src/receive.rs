@@ -1,0 +1,183 @@
+//! Taking in what a pool's tenants deliver: every frame is opened with the tenant's keys, every hash recomputed, and what the
+//! pool lacks is sealed anew under its own.
+//!
+//! What a tenant may refer to is what it delivered itself: a chunk that another tenant's data made known is missing for this
+//! one, until it comes from there too. So asking tells nothing, and knowing a hash opens nothing.
+
+mod accept;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::capture::SessionSink;
+use crate::crypto::hash::ChunkKind;
+use crate::crypto::keys::{FrameKind, Keys};
+use crate::error::{Error, Kind, Result};
+use crate::format::footer::{Footer, FrameInfo};
+use crate::format::pack::{HEADER, TRAILER, parse_header, parse_trailer};
+use crate::id::{ChunkId, ContentHash, PackId};
+use crate::limits::MAX_FOOTER;
+use crate::monitor::Monitor;
+use crate::open::Repository;
+use crate::pack::read::{open_footer, open_frame, verify_chunk};
+use crate::pack::writer::{PackWriter, Route, WriterParams};
+use crate::session::Session;
+use crate::tenants;
+
+pub use accept::{Answer, MISSING_MOST, derive_owned};
+
+/// Frames opened at a time, before they are stored in order.
+const FRAMES: usize = 32;
+/// zstd's level.
+const LEVEL: i32 = 3;
+
+/// A tenant, ready to deliver.
+pub struct Sender {
+    /// Its number.
+    pub number: u32,
+    /// What people call it.
+    pub name: String,
+    /// What its packs and manifests open with.
+    pub keys: Keys,
+}
+
+impl Sender {
+    /// A pooled tenant that has connected.
+    ///
+    /// # Errors
+    /// `Refused` for others; `Damaged`.
+    pub fn of(repo: &Repository, number: u32) -> Result<Sender> {
+        let state = repo.log.state();
+        let none = || Error::new(Kind::Refused, "this tenant was removed or suspended");
+        let tenant = state.tenants.get(&number).filter(|t| t.removed.is_none() && !t.suspended).ok_or_else(none)?;
+        let keys = tenants::keys_of(&repo.keys, number, tenant)?;
+        Ok(Sender { number, name: tenant.name.clone(), keys })
+    }
+}
+
+/// One session of receiving, for any number of tenants: it ends when there is nothing to do, so that a prune gets its turn.
+pub struct Receiver<'a> {
+    repo: &'a Repository,
+    session: Arc<Session>,
+    writer: Option<PackWriter>,
+    /// What was absorbed and is not yet durable, by tenant.
+    fresh: BTreeMap<u32, Vec<(ChunkId, u32)>>,
+}
+
+impl<'a> Receiver<'a> {
+    /// Begins a session.
+    ///
+    /// # Errors
+    /// `Refused` if this is no pool; what log and index give.
+    pub fn begin(repo: &'a Repository, monitor: &dyn Monitor) -> Result<Receiver<'a>> {
+        tenants::require_pool(repo)?;
+        let session = Arc::new(Session::begin(Arc::clone(&repo.log), repo.locks.clone(), "receive", None)?);
+        // What was condemned before this session must not satisfy its dedup.
+        repo.refresh(monitor)?;
+        Ok(Receiver { repo, session, writer: None, fresh: BTreeMap::new() })
+    }
+
+    /// Takes in a whole pack of this tenant's. What was good in it before an error may stay in the pool, owned by nobody.
+    ///
+    /// # Errors
+    /// `Damaged`, naming the pack, if it is not what its name says, does not open, or any chunk in it is not what it is
+    /// called; and what the pool's own storage gives, of any other kind.
+    pub fn absorb(&mut self, from: &Sender, id: &PackId, bytes: &[u8]) -> Result<()> {
+        let refused = |e: Error| match e.kind() {
+            Kind::Damaged => Error::damaged(format!("pack {id} of tenant {} is refused: {e}", from.name)),
+            _ => e,
+        };
+        let footer = opened(&from.keys, id, bytes).map_err(refused)?;
+        let mut owned = Vec::with_capacity(footer.chunks.len());
+        for frames in footer.frames.chunks(FRAMES) {
+            let plain = |frame: &FrameInfo| verified(&from.keys, &footer, frame, bytes).map(|raw| (frame.clone(), raw));
+            let plain: Vec<(FrameInfo, Vec<u8>)> =
+                frames.par_iter().map(plain).collect::<Result<_>>().map_err(refused)?;
+            for (frame, raw) in plain {
+                for chunk in &footer.chunks[frame.chunks()] {
+                    let from_to = chunk.offset as usize..(chunk.offset + chunk.len) as usize;
+                    self.store(footer.kind, chunk.kind, chunk.h, &raw[from_to])?;
+                    owned.push((from.keys.chunk_id(&chunk.h), chunk.len));
+                }
+            }
+        }
+        self.fresh.entry(from.number).or_default().extend(owned);
+        Ok(())
+    }
+
+    fn store(&mut self, pack: FrameKind, kind: ChunkKind, h: ContentHash, bytes: &[u8]) -> Result<()> {
+        let large = bytes.len() >= self.repo.config.chunker.min as usize;
+        let route = match pack {
+            FrameKind::Tree => Route::Meta,
+            FrameKind::Data if large => Route::Large,
+            FrameKind::Data => Route::Small,
+        };
+        let writer = self.writer.get_or_insert_with(|| {
+            let params = WriterParams {
+                keys: Arc::clone(&self.repo.keys),
+                index: self.repo.index.clone(),
+                session: self.session.id(),
+                pack_size: self.repo.config.pack_size as usize,
+                level: LEVEL,
+            };
+            PackWriter::start(params, Box::new(SessionSink::new(self.repo, Arc::clone(&self.session))))
+        });
+        writer.store(route, kind, h, bytes).map(drop)
+    }
+
+    /// Makes durable what was absorbed; from then on its tenants own it.
+    ///
+    /// # Errors
+    /// What storage, log and index give; then nothing of it is owned.
+    pub fn settle(&mut self) -> Result<()> {
+        let fresh = std::mem::take(&mut self.fresh);
+        if let Some(writer) = self.writer.take() {
+            writer.finish()?;
+        }
+        fresh.iter().try_for_each(|(tenant, chunks)| self.repo.index.own(*tenant, chunks))
+    }
+
+    /// Ends the session.
+    ///
+    /// # Errors
+    /// As [`Receiver::settle`], and what the log gives.
+    pub fn end(mut self) -> Result<()> {
+        self.settle()?;
+        match Arc::try_unwrap(self.session) {
+            Ok(session) => session.end(crate::format::record::Outcome::Done).map(drop),
+            Err(_) => Err(Error::bug("a session of receiving is still in use at its end")),
+        }
+    }
+}
+
+/// A pack's footer, after the pack as a whole has proved to be what it is called.
+fn opened(keys: &Keys, id: &PackId, bytes: &[u8]) -> Result<Footer> {
+    if blake3::hash(bytes).as_bytes() != id.as_bytes() {
+        return Err(Error::damaged("the contents do not match the name, which is their checksum"));
+    }
+    let short = || Error::damaged("a pack is cut short");
+    let head = bytes.first_chunk::<HEADER>().ok_or_else(short)?;
+    let end = bytes.last_chunk::<TRAILER>().ok_or_else(short)?;
+    let size = bytes.len() as u64;
+    let len = parse_trailer(end, size)? as usize;
+    let sealed = bytes[..bytes.len() - TRAILER].get(bytes.len() - TRAILER - len..).ok_or_else(short)?;
+    if len > MAX_FOOTER {
+        return Err(Error::damaged("a pack's table of contents is too long"));
+    }
+    let footer = open_footer(keys, sealed, size)?;
+    if parse_header(head)? != footer.kind {
+        return Err(Error::damaged("a pack's two ends are of different kinds"));
+    }
+    Ok(footer)
+}
+
+/// A frame's plaintext, every chunk in it compared with its hash.
+fn verified(keys: &Keys, footer: &Footer, frame: &FrameInfo, bytes: &[u8]) -> Result<Vec<u8>> {
+    let range = frame.offset as usize..(frame.offset + frame.stored) as usize;
+    let sealed = bytes.get(range).ok_or_else(|| Error::damaged("a block of data lies outside its pack"))?;
+    let raw = open_frame(keys, footer.kind, frame, sealed.to_vec())?;
+    footer.chunks[frame.chunks()].iter().try_for_each(|chunk| verify_chunk(chunk, &raw))?;
+    Ok(raw)
+}

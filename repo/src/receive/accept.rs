@@ -1,0 +1,161 @@
+//! Accepting a snapshot: only when everything it reaches is there, delivered by the tenant itself.
+
+use super::{Receiver, Sender};
+use crate::crypto::hash::ChunkKind;
+use crate::crypto::keys::{Keys, Object};
+use crate::error::{Error, Kind, Result};
+use crate::format::manifest::Manifest;
+use crate::format::record::Origin;
+use crate::id::{ChunkId, ContentHash, SnapshotId};
+use crate::index::Location;
+use crate::monitor::{Monitor, Void};
+use crate::open::Repository;
+use crate::pack::store::PackStore;
+use crate::snapshots;
+use crate::stats::Marks;
+use crate::tenants::pooled_id;
+use crate::tree::closure;
+
+/// At most so many missing chunks are named at a time.
+pub const MISSING_MOST: usize = 16_384;
+/// Chunks entered as owned at a time.
+const BATCH: usize = 100_000;
+
+/// What became of a manifest.
+pub enum Answer {
+    /// The snapshot is recorded, and durable.
+    Accepted {
+        /// It had been before.
+        already: bool,
+    },
+    /// These are missing; perhaps more, below those that are trees.
+    Missing(Vec<(ContentHash, ChunkKind)>),
+}
+
+impl Receiver<'_> {
+    /// Records a tenant's snapshot if all it reaches is there.
+    ///
+    /// # Errors
+    /// `Damaged` if the manifest does not open as this snapshot's, or a tree of it is not what its place says; what
+    /// storage, log and index give.
+    pub fn accept(
+        &mut self,
+        from: &Sender,
+        snapshot: SnapshotId,
+        sealed: &[u8],
+        monitor: &dyn Monitor,
+    ) -> Result<Answer> {
+        self.settle()?;
+        let plain = from.keys.open(Object::Manifest, snapshot.as_bytes(), sealed)?;
+        let mut manifest = Manifest::decode(&plain, &snapshot)?;
+        let origin = Origin { tenant: from.number, id: snapshot };
+        let id = pooled_id(&origin);
+        if self.repo.log.state().snapshots.contains_key(&id) {
+            return Ok(Answer::Accepted { already: true });
+        }
+        if self.repo.index.ownership(from.number)?.is_none() {
+            derive_owned(self.repo, from.number, &from.keys, monitor)?;
+        }
+        let missing = self.missing(from, &manifest, monitor)?;
+        if !missing.is_empty() {
+            return Ok(Answer::Missing(missing));
+        }
+        manifest.id = id;
+        // What stands in the manifest is the tenant's word: it cannot be later than now.
+        manifest.recorded = manifest.recorded.min(self.repo.clock.now().0);
+        snapshots::record_from(self.repo, &self.session, &manifest, Some(origin))?;
+        Ok(Answer::Accepted { already: false })
+    }
+
+    fn missing(
+        &self,
+        from: &Sender,
+        manifest: &Manifest,
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<(ContentHash, ChunkKind)>> {
+        let store = self.repo.packs();
+        let (mut marks, mut missing) = (Marks::default(), Vec::new());
+        closure::walk(store.as_ref(), manifest, monitor, &mut |h, kind| {
+            let here = owned(self.repo, from, h)?;
+            if here {
+                return marks.chunk(&store, h);
+            }
+            if missing.len() < MISSING_MOST {
+                missing.push((*h, kind));
+            }
+            Ok(false)
+        })?;
+        missing.sort_unstable();
+        missing.dedup();
+        Ok(missing)
+    }
+}
+
+/// Whether the tenant delivered the chunk, and it is in a pack that stays.
+fn owned(repo: &Repository, from: &Sender, h: &ContentHash) -> Result<bool> {
+    if !repo.index.owns(from.number, &[from.keys.chunk_id(h)])?[0] {
+        return Ok(false);
+    }
+    Ok(repo.index.lookup_usable(&[repo.keys.chunk_id(h)])?[0].is_some())
+}
+
+impl Sender {
+    /// Whether each chunk must still be delivered.
+    ///
+    /// # Errors
+    /// What the index gives.
+    pub fn lacks(&self, repo: &Repository, chunks: &[ContentHash]) -> Result<Vec<bool>> {
+        if repo.index.ownership(self.number)?.is_none() {
+            derive_owned(repo, self.number, &self.keys, &Void::default())?;
+        }
+        let theirs: Vec<ChunkId> = chunks.iter().map(|h| self.keys.chunk_id(h)).collect();
+        let owned = repo.index.owns(self.number, &theirs)?;
+        let ours: Vec<ChunkId> = chunks.iter().map(|h| repo.keys.chunk_id(h)).collect();
+        let here = repo.index.lookup_usable(&ours)?;
+        Ok(owned
+            .iter()
+            .zip(&here)
+            .map(|(owned, here): (&bool, &Option<Location>)| !(*owned && here.is_some()))
+            .collect())
+    }
+}
+
+/// Finds out what a tenant owns from its snapshots, after the index was lost or packs were pruned.
+///
+/// # Errors
+/// `Interrupted`; what index, manifests and trees give.
+pub fn derive_owned(repo: &Repository, number: u32, keys: &Keys, monitor: &dyn Monitor) -> Result<()> {
+    repo.index.disown(number)?;
+    let (store, state) = (repo.packs(), repo.log.state());
+    let (mut marks, mut batch) = (Marks::default(), Vec::new());
+    let own = |id: &SnapshotId| state.snapshots.get(id).and_then(|s| s.origin).is_some_and(|o| o.tenant == number);
+    for id in state.snapshots.keys().filter(|id| own(id)) {
+        let walked = snapshots::manifest(repo, id).and_then(|manifest| {
+            closure::walk(store.as_ref(), &manifest, monitor, &mut |h, _| {
+                let new = marks.chunk(&store, h)?;
+                if new {
+                    batch.push((keys.chunk_id(h), length(&store, h)?));
+                }
+                if batch.len() >= BATCH {
+                    repo.index.own(number, &std::mem::take(&mut batch))?;
+                }
+                Ok(new)
+            })
+        });
+        match walked {
+            // What cannot be read is delivered again.
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {}
+            other => other?,
+        }
+    }
+    repo.index.own(number, &batch)
+}
+
+fn length(store: &PackStore, h: &ContentHash) -> Result<u32> {
+    let gone = || Error::damaged("the index does not fit the packs");
+    let (at, info) = store.locate(h)?.ok_or_else(gone)?;
+    let pack = store.pack(&info)?;
+    let frame = pack.footer.frames.get(at.frame as usize).ok_or_else(gone)?;
+    let chunk = pack.footer.chunks[frame.chunks()].get(usize::from(at.slot)).ok_or_else(gone)?;
+    Ok(chunk.len)
+}

@@ -1,0 +1,239 @@
+//! The tenants of a pool: made, found, changed, and their keys kept.
+
+use zeroize::Zeroizing;
+
+use crate::clock::Time;
+use crate::crypto::context;
+use crate::crypto::keys::{Keyring, Keys, Object};
+use crate::error::{Error, Kind, Result};
+use crate::format::record::{Credential, Invite, MAX_CREDENTIALS, Origin, Record, Roles, State, TenantState};
+use crate::id::{RepoId, SnapshotId, random_bytes};
+use crate::lock::COMMIT_WAIT;
+use crate::open::Repository;
+
+/// The longest name of a tenant or remote.
+pub const MAX_NAME: usize = 63;
+
+/// Whether `name` can be a tenant's or a remote's: letters, digits, dashes and dots, beginning with a letter or digit. It
+/// becomes a directory's name.
+///
+/// # Errors
+/// `Usage` if not.
+pub fn valid_name(name: &str) -> Result<()> {
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let first = name.bytes().next().is_some_and(plain);
+    if first && name.len() <= MAX_NAME && name.bytes().all(|c| plain(c) || c == b'-' || c == b'.') {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Usage, format!("'{}' cannot be a name here", name.escape_debug()))
+        .remedy("use lower-case letters, digits, dashes and dots, at most 63, beginning with a letter or digit"))
+}
+
+/// What a pool calls a tenant's snapshot.
+pub fn pooled_id(origin: &Origin) -> SnapshotId {
+    let mut hasher = blake3::Hasher::new_derive_key(context::TENANT_SNAPSHOT);
+    hasher.update(&origin.tenant.to_le_bytes()).update(origin.id.as_bytes());
+    SnapshotId(*hasher.finalize().as_bytes())
+}
+
+/// Refuses what is no pool.
+///
+/// # Errors
+/// `Refused`.
+pub fn require_pool(repo: &Repository) -> Result<()> {
+    if repo.log.state().pool {
+        return Ok(());
+    }
+    let e = Error::new(Kind::Refused, "this repository is no pool: it has no tenants");
+    Err(e.remedy("make a pool with `packmule init --pool`"))
+}
+
+/// Makes a new, empty repository a pool.
+///
+/// # Errors
+/// `Refused` if it has snapshots of its own.
+pub fn make_pool(repo: &Repository) -> Result<()> {
+    let commit = repo.locks.commit(COMMIT_WAIT)?;
+    repo.log.refresh()?;
+    let state = repo.log.state();
+    if !state.snapshots.is_empty() {
+        return Err(Error::new(Kind::Refused, "a repository with snapshots of its own cannot become a pool"));
+    }
+    if !state.pool {
+        repo.log.append(&commit, Record::PoolMade)?;
+    }
+    Ok(())
+}
+
+/// A tenant by name, with its number.
+///
+/// # Errors
+/// `NotFound`, naming those there are if they are few.
+pub fn find<'a>(state: &'a State, name: &str) -> Result<(u32, &'a TenantState)> {
+    state.tenants.iter().find(|(_, tenant)| tenant.name == name).map(|(number, tenant)| (*number, tenant)).ok_or_else(
+        || {
+            Error::new(Kind::NotFound, format!("there is no tenant '{}'", name.escape_debug()))
+                .remedy("`packmule tenant list` shows those there are")
+        },
+    )
+}
+
+/// Makes a tenant; returns its number, which is never used again.
+///
+/// # Errors
+/// `Exists`, `Usage` for the name, `Refused` if this is no pool.
+pub fn create(repo: &Repository, name: &str, sealed: bool, change: &dyn Fn(&mut TenantState)) -> Result<u32> {
+    valid_name(name)?;
+    require_pool(repo)?;
+    let commit = repo.locks.commit(COMMIT_WAIT)?;
+    repo.log.refresh()?;
+    let state = repo.log.state();
+    if find(&state, name).is_ok() {
+        return Err(Error::new(Kind::Exists, format!("there is a tenant '{name}' already")));
+    }
+    // The record's own number has never been any tenant's.
+    let number = u32::try_from(state.position.seq + 1).map_err(|_| Error::bug("the log has too many records"))?;
+    let mut tenant = TenantState::new(name, sealed, repo.clock.now());
+    change(&mut tenant);
+    repo.log.append(&commit, Record::TenantSet { tenant: number, state: Box::new(tenant) })?;
+    Ok(number)
+}
+
+/// Changes a tenant under the commit lock: `change` sees it as it is then.
+///
+/// # Errors
+/// `NotFound`, and what `change` gives.
+pub fn change<T>(repo: &Repository, number: u32, change: &mut dyn FnMut(&mut TenantState) -> Result<T>) -> Result<T> {
+    let commit = repo.locks.commit(COMMIT_WAIT)?;
+    repo.log.refresh()?;
+    let state = repo.log.state();
+    let none = || Error::new(Kind::NotFound, "this tenant was removed");
+    let mut tenant = state.tenants.get(&number).ok_or_else(none)?.clone();
+    let before = tenant.clone();
+    let result = change(&mut tenant)?;
+    if tenant != before {
+        repo.log.append(&commit, Record::TenantSet { tenant: number, state: Box::new(tenant) })?;
+    }
+    Ok(result)
+}
+
+/// Opens an invitation and returns its token, which is told once.
+///
+/// # Errors
+/// As [`change`]; `Refused` with too many open ones.
+pub fn invite(
+    repo: &Repository,
+    number: u32,
+    roles: Roles,
+    label: &str,
+    host: &str,
+    expires: Time,
+) -> Result<Zeroizing<[u8; 32]>> {
+    let token = Zeroizing::new(random_bytes::<32>());
+    let now = repo.clock.now();
+    change(repo, number, &mut |tenant| {
+        tenant.invites.retain(|invite| invite.expires > now);
+        if tenant.invites.len() >= MAX_CREDENTIALS {
+            return Err(Error::new(Kind::Refused, "this tenant has too many open invitations"));
+        }
+        let (label, host) = (label.to_owned(), host.to_owned());
+        tenant.invites.push(Invite { hash: token_hash(&token), roles, label, host, expires });
+        Ok(())
+    })?;
+    Ok(token)
+}
+
+/// What is kept of a token.
+pub fn token_hash(token: &[u8; 32]) -> [u8; 32] {
+    blake3::derive_key(context::INVITATION, token)
+}
+
+/// The tenant whose open invitation this token is.
+pub fn invited(state: &State, token: &[u8; 32], now: Time) -> Option<(u32, Invite)> {
+    let hash = token_hash(token);
+    state.tenants.iter().filter(|(_, tenant)| tenant.removed.is_none()).find_map(|(number, tenant)| {
+        let found = tenant.invites.iter().find(|invite| invite.hash == hash && invite.expires > now)?;
+        Some((*number, found.clone()))
+    })
+}
+
+/// What comes with a token that is taken up.
+pub struct Redeemed<'a> {
+    /// The SSH key, as OpenSSH writes it.
+    pub public: &'a str,
+    /// The tenant's repository.
+    pub repository: RepoId,
+    /// Its keyring; none for a sealed tenant and for agents.
+    pub keyring: Option<&'a Keyring>,
+}
+
+/// Takes an invitation up: the token is void then, and the key is the tenant's.
+///
+/// # Errors
+/// `Refused` if the token is none, was taken up, is too old, or is another repository's; all but the last alike.
+pub fn redeem(repo: &Repository, token: &[u8; 32], with: &Redeemed<'_>) -> Result<(u32, Credential)> {
+    let void = || {
+        Error::new(Kind::Refused, "this invitation is void: it was taken up, is too old, or never was")
+            .remedy("ask for another one")
+    };
+    let now = repo.clock.now();
+    repo.log.refresh()?;
+    let (number, invite) = invited(&repo.log.state(), token, now).ok_or_else(void)?;
+    let keyring = with.keyring.map(|keyring| seal_keyring(&repo.keys, number, keyring));
+    let credential = Credential {
+        public: with.public.to_owned(),
+        roles: invite.roles,
+        label: invite.label,
+        host: invite.host,
+        added: now,
+        revoked: None,
+    };
+    change(repo, number, &mut |tenant| {
+        let open = tenant.invites.len();
+        tenant.invites.retain(|other| other.hash != invite.hash && other.expires > now);
+        if open == tenant.invites.len() {
+            return Err(void());
+        }
+        match tenant.repository {
+            Some(known) if known != with.repository => {
+                return Err(Error::new(Kind::Refused, "this tenant has another repository already")
+                    .remedy("make a tenant for each repository, or remove this one"));
+            }
+            _ => tenant.repository = Some(with.repository),
+        }
+        if !tenant.sealed
+            && let Some(keyring) = &keyring
+        {
+            tenant.keyring.clone_from(keyring);
+        }
+        tenant.keys.retain(|key| key.public != credential.public);
+        tenant.keys.push(credential.clone());
+        Ok(())
+    })?;
+    Ok((number, credential))
+}
+
+/// The tenant and credential of a public key that may connect.
+pub fn credential<'a>(state: &'a State, public: &str) -> Option<(u32, &'a TenantState, &'a Credential)> {
+    state.tenants.iter().filter(|(_, t)| t.removed.is_none() && !t.suspended).find_map(|(number, tenant)| {
+        let key = tenant.keys.iter().find(|key| key.public == public && key.revoked.is_none())?;
+        Some((*number, tenant, key))
+    })
+}
+
+/// A tenant's keyring as the log keeps it.
+pub fn seal_keyring(keys: &Keys, tenant: u32, keyring: &Keyring) -> Vec<u8> {
+    keys.seal(Object::TenantKeyring, &tenant.to_le_bytes(), &keyring.to_bytes())
+}
+
+/// The keys that a pooled tenant's packs open with.
+///
+/// # Errors
+/// `Refused` if it has not connected yet or is sealed; `Damaged`.
+pub fn keys_of(keys: &Keys, number: u32, tenant: &TenantState) -> Result<Keys> {
+    let (Some(repository), false) = (tenant.repository, tenant.keyring.is_empty()) else {
+        return Err(Error::new(Kind::Refused, format!("there are no keys of tenant '{}' here", tenant.name)));
+    };
+    let plain = Zeroizing::new(keys.open(Object::TenantKeyring, &number.to_le_bytes(), &tenant.keyring)?);
+    Ok(Keys::derive(&Keyring::from_bytes(&plain)?, repository))
+}

@@ -1,0 +1,202 @@
+//! A pool takes in what its tenants deliver, and nothing else.
+
+#[allow(dead_code)]
+#[path = "heal/site.rs"]
+mod site;
+
+use repo::backend::{Backend, Object};
+use repo::check::ReadData;
+use repo::crypto::hash::ChunkKind;
+use repo::error::Kind;
+use repo::format::record::{Origin, Roles};
+use repo::id::{ContentHash, PackId, SnapshotId};
+use repo::limits::MAX_MANIFEST;
+use repo::monitor::Void;
+use repo::open::Repository;
+use repo::receive::{Answer, Receiver, Sender, derive_owned};
+use repo::tenants::{self, Redeemed, make_pool, pooled_id};
+use site::{Site, checked, noise, readable};
+
+const PACK: usize = 1 << 28;
+
+/// A pool, open for writing.
+fn pool() -> (Site, Repository) {
+    let site = Site::new();
+    let repo = site.open();
+    make_pool(&repo).unwrap();
+    (site, repo)
+}
+
+/// Makes `site` the tenant `name`.
+fn join(pool: &Repository, name: &str, site: &Repository) -> Sender {
+    let number = tenants::create(pool, name, false, &|_| ()).unwrap();
+    let roles = Roles::PUSH.and(Roles::PULL);
+    let expires = pool.clock.now().plus(std::time::Duration::from_secs(3600));
+    let token = tenants::invite(pool, number, roles, "site", "", expires).unwrap();
+    let (repository, keyring) = (site.config.repo_id, Some(&site.unlocked.keyring));
+    let with = Redeemed { public: &format!("ssh-ed25519 {name}"), repository, keyring };
+    assert_eq!(tenants::redeem(pool, &token, &with).unwrap().0, number);
+    assert_eq!(tenants::redeem(pool, &token, &with).unwrap_err().kind(), Kind::Refused, "a token serves once");
+    Sender::of(pool, number).unwrap()
+}
+
+fn pack(site: &Site, id: PackId) -> Vec<u8> {
+    site.disk.read_all(&Object::Pack(id), PACK).unwrap()
+}
+
+fn manifest(site: &Site, id: SnapshotId) -> Vec<u8> {
+    site.disk.read_all(&Object::Snapshot(id), MAX_MANIFEST).unwrap()
+}
+
+fn snapshots(repo: &Repository) -> Vec<SnapshotId> {
+    let state = repo.log.state();
+    let mut all: Vec<_> = state.snapshots.iter().map(|(id, s)| (s.seq, *id)).collect();
+    all.sort();
+    all.into_iter().map(|(_, id)| id).collect()
+}
+
+/// Delivers everything, and asserts that it is taken.
+fn deliver(pool: &Repository, from: &Sender, site: &Site, repo: &Repository) {
+    let mut receiver = Receiver::begin(pool, &Void::default()).unwrap();
+    for id in site.packs() {
+        receiver.absorb(from, &id, &pack(site, id)).unwrap();
+    }
+    for id in snapshots(repo) {
+        let answer = receiver.accept(from, id, &manifest(site, id), &Void::default()).unwrap();
+        assert!(matches!(answer, Answer::Accepted { .. }));
+    }
+    receiver.end().unwrap();
+}
+
+fn missing(answer: Answer) -> Vec<(ContentHash, ChunkKind)> {
+    match answer {
+        Answer::Missing(list) => list,
+        Answer::Accepted { .. } => panic!("it was accepted"),
+    }
+}
+
+#[test]
+fn two_tenants_share_what_is_equal_and_read_as_they_were() {
+    let (disk, pool) = pool();
+    let (a, b) = (Site::filled(), Site::filled());
+    b.write("dir/own", &noise(77, 90_000));
+    let (ra, rb) = (a.open(), b.open());
+    b.backup(&rb);
+    let (ta, tb) = (join(&pool, "acme", &ra), join(&pool, "globex", &rb));
+    deliver(&pool, &ta, &a, &ra);
+    let size = |site: &Site| -> u64 {
+        site.packs().iter().map(|id| site.disk.size(&Object::Pack(*id)).unwrap().unwrap()).sum()
+    };
+    let before = size(&disk);
+    deliver(&pool, &tb, &b, &rb);
+    assert!(size(&disk) - before < 150_000, "the large file is stored once: {}", size(&disk) - before);
+    let contents = |repo: &Repository, from: Option<u32>| -> Vec<_> {
+        let at = |id: &str| match from {
+            None => id.to_owned(),
+            Some(tenant) => pooled_id(&Origin { tenant, id: id.parse().unwrap() }).to_hex(),
+        };
+        readable(repo).into_iter().map(|((id, path), bytes)| (at(&id), path, bytes)).collect()
+    };
+    let mut expected = contents(&ra, Some(ta.number));
+    expected.extend(contents(&rb, Some(tb.number)));
+    expected.sort();
+    let mut found = contents(&pool, None);
+    found.sort();
+    assert!(found == expected, "what the pool has is what the sites have");
+    let (outcome, told) = checked(&pool, ReadData::All);
+    assert_eq!((outcome.problems, &told[..]), (0, &[] as &[String]));
+    // Once more: nothing is stored, and nothing recorded.
+    let (size_before, position) = (size(&disk), snapshots(&pool).len());
+    deliver(&pool, &ta, &a, &ra);
+    assert_eq!((size(&disk), snapshots(&pool).len()), (size_before, position));
+}
+
+#[test]
+fn what_another_tenant_delivered_is_missing_for_this_one() {
+    let (_disk, pool) = pool();
+    let (a, b) = (Site::filled(), Site::filled());
+    let (ra, rb) = (a.open(), b.open());
+    let (ta, tb) = (join(&pool, "acme", &ra), join(&pool, "globex", &rb));
+    deliver(&pool, &ta, &a, &ra);
+    let mut receiver = Receiver::begin(&pool, &Void::default()).unwrap();
+    let id = snapshots(&rb)[0];
+    // It knows every hash, and gets nothing by it.
+    let lacking = missing(receiver.accept(&tb, id, &manifest(&b, id), &Void::default()).unwrap());
+    assert!(!lacking.is_empty());
+    let asked: Vec<ContentHash> = lacking.iter().map(|(h, _)| *h).collect();
+    assert_eq!(tb.lacks(&pool, &asked).unwrap(), vec![true; asked.len()]);
+    // Trees first: then what is below them is asked for, and nothing is that was delivered.
+    let packs = b.packs();
+    let (data, trees): (Vec<PackId>, Vec<PackId>) =
+        packs.iter().partition(|id| b.disk.read(&Object::Pack(**id), 10, 1).unwrap()[0] == 0);
+    for id in &trees {
+        receiver.absorb(&tb, id, &pack(&b, *id)).unwrap();
+    }
+    let lacking = missing(receiver.accept(&tb, id, &manifest(&b, id), &Void::default()).unwrap());
+    assert!(lacking.iter().all(|(_, kind)| *kind == ChunkKind::Data), "only data is missing now");
+    let asked: Vec<ContentHash> = lacking.iter().map(|(h, _)| *h).collect();
+    assert_eq!(tb.lacks(&pool, &asked).unwrap(), vec![true; asked.len()]);
+    assert!(ta.lacks(&pool, &asked).unwrap().iter().all(|lacks| !lacks), "the other tenant has all of them");
+    for id in &data {
+        receiver.absorb(&tb, id, &pack(&b, *id)).unwrap();
+    }
+    let answer = receiver.accept(&tb, id, &manifest(&b, id), &Void::default()).unwrap();
+    assert!(matches!(answer, Answer::Accepted { already: false }));
+    receiver.end().unwrap();
+}
+
+#[test]
+fn a_lying_or_damaged_pack_enters_nowhere_and_the_session_goes_on() {
+    let (disk, pool) = pool();
+    let (a, other) = (Site::filled(), Site::filled());
+    let (ra, ro) = (a.open(), other.open());
+    let ta = join(&pool, "acme", &ra);
+    let mut receiver = Receiver::begin(&pool, &Void::default()).unwrap();
+    for id in a.packs() {
+        let good = pack(&a, id);
+        let mut flipped = good.clone();
+        flipped[good.len() / 3] ^= 1;
+        // Under its name, and under the name that its bytes now have.
+        for name in [id, PackId(*blake3::hash(&flipped).as_bytes())] {
+            let e = receiver.absorb(&ta, &name, &flipped).unwrap_err();
+            assert!(e.kind() == Kind::Damaged && e.to_string().contains(&name.to_hex()), "{e}");
+        }
+        for cut in [0, 5, 30, good.len() / 2, good.len() - 1] {
+            let name = PackId(*blake3::hash(&good[..cut]).as_bytes());
+            assert_eq!(receiver.absorb(&ta, &name, &good[..cut]).unwrap_err().kind(), Kind::Damaged);
+        }
+    }
+    // Another repository's pack does not open with this tenant's keys, nor its manifest.
+    let strange = other.packs()[0];
+    assert_eq!(receiver.absorb(&ta, &strange, &pack(&other, strange)).unwrap_err().kind(), Kind::Damaged);
+    let (mine, theirs) = (snapshots(&ra)[0], snapshots(&ro)[0]);
+    for (id, of) in [(theirs, &other), (mine, &other)] {
+        let sealed = manifest(of, if id == mine { theirs } else { id });
+        assert!(receiver.accept(&ta, id, &sealed, &Void::default()).is_err());
+    }
+    let lacking = missing(receiver.accept(&ta, mine, &manifest(&a, mine), &Void::default()).unwrap());
+    assert!(!lacking.is_empty(), "nothing of the refused packs is owned");
+    drop(receiver);
+    drop(pool);
+    let pool = disk.open();
+    deliver(&pool, &ta, &a, &ra);
+    let (outcome, told) = checked(&pool, ReadData::All);
+    assert_eq!(outcome.problems, 0, "{told:?}");
+}
+
+#[test]
+fn what_is_owned_is_found_again_after_the_index_was_lost() {
+    let (disk, pool) = pool();
+    let a = Site::filled();
+    let ra = a.open();
+    let ta = join(&pool, "acme", &ra);
+    deliver(&pool, &ta, &a, &ra);
+    let before = pool.index.ownership(ta.number).unwrap().unwrap();
+    assert!(before.bytes > 6 << 20 && before.chunks > 5, "{before:?}");
+    drop(pool);
+    disk.drop_index();
+    let pool = disk.open();
+    assert_eq!(pool.index.ownership(ta.number).unwrap(), None);
+    derive_owned(&pool, ta.number, &ta.keys, &Void::default()).unwrap();
+    assert_eq!(pool.index.ownership(ta.number).unwrap(), Some(before));
+}
