@@ -3,3 +3,4 @@
 //! Everything above `ssh` runs over any byte stream ([`stream::Duplex`]), so that it is tested without a network.
 
 pub mod stream;
+pub mod wire;
