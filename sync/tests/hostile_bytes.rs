@@ -16,8 +16,9 @@ use proptest::sample::Index;
 use decoders::{message, messages, preface, wire};
 use repo::format::wire::Writer;
 use samples::samples;
+use sync::stream::pair;
 use sync::wire::limits::MAX_MESSAGE;
-use sync::wire::{HEADER, Header, Message, Preface};
+use sync::wire::{Connection, HEADER, Header, Message, Preface, Side};
 
 /// Counts what each thread holds, and the most it held.
 struct Counting;
@@ -159,6 +160,21 @@ fn the_longest_lists_stay_in_proportion() {
                 let _ = bounded(bad.len(), 3, || Message::decode(kind, &bad).map(drop));
             }
         }
+    }
+}
+
+#[test]
+fn a_stream_that_promises_much_sets_little_aside() {
+    // The longest message there may be, of which little or nothing comes; and one that is passed over, which comes whole.
+    for (kind, sent, memory) in [(32, 0, 260 << 10), (32, 300 << 10, 800 << 10), (200, MAX_MESSAGE - 1, 32 << 10)] {
+        let (mut there, here) = pair(4 << 20, None);
+        there.write.write_all(&Preface::ours().encode().unwrap()).unwrap();
+        let mut connection = Connection::open(here, Side::Client, &Preface::ours()).unwrap();
+        there.write.write_all(&Header { kind, body: MAX_MESSAGE - 1 }.encode()).unwrap();
+        there.write.write_all(&vec![1; sent]).unwrap();
+        drop(there.write);
+        let heard = bounded(memory, 1, || connection.receive());
+        assert_eq!(heard.is_ok_and(|message| message.is_none()), kind == 200);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Messages over a stream. Blocking; the two halves can be used from two threads.
 
+use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 
 use repo::error::{Error, Kind, Result};
@@ -52,7 +53,6 @@ pub struct Receiver {
 }
 
 /// What was received.
-#[derive(Debug)]
 pub enum Incoming<'a> {
     /// The bytes of a [`Message::Data`], where they were read to.
     Data(&'a [u8]),
@@ -60,9 +60,19 @@ pub enum Incoming<'a> {
     Message(Message),
 }
 
+/// Bytes that travel may be a tenant's data: they do not show.
+impl fmt::Debug for Incoming<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Incoming::Data(bytes) => write!(f, "Data({} bytes)", bytes.len()),
+            Incoming::Message(message) => message.fmt(f),
+        }
+    }
+}
+
 impl Connection {
-    /// Exchanges prefaces. The server speaks first; the client's goes out with its first message, so that this costs no
-    /// round trip, and no carrier need hold more than one preface.
+    /// Exchanges prefaces. The server speaks first; the client's goes out with its first message, once that is flushed: so this
+    /// costs no round trip, and two sides that both write first cannot block each other.
     ///
     /// # Errors
     /// `Unreachable` if the link fails; those of [`negotiate`] and [`Preface::decode`].
