@@ -282,9 +282,8 @@ impl Message {
             20 => {
                 let area = Area::read(r)?;
                 let objects = list(r, 0, MAX_LISTING, 1, |r| Ok((Object::read_name(r, area)?, bytes(r)?)))?;
-                let (objects, more) = (ascending(objects, |one| &one.0)?, r.bool()?);
-                let last = !more;
-                Message::Listing { area, more: page(objects.is_empty(), last)?, objects }
+                let objects = ascending(objects, |one| &one.0)?;
+                Message::Listing { area, more: more_pages(r, objects.is_empty())?, objects }
             }
             21 => Message::Want { object: Object::read(r)?, from: bytes(r)? },
             _ => Message::Lacking { object: Object::read(r)? },
@@ -320,8 +319,7 @@ impl Message {
                     Ok(SnapshotEntry { id, size, received: Time(r.i64()?) })
                 };
                 let snapshots = ascending(list(r, 0, MAX_SNAPSHOTS, 41, entry)?, |one| &one.id)?;
-                let last = !r.bool()?;
-                Message::Snapshots { more: page(snapshots.is_empty(), last)?, snapshots }
+                Message::Snapshots { more: more_pages(r, snapshots.is_empty())?, snapshots }
             }
             50 => Message::Fetch { snapshot: SnapshotId(r.array()?) },
             51 => Message::Get { pieces: names(r, 1)? },
@@ -425,7 +423,8 @@ fn ascending<T, K: Ord + ?Sized>(items: Vec<T>, key: impl Fn(&T) -> &K) -> Resul
     if items.is_sorted_by(|a, b| key(a) < key(b)) { Ok(items) } else { Err(Error::damaged("a list out of order")) }
 }
 
-/// Whether more pages follow. An empty page is the last one, or whoever asks on would ask for ever.
-fn page(empty: bool, last: bool) -> Result<bool> {
-    if empty && !last { Err(Error::damaged("a page of nothing, and more to come")) } else { Ok(!last) }
+/// Whether more pages follow. An empty one is the last, or whoever asks on would ask for ever.
+fn more_pages(r: &mut Reader<'_>, empty: bool) -> Result<bool> {
+    let more = r.bool()?;
+    if empty && more { Err(Error::damaged("a page of nothing, and more to come")) } else { Ok(more) }
 }
