@@ -142,6 +142,11 @@ impl Error {
         self.kind
     }
 
+    /// What failed, alone: no path, cause or remedy.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Where, if known.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()

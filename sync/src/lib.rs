@@ -4,3 +4,4 @@
 
 pub mod sealed;
 pub mod stream;
+pub mod wire;
