@@ -63,7 +63,7 @@ pub enum Value {
 }
 
 impl Profile {
-    /// Reads `NAME.toml` from the first of `dirs` that has it.
+    /// Reads `NAME.toml` from the first of `dirs` that has it and may be looked into.
     ///
     /// # Errors
     /// `Usage` for a name that is no file name, for no such profile, and for what is no TOML; `Refused` if everybody can
@@ -73,6 +73,7 @@ impl Profile {
             return Err(Error::new(Kind::Usage, format!("'{}' is not a profile's name", name.escape_debug())));
         }
         let candidates: Vec<PathBuf> = dirs.iter().map(|d| d.join(format!("{name}.toml"))).collect();
+        let mut denied: Option<(&PathBuf, io::Error)> = None;
         for path in &candidates {
             match std::fs::metadata(path) {
                 Ok(meta) if meta.mode() & 0o002 != 0 => {
@@ -88,8 +89,15 @@ impl Profile {
                     return Profile::parse(path, &text);
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                // The system's directory is closed to ordinary users, who have one of their own.
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => denied = denied.or(Some((path, e))),
                 Err(e) => return Err(Error::io("read the profile", path, e)),
             }
+        }
+        if let Some((path, e)) = denied {
+            let own = candidates.iter().rfind(|own| *own != path).map(|own| repo::error::printable(own));
+            let own = own.map_or_else(String::new, |own| format!(", or write a profile of your own, {own}"));
+            return Err(Error::io("read the profile", path, e).remedy(format!("run it as root{own}")));
         }
         let places: Vec<String> = candidates.iter().map(|p| repo::error::printable(p)).collect();
         Err(Error::new(Kind::Usage, format!("there is no profile {name}: neither {}", places.join(" nor "))))
@@ -265,6 +273,27 @@ mod tests {
         assert_eq!(Profile::load("home", &dirs).unwrap_err().kind(), Kind::Refused);
         for name in ["", "../x", ".x", "a/b"] {
             assert_eq!(Profile::load(name, &dirs).unwrap_err().kind(), Kind::Usage, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_closed_system_directory_hides_nobody_s_own_profile() {
+        let (system, user) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let dirs = [system.path().to_owned(), user.path().to_owned()];
+        std::fs::set_permissions(system.path(), PermissionsExt::from_mode(0o000)).unwrap();
+        std::fs::set_permissions(user.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::write(user.path().join("mine.toml"), "repo = 'user'").unwrap();
+        // Root may look into any directory; a thread that acts as somebody else on files may not.
+        let ordinary = std::thread::spawn(move || {
+            nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
+            (Profile::load("mine", &dirs), Profile::load("theirs", &dirs))
+        });
+        let (mine, theirs) = ordinary.join().unwrap();
+        std::fs::set_permissions(system.path(), PermissionsExt::from_mode(0o700)).unwrap();
+        let theirs = theirs.unwrap_err();
+        assert_eq!(mine.unwrap().entries[0].value, Value::One("user".into()));
+        for part in ["/theirs.toml: Permission denied", "as root", &*user.path().to_string_lossy()] {
+            assert!(theirs.to_string().contains(part), "{theirs}");
         }
     }
 }

@@ -189,6 +189,7 @@ impl Shared {
     fn show(&self) {
         let glance = self.glance();
         match &self.bar {
+            Some(_) if matches!(self.job, Job::Look(_)) && glance.is_nothing() => {}
             Some(bar) => bar.set_message(glance.text(self.job)),
             // A listener that went away does not stop a backup.
             None => drop(self.output.message_now(&glance.message(self.job))),
@@ -278,6 +279,12 @@ fn remaining(elapsed: Duration, share: f64) -> Option<Duration> {
 }
 
 impl Glance {
+    /// Whether there is nothing to tell yet: opening a repository takes a moment, most of it for the key, and counts
+    /// packs only when the index is built.
+    fn is_nothing(&self) -> bool {
+        self.share.is_none() && self.phase.is_empty() && (self.files, self.bytes, self.errors) == (0, 0, 0)
+    }
+
     fn text(&self, job: Job) -> String {
         let mut out = format!("[{}]", human::duration(self.elapsed));
         if let Some(share) = self.share {

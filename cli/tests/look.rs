@@ -313,6 +313,9 @@ fn keys_from_init_to_rotation() {
     assert!(fixture.json(&["key", "list"]).iter().any(|k| k["kind"] == "password" && k["label"] == "initial"));
     let removed = fixture.run_with(&new_code, &["key", "remove", "initial"]);
     assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+    let unknown = fixture.run_with(&new_code, &["key", "remove", "initial"]);
+    let said = String::from_utf8_lossy(&unknown.stderr);
+    assert!(said.contains("no key slot has the id or label 'initial'; `packmule key list` shows"), "{said}");
     let list = fixture.json(&["key", "list"]);
     let recovery = list.iter().find(|k| k["kind"] == "recovery-code").unwrap()["id"].as_str().unwrap();
     let last = fixture.run_with(&new_code, &["key", "remove", recovery]);

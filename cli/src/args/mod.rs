@@ -169,6 +169,7 @@ pub enum Command {
     /// Tell the newest snapshot of every host and source and the last check, and whether anything is late
     Status(StatusArgs),
     /// Drop snapshots by name or by retention rules; they can be brought back for a while
+    #[command(after_help = crate::args::space::FORGET_NOTES)]
     Forget(ForgetArgs),
     /// Bring forgotten snapshots back
     Unforget(UnforgetArgs),

@@ -6,6 +6,11 @@ use super::{HistoryFilter, Keep, Subset, TagList, Unused};
 use crate::select::SnapshotName;
 use crate::timespec::Span;
 
+/// What stands below `forget --help`.
+pub const FORGET_NOTES: &str = "\
+A rule with more hours, days, weeks, … than there are snapshots for keeps the oldest snapshot too, as in restic.
+Snapshots are judged by when they were recorded: the end of the backup, where `snapshots` shows its beginning.";
+
 /// Options of `forget`.
 #[derive(Debug, Args)]
 pub struct ForgetArgs {

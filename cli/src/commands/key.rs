@@ -122,7 +122,8 @@ fn remove(ctx: &Context, args: &KeyRemoveArgs) -> Result<()> {
     let repo = open_repository(ctx, Access::Write)?;
     let _commit = repo.locks.commit(COMMIT_WAIT)?;
     let slots = keyslots::list(repo.backend.as_ref(), &repo.config.repo_id)?;
-    let slot = keyslots::resolve(&slots, &args.slot)?;
+    let slot =
+        keyslots::resolve(&slots, &args.slot).map_err(|e| e.or_remedy("`packmule key list` shows the ids of all"))?;
     keyslots::remove(repo.backend.as_ref(), &repo.config.repo_id, &slot.id)?;
     let label = slot.slot.as_ref().map_or("", |s| s.head.label.as_str());
     say(ctx, "removed", &slot.id, label)

@@ -101,12 +101,14 @@ fn options(root: &Path, args: &MountArgs) -> Options {
 /// A mount over the repository, or inside it, would make it wait for itself.
 fn check_mount_point(root: &Path, dir: &Path) -> Result<()> {
     let failed = |doing, e: std::io::Error| {
-        let dead = e.raw_os_error() == Some(libc::ENOTCONN);
+        let number = e.raw_os_error();
         let error = Error::io(doing, dir, e);
-        if !dead {
-            return error;
+        match number {
+            Some(libc::ENOTCONN) => error
+                .remedy(format!("what served a mount there has died; `packmule umount {}` removes it", printable(dir))),
+            Some(libc::ENOENT | libc::ENOTDIR) => error.remedy("make an empty directory there, or name another"),
+            _ => error,
         }
-        error.remedy(format!("what served a mount there has died; `packmule umount {}` removes it", printable(dir)))
     };
     let at = dir.canonicalize().map_err(|e| failed("open the mount point", e))?;
     if let Ok(root) = root.canonicalize()
@@ -116,6 +118,8 @@ fn check_mount_point(root: &Path, dir: &Path) -> Result<()> {
             .at(dir)
             .remedy("mount on an empty directory elsewhere"));
     }
+    // Of a mount whose server has died the kernel may go on listing what it remembers; this it has to ask.
+    nix::sys::statfs::statfs(&at).map_err(|e| failed("look at the mount point", e.into()))?;
     let mut entries = std::fs::read_dir(&at).map_err(|e| failed("list the mount point", e))?;
     let first = entries.next().transpose().map_err(|e| failed("list the mount point", e))?;
     if first.is_some() {

@@ -131,3 +131,17 @@ fn the_stop_flag_is_passed_on() {
     stop.store(true, Ordering::Relaxed);
     assert!(progress.cancelled());
 }
+
+#[test]
+fn looking_draws_nothing_before_there_is_something_to_tell() {
+    let (mut output, _, _) = kept(false, false, 0);
+    Arc::get_mut(&mut output).unwrap().terminal = true;
+    let progress = Progress::start(output, Job::Look("packs"), Rate(0.001), Arc::default());
+    let drawn = || {
+        progress.shared.show();
+        progress.shared.bar.as_ref().unwrap().message()
+    };
+    assert_eq!(drawn(), "");
+    progress.counters().total_files.store(3, Ordering::Relaxed);
+    assert_eq!(drawn(), "[0:00] 0.0% 0 packs of 3 packs");
+}
