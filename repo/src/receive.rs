@@ -58,21 +58,21 @@ impl Sender {
 }
 
 /// One session of receiving, for any number of tenants: it ends when there is nothing to do, so that a prune gets its turn.
-pub struct Receiver<'a> {
-    repo: &'a Repository,
+pub struct Receiver {
+    repo: Arc<Repository>,
     session: Arc<Session>,
     writer: Option<PackWriter>,
     /// What was absorbed and is not yet durable, by tenant.
     fresh: BTreeMap<u32, Vec<(ChunkId, u32)>>,
 }
 
-impl<'a> Receiver<'a> {
+impl Receiver {
     /// Begins a session.
     ///
     /// # Errors
     /// `Refused` if this is no pool; what log and index give.
-    pub fn begin(repo: &'a Repository, monitor: &dyn Monitor) -> Result<Receiver<'a>> {
-        tenants::require_pool(repo)?;
+    pub fn begin(repo: Arc<Repository>, monitor: &dyn Monitor) -> Result<Receiver> {
+        tenants::require_pool(&repo)?;
         let session = Arc::new(Session::begin(Arc::clone(&repo.log), repo.locks.clone(), "receive", None)?);
         // What was condemned before this session must not satisfy its dedup.
         repo.refresh(monitor)?;
@@ -122,7 +122,7 @@ impl<'a> Receiver<'a> {
                 pack_size: self.repo.config.pack_size as usize,
                 level: LEVEL,
             };
-            PackWriter::start(params, Box::new(SessionSink::new(self.repo, Arc::clone(&self.session))))
+            PackWriter::start(params, Box::new(SessionSink::new(&self.repo, Arc::clone(&self.session))))
         });
         writer.store(route, kind, h, bytes).map(drop)
     }

@@ -4,6 +4,8 @@
 #[path = "heal/site.rs"]
 mod site;
 
+use std::sync::Arc;
+
 use repo::backend::{Backend, Object};
 use repo::check::ReadData;
 use repo::crypto::hash::ChunkKind;
@@ -20,11 +22,11 @@ use site::{Site, checked, noise, readable};
 const PACK: usize = 1 << 28;
 
 /// A pool, open for writing.
-fn pool() -> (Site, Repository) {
+fn pool() -> (Site, Arc<Repository>) {
     let site = Site::new();
     let repo = site.open();
     make_pool(&repo).unwrap();
-    (site, repo)
+    (site, Arc::new(repo))
 }
 
 /// Makes `site` the tenant `name`.
@@ -56,8 +58,8 @@ fn snapshots(repo: &Repository) -> Vec<SnapshotId> {
 }
 
 /// Delivers everything, and asserts that it is taken.
-fn deliver(pool: &Repository, from: &Sender, site: &Site, repo: &Repository) {
-    let mut receiver = Receiver::begin(pool, &Void::default()).unwrap();
+fn deliver(pool: &Arc<Repository>, from: &Sender, site: &Site, repo: &Repository) {
+    let mut receiver = Receiver::begin(Arc::clone(pool), &Void::default()).unwrap();
     for id in site.packs() {
         receiver.absorb(from, &id, &pack(site, id)).unwrap();
     }
@@ -118,7 +120,7 @@ fn what_another_tenant_delivered_is_missing_for_this_one() {
     let (ra, rb) = (a.open(), b.open());
     let (ta, tb) = (join(&pool, "acme", &ra), join(&pool, "globex", &rb));
     deliver(&pool, &ta, &a, &ra);
-    let mut receiver = Receiver::begin(&pool, &Void::default()).unwrap();
+    let mut receiver = Receiver::begin(Arc::clone(&pool), &Void::default()).unwrap();
     let id = snapshots(&rb)[0];
     // It knows every hash, and gets nothing by it.
     let lacking = missing(receiver.accept(&tb, id, &manifest(&b, id), &Void::default()).unwrap());
@@ -151,7 +153,7 @@ fn a_lying_or_damaged_pack_enters_nowhere_and_the_session_goes_on() {
     let (a, other) = (Site::filled(), Site::filled());
     let (ra, ro) = (a.open(), other.open());
     let ta = join(&pool, "acme", &ra);
-    let mut receiver = Receiver::begin(&pool, &Void::default()).unwrap();
+    let mut receiver = Receiver::begin(Arc::clone(&pool), &Void::default()).unwrap();
     for id in a.packs() {
         let good = pack(&a, id);
         let mut flipped = good.clone();
@@ -178,7 +180,7 @@ fn a_lying_or_damaged_pack_enters_nowhere_and_the_session_goes_on() {
     assert!(!lacking.is_empty(), "nothing of the refused packs is owned");
     drop(receiver);
     drop(pool);
-    let pool = disk.open();
+    let pool = Arc::new(disk.open());
     deliver(&pool, &ta, &a, &ra);
     let (outcome, told) = checked(&pool, ReadData::All);
     assert_eq!(outcome.problems, 0, "{told:?}");

@@ -3,5 +3,6 @@
 //! Everything above `ssh` runs over any byte stream ([`stream::Duplex`]), so that it is tested without a network.
 
 pub mod sealed;
+pub mod serve;
 pub mod stream;
 pub mod wire;

@@ -32,7 +32,7 @@ pub enum Answer {
     Missing(Vec<(ContentHash, ChunkKind)>),
 }
 
-impl Receiver<'_> {
+impl Receiver {
     /// Records a tenant's snapshot if all it reaches is there.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl Receiver<'_> {
             return Ok(Answer::Accepted { already: true });
         }
         if self.repo.index.ownership(from.number)?.is_none() {
-            derive_owned(self.repo, from.number, &from.keys, monitor)?;
+            derive_owned(&self.repo, from.number, &from.keys, monitor)?;
         }
         let missing = self.missing(from, &manifest, monitor)?;
         if !missing.is_empty() {
@@ -63,7 +63,7 @@ impl Receiver<'_> {
         manifest.id = id;
         // What stands in the manifest is the tenant's word: it cannot be later than now.
         manifest.recorded = manifest.recorded.min(self.repo.clock.now().0);
-        snapshots::record_from(self.repo, &self.session, &manifest, Some(origin))?;
+        snapshots::record_from(&self.repo, &self.session, &manifest, Some(origin))?;
         Ok(Answer::Accepted { already: false })
     }
 
@@ -76,7 +76,7 @@ impl Receiver<'_> {
         let store = self.repo.packs();
         let (mut marks, mut missing) = (Marks::default(), Vec::new());
         closure::walk(store.as_ref(), manifest, monitor, &mut |h, kind| {
-            let here = owned(self.repo, from, h)?;
+            let here = owned(&self.repo, from, h)?;
             if here {
                 return marks.chunk(&store, h);
             }

@@ -1,0 +1,192 @@
+//! A push, as the server sees it: packs go to the spool and are acknowledged there; what follows from them, and from the
+//! client's questions, is done behind that by a thread of its own.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver as Jobs, Sender as ToDo, bounded};
+use parking_lot::Mutex;
+use repo::error::{Error, Kind, Result};
+use repo::id::{PackId, RepoId, SnapshotId, random_bytes};
+use repo::limits::MAX_MANIFEST;
+use repo::receive::Sender as Tenant;
+
+use super::Pool;
+use super::spool::{Arriving, LARGEST, STEP, Spool};
+use super::work::{Job, Work};
+use crate::wire::{Connection, Fail, Incoming, Message, Object, Receiver, Sender, Session};
+use crate::wire::limits::MAX_PARTIAL;
+
+/// Jobs waiting; a client that is ahead of the work by more is not listened to.
+const WAITING: usize = 1024;
+
+/// A push that may go on: no other of this tenant does.
+pub struct Begun<'a> {
+    pool: &'a Pool,
+    tenant: Tenant,
+    spool: Spool,
+}
+
+impl<'a> Begun<'a> {
+    /// Begins the push of `repository` for a tenant.
+    ///
+    /// # Errors
+    /// `Locked` while another runs; `Refused` if it is another repository than the tenant's, or the tenant cannot deliver.
+    pub fn new(pool: &'a Pool, tenant: u32, repository: RepoId) -> Result<Begun<'a>> {
+        pool.repo.refresh(&repo::monitor::Void::default())?;
+        let known = pool.repo.log.state().tenants.get(&tenant).and_then(|t| t.repository);
+        if known != Some(repository) {
+            return Err(Error::new(Kind::Refused, "this tenant's snapshots come from another repository")
+                .remedy("push the repository that took up the invitation"));
+        }
+        let sender = Tenant::of(&pool.repo, tenant)?;
+        let spool = Spool::open(pool.spool.join(tenant.to_string()))?;
+        if !pool.pushing.lock().insert(tenant) {
+            return Err(Error::new(Kind::Locked, "another push of this repository is running")
+                .remedy("wait until it has ended"));
+        }
+        Ok(Begun { pool, tenant: sender, spool })
+    }
+
+    fn ready(&self) -> Result<Message> {
+        let repo = &self.pool.repo;
+        let state = repo.log.state();
+        let watermark = state.tenants.get(&self.tenant.number).and_then(|t| t.watermark);
+        let mut partial = self.spool.packs()?;
+        partial.truncate(MAX_PARTIAL);
+        Ok(Message::Ready {
+            session: Session(random_bytes()),
+            tenant: self.tenant.name.clone(),
+            sealed: false,
+            watermark,
+            partial: partial.into_iter().map(|(id, len)| (Object::Pack(id), len)).collect(),
+            quota_left: None,
+            chunker: repo.config.chunker,
+            time: repo.clock.now(),
+        })
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.pool.pushing.lock().remove(&self.tenant.number);
+        // What the session holds is settled or spooled; if it cannot be ended it is found dead by the next opening.
+        let _ = self.pool.rest();
+    }
+}
+
+/// Serves the push until the client ends it.
+///
+/// # Errors
+/// What ended it before its time; the client was told unless the link failed.
+pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection) -> Result<()> {
+    connection.send(&begun.ready()?)?;
+    connection.flush()?;
+    let (sender, mut receiver) = connection.split();
+    let out = Arc::new(Mutex::new(sender));
+    let (todo, jobs) = bounded(WAITING);
+    let done = std::thread::scope(|scope| {
+        let work = Work::new(pool, &begun.tenant, &begun.spool, Arc::clone(&out));
+        let worker = scope.spawn(move || work_off(work, &jobs));
+        let listened = listen(&begun.spool, &mut receiver, &out, &todo);
+        drop(todo);
+        let worked = worker.join().unwrap_or_else(|_| Err(Error::bug("the work of a push panicked")));
+        // What the work met is why nobody listened any more.
+        worked.and(listened)
+    });
+    if let Err(e) = &done {
+        let mut out = out.lock();
+        let _ = out.send(&Message::Fail(Fail::of(e))).and_then(|()| out.flush());
+    }
+    done
+}
+
+fn work_off(mut work: Work<'_>, jobs: &Jobs<Job>) -> Result<()> {
+    jobs.iter().try_for_each(|job| work.work(job))
+}
+
+fn listen(spool: &Spool, from: &mut Receiver, out: &Mutex<Sender>, todo: &ToDo<Job>) -> Result<()> {
+    let queue = |job| todo.send(job).map_err(|_| Error::new(Kind::Interrupted, "the push has failed"));
+    while let Some(message) = from.receive()? {
+        match message {
+            Message::Put { object: Object::Pack(id), size, from: start } => {
+                if take(spool, from, out, &id, size, start)? {
+                    queue(Job::Absorb(id))?;
+                }
+            }
+            Message::Have { pieces } => queue(Job::Have(pieces))?,
+            Message::Manifest { snapshot, size } => {
+                if let Some(sealed) = manifest(from, snapshot, size)? {
+                    queue(Job::Manifest(snapshot, sealed))?;
+                }
+            }
+            Message::Again { snapshot } => queue(Job::Again(snapshot))?,
+            Message::Done { position } => queue(Job::Done(position))?,
+            Message::Ping(number) => tell(out, &Message::Pong(number))?,
+            Message::Pong(_) => {}
+            Message::Bye => break,
+            Message::Fail(fail) => return Err(fail.into_error()),
+            other => {
+                return Err(Error::new(Kind::Io, format!("the client sent {} where it may not be", other.name())));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tell(out: &Mutex<Sender>, message: &Message) -> Result<()> {
+    let mut out = out.lock();
+    out.send(message)?;
+    out.flush()
+}
+
+/// Takes a pack's bytes into the spool and says how far they are durable; whether all of it is.
+fn take(spool: &Spool, from: &mut Receiver, out: &Mutex<Sender>, id: &PackId, size: u64, start: u64) -> Result<bool> {
+    let object = Object::Pack(*id);
+    if size > LARGEST {
+        return Err(Error::new(Kind::Io, "a pack was announced that is larger than any may be"));
+    }
+    let mut arriving = spool.arrive(id, start)?;
+    let told = |arriving: &mut Arriving| {
+        arriving.sync()?;
+        tell(out, &Message::Durable { object: object.clone(), bytes: arriving.durable })
+    };
+    while arriving.len < size {
+        match from.next()? {
+            Some(Incoming::Data(bytes)) => {
+                arriving.write(bytes)?;
+                if arriving.len - arriving.durable >= STEP && arriving.len < size {
+                    told(&mut arriving)?;
+                }
+            }
+            Some(Incoming::Message(Message::Ping(number))) => tell(out, &Message::Pong(number))?,
+            Some(Incoming::Message(Message::Pong(_))) => {}
+            Some(Incoming::Message(Message::Fail(fail))) => return Err(fail.into_error()),
+            // Cut: no more of it comes.
+            Some(Incoming::Message(_)) => break,
+            None => return Err(ended()),
+        }
+    }
+    told(&mut arriving)?;
+    Ok(arriving.len == size)
+}
+
+fn manifest(from: &mut Receiver, _: SnapshotId, size: u64) -> Result<Option<Vec<u8>>> {
+    if size > MAX_MANIFEST as u64 {
+        return Err(Error::new(Kind::Io, "a manifest was announced that is larger than any may be"));
+    }
+    let mut sealed = Vec::new();
+    while (sealed.len() as u64) < size {
+        match from.next()? {
+            Some(Incoming::Data(bytes)) => sealed.extend_from_slice(bytes),
+            Some(Incoming::Message(Message::Cut)) => return Ok(None),
+            Some(Incoming::Message(Message::Fail(fail))) => return Err(fail.into_error()),
+            Some(Incoming::Message(_)) => {}
+            None => return Err(ended()),
+        }
+    }
+    Ok(Some(sealed))
+}
+
+fn ended() -> Error {
+    Error::new(Kind::Unreachable, "the connection ended too early")
+}

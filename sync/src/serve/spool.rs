@@ -1,0 +1,172 @@
+//! Packs between their arrival and their absorption: one file each, as long as what has arrived.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use repo::error::{Error, Result};
+use repo::id::PackId;
+use repo::limits::{MAX_FOOTER, MIB, PACK_SIZE_MAX};
+
+/// Bytes after which what has arrived is made durable.
+pub const STEP: u64 = 8 * MIB as u64;
+/// The largest pack that is taken.
+pub const LARGEST: u64 = (PACK_SIZE_MAX * 2 + MAX_FOOTER) as u64;
+/// What nobody came back for is dropped after this long.
+const LIFE: Duration = Duration::from_secs(72 * 3600);
+
+/// One tenant's spool.
+pub struct Spool {
+    dir: PathBuf,
+}
+
+/// A pack that arrives.
+pub struct Arriving {
+    file: File,
+    path: PathBuf,
+    /// Bytes written.
+    pub len: u64,
+    /// Bytes that are durable.
+    pub durable: u64,
+}
+
+impl Spool {
+    /// In `dir`, which is made if it is absent. What is too old is dropped.
+    ///
+    /// # Errors
+    /// What the system gives.
+    pub fn open(dir: PathBuf) -> Result<Spool> {
+        let failed = |e| Error::io("make the spool", &dir, e);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
+        let spool = Spool { dir };
+        for (id, _) in spool.packs()? {
+            let path = spool.path(&id);
+            let age = fs::metadata(&path).and_then(|found| found.modified());
+            if age.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > LIFE)) {
+                spool.remove(&id)?;
+            }
+        }
+        Ok(spool)
+    }
+
+    /// Packs of which something has arrived, and how much; ascending.
+    ///
+    /// # Errors
+    /// What the system gives.
+    pub fn packs(&self) -> Result<Vec<(PackId, u64)>> {
+        let failed = |e| Error::io("list the spool", &self.dir, e);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some(id) = id {
+                found.push((id, entry.metadata().map_err(failed)?.len()));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Goes on with a pack at byte `from`, at most what is there of it; what lies behind is dropped.
+    ///
+    /// # Errors
+    /// `Io` if less is there; what the system gives.
+    pub fn arrive(&self, id: &PackId, from: u64) -> Result<Arriving> {
+        let path = self.path(id);
+        let failed = |e| Error::io("spool a pack in", &path, e);
+        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
+        let there = file.metadata().map_err(failed)?.len();
+        if from > there {
+            return Err(Error::new(repo::error::Kind::Io, "a pack was to go on behind what is there of it"));
+        }
+        file.set_len(from).map_err(failed)?;
+        file.flush().map_err(failed)?;
+        Ok(Arriving { file, path, len: from, durable: from })
+    }
+
+    /// A pack as far as it has arrived.
+    ///
+    /// # Errors
+    /// What the system gives.
+    pub fn read(&self, id: &PackId) -> Result<Vec<u8>> {
+        let path = self.path(id);
+        fs::read(&path).map_err(|e| Error::io("read a spooled pack", path, e))
+    }
+
+    /// Forgets a pack.
+    ///
+    /// # Errors
+    /// What the system gives, if it is not that it is gone.
+    pub fn remove(&self, id: &PackId) -> Result<()> {
+        let path = self.path(id);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove a spooled pack", path, e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self, id: &PackId) -> PathBuf {
+        self.dir.join(id.to_hex())
+    }
+}
+
+impl Arriving {
+    /// Adds bytes.
+    ///
+    /// # Errors
+    /// What the system gives.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| Error::io("spool a pack in", &self.path, e))?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Makes durable what has arrived, and the name.
+    ///
+    /// # Errors
+    /// What the system gives; nothing is acknowledged then.
+    pub fn sync(&mut self) -> Result<()> {
+        let failed = |path: &Path, e| Error::io("make a spooled pack durable in", path, e);
+        self.file.sync_data().map_err(|e| failed(&self.path, e))?;
+        let dir = self.path.parent().unwrap_or(&self.path);
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| failed(dir, e))?;
+        self.durable = self.len;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pack_arrives_in_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path().join("spool")).unwrap();
+        let id = PackId([7; 32]);
+        let mut arriving = spool.arrive(&id, 0).unwrap();
+        arriving.write(b"packmule").unwrap();
+        arriving.sync().unwrap();
+        assert_eq!(spool.packs().unwrap(), [(id, 8)]);
+        assert!(spool.arrive(&id, 9).is_err());
+        let mut again = spool.arrive(&id, 4).unwrap();
+        again.write(b"age").unwrap();
+        assert_eq!((spool.read(&id).unwrap(), again.len, again.durable), (b"package".to_vec(), 7, 4));
+        spool.remove(&id).unwrap();
+        spool.remove(&id).unwrap();
+        assert!(spool.packs().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_nobody_came_back_for_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path().to_owned()).unwrap();
+        let (old, new) = (PackId([1; 32]), PackId([2; 32]));
+        spool.arrive(&old, 0).unwrap().file.set_modified(SystemTime::now() - 2 * LIFE).unwrap();
+        spool.arrive(&new, 0).unwrap();
+        let spool = Spool::open(dir.path().to_owned()).unwrap();
+        assert_eq!(spool.packs().unwrap(), [(new, 0)]);
+    }
+}

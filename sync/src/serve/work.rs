@@ -1,0 +1,167 @@
+//! What follows from a client's packs and questions, in the order in which they came.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use repo::crypto::hash::ChunkKind;
+use repo::error::{Error, Kind, Result};
+use repo::format::record::{Position, Record};
+use repo::id::{ContentHash, PackId, SnapshotId};
+use repo::limits::MIB;
+use repo::lock::COMMIT_WAIT;
+use repo::monitor::Void;
+use repo::receive::{Answer, Sender as Tenant};
+
+use super::Pool;
+use super::spool::Spool;
+use crate::wire::{Bitmap, Message, Object, Piece, PieceName, Reason, Sender};
+
+/// Spooled packs are made durable in the pool, and removed, after this many bytes of them.
+const SETTLE: u64 = 512 * MIB as u64;
+/// Manifests kept, until what they lack has come.
+const KEPT: usize = 64;
+
+/// What is to be done.
+pub enum Job {
+    /// A pack is durable in the spool.
+    Absorb(PackId),
+    /// Which of these are missing?
+    Have(Vec<Piece>),
+    /// A manifest has come.
+    Manifest(SnapshotId, Vec<u8>),
+    /// What a manifest lacked has come.
+    Again(SnapshotId),
+    /// Everything up to here has come.
+    Done(Position),
+}
+
+/// One push's work.
+pub struct Work<'a> {
+    pub pool: &'a Pool,
+    pub tenant: &'a Tenant,
+    pub spool: &'a Spool,
+    pub out: Arc<Mutex<Sender>>,
+    /// Absorbed by a receiver, and not yet settled there.
+    absorbed: Vec<(PackId, u64)>,
+    bytes: u64,
+    kept: HashMap<SnapshotId, Vec<u8>>,
+}
+
+impl<'a> Work<'a> {
+    /// Nothing done yet.
+    pub fn new(pool: &'a Pool, tenant: &'a Tenant, spool: &'a Spool, out: Arc<Mutex<Sender>>) -> Work<'a> {
+        Work { pool, tenant, spool, out, absorbed: Vec::new(), bytes: 0, kept: HashMap::new() }
+    }
+
+    /// Does one job and answers it.
+    ///
+    /// # Errors
+    /// What ends the push.
+    pub fn work(&mut self, job: Job) -> Result<()> {
+        match job {
+            Job::Absorb(id) => self.absorb(id),
+            Job::Have(pieces) => self.have(&pieces),
+            Job::Manifest(snapshot, sealed) => self.manifest(snapshot, sealed),
+            Job::Again(snapshot) => match self.kept.remove(&snapshot) {
+                Some(sealed) => self.manifest(snapshot, sealed),
+                None => self.tell(&declined(snapshot, Reason::Unknown, "its manifest was not sent, or is kept no more")),
+            },
+            Job::Done(position) => self.done(position),
+        }
+    }
+
+    fn tell(&self, message: &Message) -> Result<()> {
+        let mut out = self.out.lock();
+        out.send(message)?;
+        out.flush()
+    }
+
+    fn absorb(&mut self, id: PackId) -> Result<()> {
+        let bytes = self.spool.read(&id)?;
+        let done = self.pool.receive(|receiver, generation| {
+            receiver.absorb(self.tenant, &id, &bytes).map(|()| generation)
+        });
+        match done {
+            Ok(generation) => {
+                self.absorbed.push((id, generation));
+                self.bytes += bytes.len() as u64;
+                if self.bytes > SETTLE { self.settle() } else { Ok(()) }
+            }
+            Err(e) if e.kind() == Kind::Damaged => {
+                self.spool.remove(&id)?;
+                self.tell(&Message::Refused { object: Object::Pack(id), why: e.message().to_owned() })
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Makes what was absorbed the pool's own; what a failed receiver lost is absorbed again.
+    fn settle(&mut self) -> Result<()> {
+        loop {
+            let settled = self.pool.receive(|receiver, generation| receiver.settle().map(|()| generation))?;
+            let (done, lost): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.absorbed).into_iter().partition(|(_, generation)| *generation == settled);
+            for (id, _) in &done {
+                self.spool.remove(id)?;
+            }
+            self.bytes = 0;
+            if lost.is_empty() {
+                return Ok(());
+            }
+            for (id, _) in lost {
+                self.absorb(id)?;
+            }
+        }
+    }
+
+    fn have(&mut self, pieces: &[Piece]) -> Result<()> {
+        let hashes: Vec<ContentHash> = pieces.iter().map(|piece| piece.h).collect();
+        let mut missing = Bitmap::new(pieces.len());
+        for (i, lacks) in self.tenant.lacks(&self.pool.repo, &hashes)?.into_iter().enumerate() {
+            if lacks {
+                missing.set(i);
+            }
+        }
+        self.tell(&Message::Answer { missing })
+    }
+
+    fn manifest(&mut self, snapshot: SnapshotId, sealed: Vec<u8>) -> Result<()> {
+        self.settle()?;
+        let answer = self.pool.receive(|receiver, _| {
+            receiver.accept(self.tenant, snapshot, &sealed, &Void::default())
+        });
+        match answer {
+            Ok(Answer::Accepted { already }) => self.tell(&Message::Accepted { snapshot, already }),
+            Ok(Answer::Missing(missing)) => {
+                if self.kept.len() >= KEPT {
+                    return Err(Error::new(Kind::Io, "too many snapshots were begun and not ended"));
+                }
+                self.kept.insert(snapshot, sealed);
+                let name = |(h, kind): &(ContentHash, ChunkKind)| PieceName { kind: *kind, h: *h };
+                let pieces = missing.iter().map(name).collect();
+                self.tell(&Message::Missing { snapshot, pieces, more: false })
+            }
+            Err(e) if e.kind() == Kind::Damaged => self.tell(&declined(snapshot, Reason::Invalid, e.message())),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn done(&mut self, position: Position) -> Result<()> {
+        self.settle()?;
+        let repo = &self.pool.repo;
+        let commit = repo.locks.commit(COMMIT_WAIT)?;
+        repo.log.refresh()?;
+        let number = self.tenant.number;
+        let known = repo.log.state().tenants.get(&number).and_then(|tenant| tenant.watermark);
+        if known != Some(position) {
+            repo.log.append(&commit, Record::Watermark { tenant: number, position })?;
+        }
+        drop(commit);
+        self.tell(&Message::Finished { watermark: position })
+    }
+}
+
+fn declined(snapshot: SnapshotId, reason: Reason, why: &str) -> Message {
+    Message::Declined { snapshot, reason, why: why.to_owned() }
+}
