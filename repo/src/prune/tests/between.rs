@@ -419,3 +419,27 @@ fn a_pack_that_only_another_machine_s_index_knows_waits_for_that_machine_s_backu
     check_readable(&other, &[made]);
     assert_eq!(*waiting.lock(), 1);
 }
+
+#[test]
+fn a_session_that_was_given_up_leaves_no_roll_up_of_what_it_cannot_record() {
+    let bench = Bench::new();
+    let hooked = Hooked::on(&bench);
+    let (repo, other) = (bench.open_on(hooked.clone(), "index").unwrap(), bench.open());
+    bench.write("a", &noise(1, 5000));
+    hooked.arm(When::WritePack, move || {
+        other.log.refresh().unwrap();
+        let session = *other.log.state().sessions.keys().next().unwrap();
+        let end = Record::SessionEnd { session, outcome: Ended::Failed };
+        other.log.append(&other.locks.commit(COMMIT_WAIT).unwrap(), end).unwrap();
+    });
+    assert_eq!(bench.try_backup(&repo).unwrap_err().kind(), Kind::Refused);
+    assert_eq!((bench.count(Area::Packs), bench.count(Area::Footers)), (2, 0));
+    // Nobody relies on these packs then, and the next prune removes them.
+    assert!(bench.elsewhere("new").index.lookup_usable(&[chunk(&repo)]).unwrap()[0].is_none());
+    assert_eq!(prune(&repo, &now(), &quiet()).unwrap().packs_deleted, 2);
+}
+
+/// The chunk that a file of the first noise is.
+fn chunk(repo: &Repository) -> crate::id::ChunkId {
+    repo.keys.chunk_id(&content_hash(ChunkKind::Data, &noise(1, 5000)))
+}

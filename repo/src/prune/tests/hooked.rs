@@ -20,6 +20,7 @@ pub(super) enum When {
     ReadRollup,
     ReadManifest,
     WriteManifest,
+    WritePack,
 }
 
 impl Hooked {
@@ -53,8 +54,10 @@ impl Hooked {
 
 impl Backend for Hooked {
     fn put(&self, object: &Object, bytes: &[u8]) -> Result<Put> {
-        if let Object::Snapshot(_) = object {
-            self.came(When::WriteManifest);
+        match object {
+            Object::Snapshot(_) => self.came(When::WriteManifest),
+            Object::Pack(_) => self.came(When::WritePack),
+            _ => {}
         }
         self.disk.put(object, bytes)
     }
