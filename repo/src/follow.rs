@@ -126,9 +126,12 @@ impl Reassign for Elsewhere<'_> {
 
 /// The packs a record introduces: from its roll-up, or from the packs themselves where that is gone because a prune
 /// removed some of them, or is damaged. Packs that are gone as well are left out: a later record says so.
+///
+/// A bad place on the disk is damage like any other: what an index that is built anew puts up with must not keep one from
+/// following.
 fn introduced(backend: &dyn Backend, keys: &Keys, rollup: u64, refs: &[PackRef]) -> Result<Vec<RollupEntry>> {
     match read_rollup(backend, keys, rollup) {
-        Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => {}
+        Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) || e.errno() == Some(libc::EIO) => {}
         other => return other,
     }
     let mut entries = Vec::new();
@@ -136,6 +139,7 @@ fn introduced(backend: &dyn Backend, keys: &Keys, rollup: u64, refs: &[PackRef])
         match sealed_footer(backend, &pack.id) {
             Ok((sealed_footer, size)) => entries.push(RollupEntry { id: pack.id, size, sealed_footer }),
             Err(e) if e.kind() == Kind::NotFound => {}
+            Err(e) if e.errno() == Some(libc::EIO) => return Err(e.with_kind(Kind::Damaged)),
             Err(e) => return Err(e),
         }
     }
@@ -174,6 +178,17 @@ fn replay(backend: &dyn Backend, keys: &Keys, log: &Log, index: &Index) -> Resul
     Ok((if replayed == Replay::Done { Followed::Yes } else { Followed::No }, added))
 }
 
+fn damaged(index: &Index) -> Result<Vec<PackId>> {
+    let mut bad = Vec::new();
+    index.packs(&mut |info| {
+        if info.damaged {
+            bad.push(info.id);
+        }
+        Ok(())
+    })?;
+    Ok(bad)
+}
+
 fn apply(
     backend: &dyn Backend,
     keys: &Keys,
@@ -195,7 +210,15 @@ fn apply(
             index.add_packs(&packs, at)?
         }
         Record::Condemned { packs, .. } => index.set_flags(packs, flags(Some(true), None), at)?,
-        Record::Uncondemned { packs } => index.set_flags(packs, flags(Some(false), None), at)?,
+        Record::Uncondemned { packs } => {
+            // What was found damaged elsewhere while these were condemned is read, and counts, here.
+            let bad = damaged(index)?;
+            if !bad.is_empty() {
+                let sound = |info: &PackInfo| !info.damaged && (!info.condemned || packs.contains(&info.id));
+                index.move_chunks(&bad, at, &Elsewhere::new(keys, index, &bad, sound)?)?;
+            }
+            index.set_flags(packs, flags(Some(false), None), at)?
+        }
         Record::Damage { packs, .. } => {
             // What is stored twice is read, and counts, where it is sound; else a spare copy would look unneeded.
             let spare = Elsewhere::new(keys, index, packs, |info| info.usable())?;

@@ -316,7 +316,15 @@ impl Log {
         }
         let at = inner.state.position;
         let newest = self.backend.read_all(&Object::Log(at.seq), MAX_LOG_RECORD)?;
-        if load::hash(&newest) == at.hash { Ok(()) } else { Err(self.changed(at.seq)) }
+        if load::hash(&newest) != at.hash {
+            return Err(self.changed(at.seq));
+        }
+        // A restart that was killed leaves what lies before its checkpoint, where no reader looks any more.
+        let restarted = Object::Log(load::checkpoint_at_or_before(at.seq) + CHECKPOINT_EVERY);
+        match self.backend.size(&restarted)? {
+            Some(_) => Err(self.changed(at.seq)),
+            None => Ok(()),
+        }
     }
 
     fn changed(&self, seq: u64) -> Error {

@@ -8,6 +8,7 @@ mod index_place;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -121,12 +122,28 @@ impl<'a> Init<'a> {
 /// `Exists` when there is a repository already, `Refused` when there is something else; what the system gives. Nothing
 /// that was made stays then.
 pub fn init(root: &Path, wanted: &Init<'_>) -> Result<(RepoId, Option<RecoveryCode>)> {
-    let unmade = Unmade::look(root);
-    let made = Local::create(root).and_then(|backend| init_in(Arc::new(backend), wanted));
-    made.map_err(|e| {
-        unmade.restore();
-        if e.kind() == Kind::NoSpace { e.remedy("make room there, or name another directory") } else { e }
-    })
+    init_over(&Unmade::look(root), root, wanted)
+}
+
+/// As [`init`], of a place that was as `unmade` tells.
+fn init_over(unmade: &Unmade, root: &Path, wanted: &Init<'_>) -> Result<(RepoId, Option<RecoveryCode>)> {
+    let undone = |e: Error| match e.kind() {
+        // Another is making one in the same place, or has just done so: all that is there is that one's.
+        Kind::Locked | Kind::Exists | Kind::Refused => e,
+        kind => {
+            unmade.restore();
+            if kind == Kind::NoSpace { e.remedy("make room there, or name another directory") } else { e }
+        }
+    };
+    let backend = Local::create(root).map_err(undone)?;
+    let busy = |e: Error| if e.kind() == Kind::Locked { another(root) } else { e };
+    let _only_one = Locks::file(&backend.lock_path()).commit(Duration::ZERO).map_err(busy).map_err(undone)?;
+    init_in(Arc::new(backend), wanted).map_err(undone)
+}
+
+fn another(root: &Path) -> Error {
+    let busy = Error::new(Kind::Locked, "another process is just making a repository in").at(root);
+    busy.remedy("wait until it has ended, or name another directory")
 }
 
 /// As [`init`], in any empty backend.
@@ -400,3 +417,6 @@ fn name_of_copy(repo: RepoId, root: &Path) -> String {
     let place = blake3::hash(real.as_os_str().as_encoded_bytes());
     format!("{}-{}", repo.to_hex(), hex(&place.as_bytes()[..8]))
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! strength of the index alone: each pack's footer is read anew, and every chunk in it that is needed, or lies elsewhere
 //! by the index, must stand in the footer, also read anew, of a pack that stays.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::backend::{Area, Object as Stored};
 use crate::error::{Error, Kind, Result};
 use crate::format::footer::{ChunkInfo, Footer};
 use crate::format::record::Record;
-use crate::id::{ChunkId, PackId, SnapshotId};
+use crate::id::{ChunkId, ContentHash, PackId, SnapshotId};
 use crate::index::{Index, Location, PackInfo, Place, Reassign};
 use crate::limits::FOOTER_CACHE;
 use crate::lock::{COMMIT_WAIT, PruneGuard};
@@ -89,7 +89,7 @@ pub fn carry_out(
         repo.backend.delete(&Stored::Snapshot(*id))?;
     }
     repo.backend.sync_deletes(Area::Snapshots)?;
-    let prover = Prover::new(repo, &sweep.packs, marks);
+    let prover = Prover::new(repo, &sweep.packs, marks)?;
     let (mut gone, mut kept) = (Vec::new(), Vec::new());
     for id in &sweep.packs {
         let object = Stored::Pack(*id);
@@ -184,14 +184,27 @@ pub struct Prover<'a> {
     repo: &'a Repository,
     going: &'a BTreeSet<PackId>,
     marks: Option<&'a dyn Needed>,
+    /// Without marks: what lies in packs that are known as damaged and stay. They may have been found so after the intent
+    /// was written, and another index have the needed copy there.
+    endangered: HashSet<ContentHash>,
     /// Footers read from packs that stay, during this sweep.
     read: Cache<PackId, Footer>,
 }
 
 impl<'a> Prover<'a> {
     /// For packs among `going`: none of them counts as the place where a chunk is safe.
-    pub fn new(repo: &'a Repository, going: &'a BTreeSet<PackId>, marks: Option<&'a dyn Needed>) -> Prover<'a> {
-        Prover { repo, going, marks, read: Cache::new(FOOTER_CACHE) }
+    ///
+    /// # Errors
+    /// What the index gives.
+    pub fn new(repo: &'a Repository, going: &'a BTreeSet<PackId>, marks: Option<&'a dyn Needed>) -> Result<Prover<'a>> {
+        let mut endangered = HashSet::new();
+        if marks.is_none() {
+            for id in repo.log.state().damaged.keys().filter(|id| !going.contains(id)) {
+                let footer = footer_in_index(&repo.index, repo, id)?;
+                endangered.extend(footer.iter().flat_map(|footer| &footer.chunks).map(|chunk| chunk.h));
+            }
+        }
+        Ok(Prover { repo, going, marks, endangered, read: Cache::new(FOOTER_CACHE) })
     }
 
     /// Reads the pack's footer and proves that it can go.
@@ -235,6 +248,9 @@ impl<'a> Prover<'a> {
         if info.id == *id {
             return match self.marks {
                 Some(marks) if marks.needed(&info, &at)? => Err(self.refused("it holds data that is needed", id)),
+                None if self.endangered.contains(&chunk.h) => {
+                    Err(self.refused("it holds a copy of data that is damaged elsewhere:", id))
+                }
                 _ => Ok(()),
             };
         }

@@ -9,6 +9,7 @@ use crate::format::manifest::{self, Manifest};
 use crate::format::record::{self, SnapshotState};
 use crate::id::SnapshotId;
 use crate::limits::{MAX_ENTRY, MAX_MANIFEST, MIB};
+use crate::monitor::{Event, Monitor};
 use crate::open::Repository;
 use crate::session::Session;
 use crate::snapshots;
@@ -37,7 +38,7 @@ impl Job {
     ///
     /// # Errors
     /// `Refused` when the source's paths changed without leave; what reading the parent gives.
-    pub fn new(repo: &Repository, options: &Options) -> Result<Job> {
+    pub fn new(repo: &Repository, options: &Options, monitor: &dyn Monitor) -> Result<Job> {
         let begun = repo.clock.now();
         let plan = match &options.stdin {
             Some(stdin) => {
@@ -54,7 +55,7 @@ impl Job {
         };
         valid_words(&[&options.host, &source])?;
         recordable(&stored, options)?;
-        let parent = find_parent(repo, options, &source, &plan)?;
+        let parent = find_parent(repo, options, &source, &plan, monitor)?;
         Ok(Job { plan, stored, source, parent, begun })
     }
 
@@ -129,7 +130,13 @@ fn recordable(stored: &[Vec<u8>], options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn find_parent(repo: &Repository, options: &Options, source: &str, plan: &Plan) -> Result<Option<Manifest>> {
+fn find_parent(
+    repo: &Repository,
+    options: &Options,
+    source: &str,
+    plan: &Plan,
+    monitor: &dyn Monitor,
+) -> Result<Option<Manifest>> {
     let state = repo.log.state();
     let times = Times::of(&state, repo.clock.now());
     let own = |s: &SnapshotState| s.forgotten.is_none() && s.host == options.host && s.source == source;
@@ -138,7 +145,11 @@ fn find_parent(repo: &Repository, options: &Options, source: &str, plan: &Plan) 
         Some((id, _)) => match snapshots::manifest(repo, id) {
             Ok(manifest) => Some(manifest),
             // A snapshot that cannot be read is no reason not to make a new one.
-            Err(e) if e.kind() == Kind::Damaged || e.kind() == Kind::NotFound => None,
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) || e.errno() == Some(libc::EIO) => {
+                let text = format!("the previous snapshot cannot be read ({e}): everything is read again");
+                monitor.event(Event::Warning(&text));
+                None
+            }
             Err(e) => return Err(e),
         },
         None => None,

@@ -172,7 +172,7 @@ pub struct Outcome {
 /// `Interrupted` when the user stops it: what was stored stays and is not stored again. `Refused` for a source
 /// inside the repository or one whose paths changed. Unreadable files are no error: `stats.errors` counts them.
 pub fn backup(repo: &Repository, options: Options, monitor: &dyn Monitor) -> Result<Outcome> {
-    let mut job = commit::Job::new(repo, &options)?;
+    let mut job = commit::Job::new(repo, &options, monitor)?;
     if let Some(parent) = &job.parent {
         Counters::add(&monitor.counters().total_files, parent.stats.files);
         Counters::add(&monitor.counters().total_bytes, parent.stats.bytes);

@@ -78,6 +78,8 @@ impl PackSink for SessionSink {
         if self.refs.is_empty() {
             return Ok(Vec::new());
         }
+        // A roll-up that no record will name is none to leave behind: an index that is built anew takes its word.
+        drop(self.session.begin_commit()?);
         // The session's number makes roll-ups of different sessions distinct, the count those of one.
         let plain = encode_rollup(&self.rollup);
         let number = loop {

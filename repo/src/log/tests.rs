@@ -91,6 +91,25 @@ fn checkpoints_compact_and_a_sleeper_catches_up() {
 }
 
 #[test]
+fn nothing_is_appended_to_what_a_restart_left_behind() {
+    let bench = Bench::new();
+    let (log, sleeper) = (bench.load().unwrap(), bench.load().unwrap());
+    bench.fill(&log, 5);
+    sleeper.refresh().unwrap();
+    let before = bench.disk.snapshot();
+    log.restart(&bench.locks.commit(COMMIT_WAIT).unwrap(), State::clone(&log.state())).unwrap();
+    // Killed before it had deleted the records in front of the new beginning.
+    for seq in load::numbers(&before).unwrap() {
+        let object = Object::Log(seq);
+        bench.disk.put(&object, &before.read_all(&object, MAX_LOG_RECORD).unwrap()).unwrap();
+    }
+    assert_eq!(bench.append(&sleeper, damage(9)).unwrap_err().kind(), Kind::RolledBack);
+    let fresh = bench.load().unwrap();
+    bench.append(&fresh, damage(9)).unwrap();
+    assert!(bench.load().unwrap().state().damaged.contains_key(&pack(9)));
+}
+
+#[test]
 fn a_view_replays_what_it_lacks() {
     let bench = Bench::new();
     let log = bench.load().unwrap();

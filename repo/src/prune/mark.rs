@@ -45,15 +45,38 @@ impl Bits {
     }
 }
 
+/// What decides which of several copies of a chunk an index goes by.
+struct Basis {
+    generation: u64,
+    damaged: BTreeSet<PackId>,
+    condemned: BTreeSet<PackId>,
+}
+
+impl Basis {
+    fn of(repo: &Repository) -> Basis {
+        let state = repo.log.state();
+        Basis {
+            generation: repo.index.generation(),
+            damaged: state.damaged.keys().copied().collect(),
+            condemned: state.condemned.keys().copied().collect(),
+        }
+    }
+
+    /// Whether chunks may have another place now.
+    fn moved_since(&self, before: &Basis) -> bool {
+        let found_damaged = self.damaged != before.damaged;
+        let taken_back = !self.damaged.is_empty() && !before.condemned.is_subset(&self.condemned);
+        self.generation != before.generation || found_damaged || taken_back
+    }
+}
+
 /// Marks, and what they were made from.
 pub struct Marker<'a> {
     repo: &'a Repository,
     store: Arc<PackStore>,
     packs: HashMap<PackId, Bits>,
-    /// The generation of the index by whose places the marks are.
-    generation: u64,
-    /// The packs that were known as damaged then.
-    damaged: BTreeSet<PackId>,
+    /// The index by whose places the marks are.
+    basis: Basis,
     walked: BTreeSet<SnapshotId>,
     /// What chunks take that were marked since this was last set to 0.
     pub stored: u64,
@@ -63,20 +86,23 @@ pub struct Marker<'a> {
 impl<'a> Marker<'a> {
     /// Without a mark yet.
     pub fn new(repo: &'a Repository, monitor: &'a dyn Monitor) -> Marker<'a> {
-        let (packs, walked, generation) = (HashMap::new(), BTreeSet::new(), repo.index.generation());
-        let (store, damaged) = (repo.packs(), damaged(repo));
-        Marker { repo, store, packs, generation, damaged, walked, stored: 0, monitor }
+        let (packs, walked) = (HashMap::new(), BTreeSet::new());
+        let (store, basis) = (repo.packs(), Basis::of(repo));
+        Marker { repo, store, packs, basis, walked, stored: 0, monitor }
     }
 
-    /// After the index was rebuilt, or packs were found damaged: moves the marks to where the index has the chunks now.
-    /// Of one that is stored twice it may have chosen the other copy, and a pack whose copy is not marked would be taken
-    /// for unneeded. What is looked at is the log as it was refreshed last.
+    /// After the index was rebuilt, or packs were found damaged or made up for such: moves the marks to where the index has
+    /// the chunks now. Of one that is stored twice it may have chosen the other copy, and a pack whose copy is not marked
+    /// would be taken for unneeded. What is looked at is the log as it was refreshed last, which the index has followed.
     ///
     /// # Errors
     /// What the index gives; `Damaged` when it lacks a marked chunk.
     pub fn follow_index(&mut self) -> Result<()> {
-        while self.generation != self.repo.index.generation() || self.damaged != damaged(self.repo) {
-            (self.generation, self.damaged) = (self.repo.index.generation(), damaged(self.repo));
+        loop {
+            let before = std::mem::replace(&mut self.basis, Basis::of(self.repo));
+            if !self.basis.moved_since(&before) {
+                return Ok(());
+            }
             let stored = self.stored;
             for (id, bits) in std::mem::take(&mut self.packs) {
                 let lacking = || Error::damaged("the rebuilt index lacks a pack").at(self.pack_path(&id));
@@ -90,7 +116,6 @@ impl<'a> Marker<'a> {
             }
             self.stored = stored;
         }
-        Ok(())
     }
 
     fn pack_path(&self, id: &PackId) -> std::path::PathBuf {
@@ -182,7 +207,7 @@ impl<'a> Marker<'a> {
 
 impl Needed for Marker<'_> {
     fn generation(&self) -> u64 {
-        self.generation
+        self.basis.generation
     }
 
     fn needed(&self, info: &PackInfo, at: &Location) -> Result<bool> {
@@ -190,10 +215,6 @@ impl Needed for Marker<'_> {
         let pack = self.store.pack(info)?;
         Ok(bits.has(ordinal(&pack, at)?))
     }
-}
-
-fn damaged(repo: &Repository) -> BTreeSet<PackId> {
-    repo.log.state().damaged.keys().copied().collect()
 }
 
 /// A chunk's place among all of its pack.

@@ -208,12 +208,11 @@ fn work(
     outcome.bytes_before = plan.total + strays.iter().map(|(_, size)| size).sum::<u64>();
     outcome.bytes_unused = plan.left;
     let tolerance = plan.tolerance;
-    let mut run =
-        Run { repo, options, guard, session, marks, tolerance, monitor, outcome, unrecorded, strays, batches: 0 };
+    let mut run = Run { repo, options, guard, session, marks, tolerance, monitor, outcome, unrecorded, batches: 0 };
     // Not those that only a rebuild of this index calls condemned.
     let again: Vec<_> = plan.needed_again.into_iter().filter(|id| state.condemned.contains_key(id)).collect();
     run.uncondemn(&again)?;
-    run.condemn(plan.unused.iter().map(|(id, _)| *id).collect())?;
+    run.condemn(plan.unused.iter().chain(&strays).map(|(id, _)| *id).collect())?;
     monitor.event(Event::Phase("sweep"));
     run.sweep()?;
     run.rewrite(plan.rewrite)?;

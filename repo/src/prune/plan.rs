@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::crypto::keys::FrameKind;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::format::footer::Footer;
 use crate::id::{PackId, SessionId};
 use crate::index::{PackInfo, PackNo};
@@ -166,13 +166,17 @@ fn choose(plan: &mut Plan, mut partly: Vec<Partly>, used: u64, max: MaxUnused) {
     }
 }
 
-/// Whether one of these sessions wrote the pack. An unreadable footer is no reason to keep a pack: the proof before
-/// unlinking is.
+/// Whether one of these sessions wrote the pack. An unreadable footer is no reason to keep a pack, nor to stop for: the
+/// proof before unlinking is.
 fn written_by(repo: &Repository, info: &PackInfo, sessions: &BTreeSet<SessionId>) -> Result<bool> {
     if sessions.is_empty() {
         return Ok(false);
     }
-    Ok(sessions.contains(&repo.packs().pack(info)?.footer.session))
+    match repo.packs().pack(info) {
+        Ok(pack) => Ok(sessions.contains(&pack.footer.session)),
+        Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) || e.errno() == Some(libc::EIO) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// What is not needed of a pack; none if all of it is.

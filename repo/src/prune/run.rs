@@ -1,5 +1,6 @@
 //! The changing half of a prune: condemning, sweeping, rewriting.
 
+use crate::backend::Object as Stored;
 use crate::clock::SKEW;
 use crate::error::{Error, Kind, Result};
 use crate::format::record::{Outcome as Ended, Record, SessionState};
@@ -31,8 +32,6 @@ pub(super) struct Run<'a> {
     pub(super) outcome: &'a mut Outcome,
     /// Whether new packs are durable that the log does not have.
     pub(super) unrecorded: &'a mut bool,
-    /// Packs that the log never had, with their sizes; swept with the first sweep.
-    pub(super) strays: Vec<(PackId, u64)>,
     /// Roll-ups written by the session.
     pub(super) batches: u64,
 }
@@ -85,8 +84,7 @@ impl Run<'_> {
             .filter(|(id, s)| root(&state, id, s, self.options, now).is_none())
             .map(|(id, _)| *id)
             .collect();
-        let mut packs: Vec<PackId> = ready.into_iter().map(|(id, _)| *id).collect();
-        packs.extend(std::mem::take(&mut self.strays).into_iter().map(|(id, _)| id));
+        let packs: Vec<PackId> = ready.into_iter().map(|(id, _)| *id).collect();
         if !packs.is_empty() || !snapshots.is_empty() {
             let session = self.session.id();
             self.repo.log.append(&commit, Record::SweepIntent { session, packs, snapshots })?;
@@ -103,6 +101,7 @@ impl Run<'_> {
     /// Removes what is intended; by marks that go by the index as it is then.
     fn carry_out(&mut self) -> Result<Removed> {
         loop {
+            self.repo.refresh(self.monitor)?;
             self.marks.follow_index()?;
             match carry_out(self.repo, self.guard, Some(&self.marks), self.monitor) {
                 Err(e) if e.kind() == Kind::Locked && self.marks.generation() != self.repo.index.generation() => {}
@@ -134,7 +133,11 @@ impl Run<'_> {
         (self.outcome.packs_waiting, self.outcome.bytes_waiting) = (0, 0);
         for id in packs {
             self.outcome.packs_waiting += 1;
-            self.outcome.bytes_waiting += self.repo.index.pack_by_id(id)?.map_or(0, |info| info.size);
+            self.outcome.bytes_waiting += match self.repo.index.pack_by_id(id)? {
+                Some(info) => info.size,
+                // The log never had it.
+                None => self.repo.backend.size(&Stored::Pack(*id))?.unwrap_or(0),
+            };
         }
         self.outcome.waiting = living.filter(|_| self.outcome.packs_waiting > 0);
         Ok(())

@@ -1,7 +1,9 @@
 //! Packs that are stored and that the log does not have: what a session left that failed before it could record them.
 //!
-//! No snapshot can rest on one, for what a snapshot reaches is recorded before it. They are not condemned, as no index
-//! that follows the log has them; nobody adopts one during a prune, which the prune lock sees to.
+//! No snapshot rests on one by this index, for what a snapshot reaches is recorded before it. But an index that was built
+//! anew takes the word of a roll-up that was written and never recorded, and who works by that one may rely on it: so they are
+//! condemned like any other pack, and older sessions waited for. Nobody adopts one during a prune, which the prune lock
+//! sees to.
 
 use crate::error::{Kind, Result};
 use crate::id::PackId;

@@ -13,8 +13,8 @@ use repo::receive::Sender as Tenant;
 use super::Pool;
 use super::spool::{Arriving, LARGEST, STEP, Spool};
 use super::work::{Job, Work};
-use crate::wire::{Connection, Fail, Incoming, Message, Object, Receiver, Sender, Session};
 use crate::wire::limits::MAX_PARTIAL;
+use crate::wire::{Connection, Fail, Incoming, Message, Object, Receiver, Sender, Session};
 
 /// Jobs waiting; a client that is ahead of the work by more is not listened to.
 const WAITING: usize = 1024;

@@ -65,7 +65,9 @@ impl<'a> Work<'a> {
             Job::Manifest(snapshot, sealed) => self.manifest(snapshot, sealed),
             Job::Again(snapshot) => match self.kept.remove(&snapshot) {
                 Some(sealed) => self.manifest(snapshot, sealed),
-                None => self.tell(&declined(snapshot, Reason::Unknown, "its manifest was not sent, or is kept no more")),
+                None => {
+                    self.tell(&declined(snapshot, Reason::Unknown, "its manifest was not sent, or is kept no more"))
+                }
             },
             Job::Done(position) => self.done(position),
         }
@@ -79,9 +81,8 @@ impl<'a> Work<'a> {
 
     fn absorb(&mut self, id: PackId) -> Result<()> {
         let bytes = self.spool.read(&id)?;
-        let done = self.pool.receive(|receiver, generation| {
-            receiver.absorb(self.tenant, &id, &bytes).map(|()| generation)
-        });
+        let done =
+            self.pool.receive(|receiver, generation| receiver.absorb(self.tenant, &id, &bytes).map(|()| generation));
         match done {
             Ok(generation) => {
                 self.absorbed.push((id, generation));
@@ -128,9 +129,7 @@ impl<'a> Work<'a> {
 
     fn manifest(&mut self, snapshot: SnapshotId, sealed: Vec<u8>) -> Result<()> {
         self.settle()?;
-        let answer = self.pool.receive(|receiver, _| {
-            receiver.accept(self.tenant, snapshot, &sealed, &Void::default())
-        });
+        let answer = self.pool.receive(|receiver, _| receiver.accept(self.tenant, snapshot, &sealed, &Void::default()));
         match answer {
             Ok(Answer::Accepted { already }) => self.tell(&Message::Accepted { snapshot, already }),
             Ok(Answer::Missing(missing)) => {

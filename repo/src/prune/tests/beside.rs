@@ -120,7 +120,7 @@ fn what_is_committed_or_taken_back_during_a_prune_stays() {
             }
         };
         prune(&repo, &now(), &meanwhile(phase, act)).unwrap();
-        let repo = bench.open_on(Arc::new(bench.disk.clone()), "fresh").unwrap();
+        let repo = bench.elsewhere("fresh");
         check_readable(&repo, &[made[2].clone(), (young.unwrap(), bench.files())]);
         if phase != "rewrite" {
             check_readable(&repo, &made[..1]);
@@ -137,7 +137,7 @@ fn backups_run_beside_prunes_all_the_time() {
     let repo = bench.open();
     let mut made = forget_first(&bench, &repo);
     made.remove(0);
-    let backups = bench.open_on(Arc::new(bench.disk.clone()), "index").unwrap();
+    let backups = bench.elsewhere("index");
     std::thread::scope(|threads| {
         let prunes = threads.spawn(|| {
             (0..8).for_each(|_| {
@@ -154,7 +154,7 @@ fn backups_run_beside_prunes_all_the_time() {
     });
     prune(&repo, &now(), &quiet()).unwrap();
     check_readable(&repo, &made);
-    check_readable(&bench.open_on(Arc::new(bench.disk.clone()), "fresh").unwrap(), &made);
+    check_readable(&bench.elsewhere("fresh"), &made);
     assert_eq!(bench.count(Area::Snapshots), made.len());
 }
 

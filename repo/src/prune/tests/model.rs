@@ -84,7 +84,7 @@ fn run(steps: Vec<Step>) {
     let left = prune(&repo, &now(), &quiet()).unwrap();
     assert_eq!((left.packs_deleted, left.packs_rewritten), (0, 0), "{left:?}");
     assert_fully_used(&repo, &model);
-    let fresh = bench.open_on(Arc::new(bench.disk.clone()), "last").unwrap();
+    let fresh = bench.elsewhere("last");
     check_readable(&fresh, &model.live);
 }
 
