@@ -3,44 +3,26 @@
 #[allow(dead_code)]
 #[path = "heal/site.rs"]
 mod site;
+#[path = "common/tenants.rs"]
+mod parties;
 
 use std::sync::Arc;
 
+use parties::{join, pool};
 use repo::backend::{Backend, Object};
 use repo::check::ReadData;
 use repo::crypto::hash::ChunkKind;
 use repo::error::Kind;
-use repo::format::record::{Origin, Roles};
+use repo::format::record::Origin;
 use repo::id::{ContentHash, PackId, SnapshotId};
 use repo::limits::MAX_MANIFEST;
 use repo::monitor::Void;
 use repo::open::Repository;
 use repo::receive::{Answer, Receiver, Sender, derive_owned};
-use repo::tenants::{self, Redeemed, make_pool, pooled_id};
+use repo::tenants::pooled_id;
 use site::{Site, checked, noise, readable};
 
 const PACK: usize = 1 << 28;
-
-/// A pool, open for writing.
-fn pool() -> (Site, Arc<Repository>) {
-    let site = Site::new();
-    let repo = site.open();
-    make_pool(&repo).unwrap();
-    (site, Arc::new(repo))
-}
-
-/// Makes `site` the tenant `name`.
-fn join(pool: &Repository, name: &str, site: &Repository) -> Sender {
-    let number = tenants::create(pool, name, false, &|_| ()).unwrap();
-    let roles = Roles::PUSH.and(Roles::PULL);
-    let expires = pool.clock.now().plus(std::time::Duration::from_secs(3600));
-    let token = tenants::invite(pool, number, roles, "site", "", expires).unwrap();
-    let (repository, keyring) = (site.config.repo_id, Some(&site.unlocked.keyring));
-    let with = Redeemed { public: &format!("ssh-ed25519 {name}"), repository, keyring };
-    assert_eq!(tenants::redeem(pool, &token, &with).unwrap().0, number);
-    assert_eq!(tenants::redeem(pool, &token, &with).unwrap_err().kind(), Kind::Refused, "a token serves once");
-    Sender::of(pool, number).unwrap()
-}
 
 fn pack(site: &Site, id: PackId) -> Vec<u8> {
     site.disk.read_all(&Object::Pack(id), PACK).unwrap()

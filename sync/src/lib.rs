@@ -2,6 +2,8 @@
 //!
 //! Everything above `ssh` runs over any byte stream ([`stream::Duplex`]), so that it is tested without a network.
 
+mod delta;
+pub mod push;
 pub mod sealed;
 pub mod serve;
 pub mod stream;

@@ -4,7 +4,6 @@
 //! the repository as it was at some record of its log. The newest record a copy holds is also its watermark: what was
 //! recorded up to there need not be looked at again. No session is held: what a prune removes meanwhile is looked up anew.
 
-mod delta;
 mod objects;
 mod packs;
 
@@ -17,7 +16,7 @@ use repo::log::Relation;
 use repo::monitor::{Event, Monitor};
 use repo::open::Repository;
 
-use delta::Delta;
+use crate::delta::Delta;
 use packs::Copied;
 
 /// A prune may remove packs under this many passes in a row before the push gives up.

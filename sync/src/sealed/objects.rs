@@ -10,7 +10,7 @@ use repo::limits::{MAX_LOG_RECORD, MAX_MANIFEST, MAX_SMALL_OBJECT};
 use repo::monitor::{Counters, Event};
 
 use super::Push;
-use super::delta::Delta;
+use crate::delta::Delta;
 
 impl Push<'_> {
     /// Copies one object unless it is there; its size then, and none if the repository does not have it.

@@ -11,7 +11,7 @@ use repo::limits::{MAX_FOOTER, PACK_SIZE_MAX};
 use repo::monitor::{Counters, Event};
 
 use super::Push;
-use super::delta::Delta;
+use crate::delta::Delta;
 
 /// Packs on their way at once: while one is made durable, others are read and hashed.
 const AT_ONCE: usize = 4;

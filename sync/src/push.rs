@@ -1,0 +1,228 @@
+//! A push to a pool: what this repository has and the pool does not know from it, in packs.
+//!
+//! The pool is asked about every chunk of the packs that came since its watermark, without waiting for one answer before the
+//! next question. A pack of which it has nothing goes whole and verbatim; of others the frames that hold something new, put
+//! together in packs of their own. Then manifests; what one turns out to lack is sent from wherever it now lies.
+
+mod frames;
+mod link;
+mod offer;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use repo::backend::Object as Stored;
+use repo::error::{Error, Kind, Result};
+use repo::format::record::{Position, State};
+use repo::id::{PackId, SnapshotId};
+use repo::limits::MAX_MANIFEST;
+use repo::log::Relation;
+use repo::monitor::{Counters, Event, Monitor};
+use repo::open::Repository;
+
+use crate::delta::Delta;
+use crate::stream::Duplex;
+use crate::wire::{Message, PieceName};
+use frames::Outgoing;
+use link::{Link, Ready};
+
+/// Snapshots are asked about again this often in all: trees that are missing show level by level.
+const ROUNDS: u32 = 1_000_000;
+/// Manifests on their way whose answers are awaited.
+const WINDOW: usize = 16;
+
+/// How to push.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Ask about everything, not just what was recorded since the last push.
+    pub audit: bool,
+}
+
+/// What a push did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What the pool calls this tenant.
+    pub tenant: String,
+    /// Packs sent whole.
+    pub packs: u64,
+    /// Packs put together of frames that held something new.
+    pub mixed: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// Snapshots that the pool did not have.
+    pub snapshots: u64,
+    /// Snapshots that are not there, and why.
+    pub failed: Vec<(SnapshotId, String)>,
+    /// Packs that the pool would not take.
+    pub refused: Vec<PackId>,
+    /// How far everything is there now.
+    pub watermark: Option<Position>,
+}
+
+/// Pushes everything to the pool at the other end of `duplex`.
+///
+/// # Errors
+/// `Unreachable` when the link fails: what was acknowledged is not sent again. `Interrupted`; what the pool says; what this
+/// repository gives. Snapshots that could not be delivered are no error: they are in the report.
+pub fn push(
+    repo: &Repository,
+    duplex: Duplex,
+    program: &str,
+    options: Options,
+    monitor: &dyn Monitor,
+) -> Result<Report> {
+    let state = repo.refresh(monitor)?;
+    let (link, ready) = Link::begin(duplex, repo.config.repo_id, state.position, program)?;
+    if ready.sealed {
+        return Err(Error::new(Kind::Unsupported, "this tenant is kept sealed, which this version cannot push to"));
+    }
+    if ready.clock_differs {
+        monitor.event(Event::Warning("the pool's clock and this one differ by more than an hour"));
+    }
+    let mut push = Push::new(repo, monitor, link, &ready);
+    let from = push.known(ready.watermark).filter(|_| !options.audit);
+    if from == Some(state.position) {
+        push.report.watermark = from;
+        return push.end();
+    }
+    let delta = Delta::since(repo, from)?;
+    monitor.event(Event::Phase("packs"));
+    push.offer(&delta)?;
+    monitor.event(Event::Phase("snapshots"));
+    push.manifests(&state, &delta)?;
+    if push.report.failed.is_empty() {
+        push.report.watermark = Some(push.link.done(state.position)?);
+    }
+    push.end()
+}
+
+/// One push.
+struct Push<'a> {
+    repo: &'a Repository,
+    monitor: &'a dyn Monitor,
+    link: Link,
+    /// Packs of which the pool has a beginning.
+    partial: BTreeMap<PackId, u64>,
+    outgoing: Outgoing,
+    /// How often something was missed.
+    rounds: u32,
+    report: Report,
+}
+
+impl<'a> Push<'a> {
+    fn new(repo: &'a Repository, monitor: &'a dyn Monitor, link: Link, ready: &Ready) -> Push<'a> {
+        let report = Report { tenant: ready.tenant.clone(), ..Report::default() };
+        let outgoing = Outgoing::new(repo.config.pack_size as usize);
+        Push { repo, monitor, link, partial: ready.partial.clone(), outgoing, rounds: 0, report }
+    }
+
+    /// The watermark, if it is of this log: of another history nothing is believed.
+    fn known(&self, watermark: Option<Position>) -> Option<Position> {
+        let at = watermark?;
+        match self.repo.log.extends(&at) {
+            Relation::Same | Relation::Newer => Some(at),
+            Relation::Forked | Relation::RolledBack => {
+                let text = "the pool knows a later state of this repository than this one, which was rolled back or copied: \
+                            everything is compared";
+                self.monitor.event(Event::Warning(text));
+                None
+            }
+        }
+    }
+
+    fn stop_if_cancelled(&self) -> Result<()> {
+        if self.monitor.cancelled() {
+            return Err(Error::new(Kind::Interrupted, "interrupted; what has arrived will not be sent again"));
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, bytes: u64) {
+        self.report.bytes += bytes;
+        Counters::add(&self.monitor.counters().stored, bytes);
+        Counters::add(&self.monitor.counters().bytes, bytes);
+    }
+
+    /// Sends the manifests in the order in which they were recorded, a few ahead of their answers.
+    fn manifests(&mut self, state: &State, delta: &Delta) -> Result<()> {
+        let wanted = |id: &SnapshotId| match delta {
+            Delta::All => true,
+            Delta::Since { snapshots, .. } => snapshots.contains(id),
+        };
+        let mut ids: Vec<(u64, SnapshotId)> =
+            state.snapshots.iter().filter(|(id, _)| wanted(id)).map(|(id, s)| (s.seq, *id)).collect();
+        ids.sort_unstable();
+        let mut waiting = VecDeque::new();
+        for (_, id) in ids {
+            self.stop_if_cancelled()?;
+            let sealed = match self.repo.backend.read_all(&Stored::Snapshot(id), MAX_MANIFEST) {
+                // Swept meanwhile.
+                Err(e) if e.kind() == Kind::NotFound => continue,
+                other => other?,
+            };
+            self.link.send(&Message::Manifest { snapshot: id, size: sealed.len() as u64 })?;
+            self.link.data(&sealed)?;
+            waiting.push_back(id);
+            if waiting.len() >= WINDOW {
+                self.answer(&mut waiting)?;
+            }
+        }
+        while !waiting.is_empty() {
+            self.answer(&mut waiting)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the answer about the oldest that waits; what it lacks is sent, and it is asked about again behind the others.
+    fn answer(&mut self, waiting: &mut VecDeque<SnapshotId>) -> Result<()> {
+        let Some(id) = waiting.pop_front() else { return Ok(()) };
+        // Between this snapshot's question and its answer only others' answers can come: those asked before.
+        match self.link.verdict(&id)? {
+            Message::Accepted { already, .. } => {
+                self.report.snapshots += u64::from(!already);
+                Counters::add(&self.monitor.counters().files, 1);
+            }
+            Message::Declined { why, .. } => self.report.failed.push((id, crate::wire::escape(&why))),
+            Message::Missing { pieces, .. } => match self.send_missing(&pieces) {
+                Ok(()) => {
+                    self.rounds += 1;
+                    if self.rounds > ROUNDS {
+                        return Err(Error::new(Kind::Io, "the pool keeps missing what it was sent"));
+                    }
+                    waiting.push_back(id);
+                    self.link.send(&Message::Again { snapshot: id })?;
+                }
+                Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
+                    self.report.failed.push((id, e.to_string()));
+                }
+                Err(e) => return Err(e),
+            },
+            other => return Err(link::unexpected(&other)),
+        }
+        Ok(())
+    }
+
+    /// Sends the frames that hold these chunks.
+    fn send_missing(&mut self, pieces: &[PieceName]) -> Result<()> {
+        let packs = self.repo.packs();
+        let mut frames = BTreeMap::new();
+        for piece in pieces {
+            let (at, info) = packs.locate(&piece.h)?.ok_or_else(|| {
+                Error::damaged("it needs a piece of data that no pack of this repository has")
+                    .remedy("run `packmule check` to see what is affected")
+            })?;
+            frames.insert((info.id, at.frame), info);
+        }
+        for ((_, frame), info) in frames {
+            self.stop_if_cancelled()?;
+            let pack = packs.pack(&info)?;
+            self.send_frame(&pack, frame)?;
+        }
+        self.flush_frames()
+    }
+
+    fn end(mut self) -> Result<Report> {
+        self.report.refused = self.link.refused();
+        self.link.bye()?;
+        Ok(self.report)
+    }
+}

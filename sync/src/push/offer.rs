@@ -1,0 +1,132 @@
+//! Asking about packs, and sending what is new in them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use repo::backend::Object as Stored;
+use repo::error::{Error, Kind, Result};
+use repo::index::PackInfo;
+use repo::limits::{MAX_FOOTER, PACK_SIZE_MAX};
+use repo::monitor::{Counters, Event};
+use repo::pack::store::OpenPack;
+
+use super::Push;
+use crate::delta::Delta;
+use crate::wire::limits::MAX_PIECES;
+use crate::wire::{Bitmap, Message, Object, Piece};
+
+/// Packs that were asked about and whose answers are awaited. Their footers are in memory meanwhile.
+const WINDOW: usize = 16;
+
+impl Push<'_> {
+    /// Asks about the packs of `delta` and sends what the pool lacks of them.
+    pub fn offer(&mut self, delta: &Delta) -> Result<()> {
+        let mut asked: VecDeque<Arc<OpenPack>> = VecDeque::new();
+        let repo = self.repo;
+        let mut ask = |push: &mut Push<'_>, info: &PackInfo| -> Result<()> {
+            push.stop_if_cancelled()?;
+            // What a prune wants to remove lies elsewhere too, or will be missed by name.
+            if !info.usable() {
+                return Ok(());
+            }
+            let pack = match push.repo.packs().pack(info) {
+                Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => return Ok(()),
+                other => other?,
+            };
+            Counters::add(&push.monitor.counters().total_files, 1);
+            let piece = |c: &repo::format::footer::ChunkInfo| Piece { kind: c.kind, len: c.len, h: c.h };
+            for chunks in pack.footer.chunks.chunks(MAX_PIECES) {
+                push.link.send(&Message::Have { pieces: chunks.iter().map(piece).collect() })?;
+            }
+            asked.push_back(pack);
+            if asked.len() >= WINDOW
+                && let Some(oldest) = asked.pop_front()
+            {
+                push.settle(&oldest)?;
+            }
+            Ok(())
+        };
+        match delta {
+            // Data before trees, as far as their packs' numbers tell; what is missed nevertheless is asked for.
+            Delta::All => repo.index.packs(&mut |info| ask(self, info))?,
+            Delta::Since { packs, .. } => {
+                for id in packs {
+                    if let Some(info) = repo.index.pack_by_id(id)? {
+                        ask(self, &info)?;
+                    }
+                }
+            }
+        }
+        while let Some(oldest) = asked.pop_front() {
+            self.settle(&oldest)?;
+        }
+        self.flush_frames()
+    }
+
+    /// Takes the answers about a pack and sends it, the frames in it that are new, or nothing.
+    fn settle(&mut self, pack: &OpenPack) -> Result<()> {
+        let mut answers: Vec<Bitmap> = Vec::new();
+        for chunks in pack.footer.chunks.chunks(MAX_PIECES) {
+            answers.push(self.link.missing(chunks.len())?);
+        }
+        let missing = |i: usize| answers[i / MAX_PIECES].get(i % MAX_PIECES);
+        let lacking: usize = answers.iter().map(Bitmap::ones).sum();
+        Counters::add(&self.monitor.counters().files, 1);
+        if lacking == 0 {
+            return Ok(());
+        }
+        if lacking == pack.footer.chunks.len() && self.send_whole(pack)? {
+            return Ok(());
+        }
+        for (frame, info) in pack.footer.frames.iter().enumerate() {
+            if info.chunks().any(missing) {
+                match self.send_frame(pack, frame as u32) {
+                    // The chunk may lie elsewhere too: if a snapshot needs it, it is missed by name.
+                    Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => self.report_damage(&e),
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a pack as it is; not if it is damaged or gone.
+    fn send_whole(&mut self, pack: &OpenPack) -> Result<bool> {
+        let object = Stored::Pack(pack.id);
+        let bytes = match self.repo.backend.read_all(&object, PACK_SIZE_MAX * 2 + MAX_FOOTER) {
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Io) => {
+                self.report_damage(&e);
+                return Ok(false);
+            }
+            other => other?,
+        };
+        if blake3::hash(&bytes).as_bytes() != pack.id.as_bytes() {
+            let path = self.repo.backend.path(&object);
+            self.report_damage(
+                &Error::damaged("the contents do not match the name, which is their checksum:").at(path),
+            );
+            return Ok(false);
+        }
+        self.put(pack.id, &bytes)?;
+        self.report.packs += 1;
+        Ok(true)
+    }
+
+    /// Sends a pack's bytes, as far as the pool does not have them.
+    pub fn put(&mut self, id: repo::id::PackId, bytes: &[u8]) -> Result<()> {
+        let size = bytes.len() as u64;
+        let from = self.partial.remove(&id).unwrap_or(0).min(size);
+        self.link.send(&Message::Put { object: Object::Pack(id), size, from })?;
+        for piece in bytes[from as usize..].chunks(1 << 20) {
+            self.stop_if_cancelled()?;
+            self.link.data(piece)?;
+            self.count(piece.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn report_damage(&self, e: &Error) {
+        Counters::add(&self.monitor.counters().errors, 1);
+        self.monitor.event(Event::Warning(&format!("not sent: {e}")));
+    }
+}

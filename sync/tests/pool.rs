@@ -1,0 +1,262 @@
+//! Pushes to a pool, over a stream in memory: only what is missing, resumed where they were cut, and never another's.
+
+#[allow(dead_code)]
+#[path = "../../repo/tests/heal/site.rs"]
+mod site;
+#[path = "../../repo/tests/common/tenants.rs"]
+mod parties;
+
+use std::sync::Arc;
+
+use parties::{join, pool};
+use repo::backend::Object;
+use repo::check::ReadData;
+use repo::error::{Error, Kind, Result};
+use repo::forget::{self, forget_named};
+use repo::format::record::{Origin, Roles};
+use repo::id::SnapshotId;
+use repo::monitor::Void;
+use repo::open::Repository;
+use repo::prune::{self, prune};
+use repo::receive::Sender;
+use repo::tenants::pooled_id;
+use site::{Site, checked, noise, readable};
+use sync::push::{Options, Report, push};
+use sync::serve::{Grant, Pool, serve};
+use sync::stream::pair;
+
+/// A pool that serves, and its disk.
+struct Cloud {
+    disk: Site,
+    pool: Pool,
+    _spool: tempfile::TempDir,
+}
+
+impl Cloud {
+    fn new() -> Cloud {
+        let (disk, repo) = pool();
+        let spool = tempfile::tempdir().unwrap();
+        Cloud { disk, pool: Pool::new(repo, spool.path().to_owned()), _spool: spool }
+    }
+
+    fn repo(&self) -> &Arc<Repository> {
+        self.pool.repository()
+    }
+
+    /// Pushes `from` as the tenant; the link breaks after `cut` bytes, if that is given.
+    fn push(&self, tenant: &Sender, from: &Repository, cut: Option<u64>, audit: bool) -> (Result<Report>, Result<()>) {
+        let (client, server) = pair(1 << 20, cut);
+        let grant = Grant { tenant: tenant.number, roles: Roles::PUSH };
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(|| serve(&self.pool, &grant, server));
+            let done = push(from, client, "test", Options { audit }, &Void::default());
+            (done, serving.join().unwrap())
+        })
+    }
+
+    fn pushed(&self, tenant: &Sender, from: &Repository) -> Report {
+        let (done, served) = self.push(tenant, from, None, false);
+        served.unwrap();
+        let report = done.unwrap();
+        assert!(report.failed.is_empty(), "{report:?}");
+        report
+    }
+
+    /// Asserts that the pool has of each tenant what its site has, and is sound.
+    #[track_caller]
+    fn has(&self, sites: &[(&Sender, &Repository)]) {
+        let mut expected = Vec::new();
+        for (tenant, repo) in sites {
+            for ((id, path), bytes) in readable(repo) {
+                let id = Origin { tenant: tenant.number, id: id.parse::<SnapshotId>().unwrap() };
+                expected.push((pooled_id(&id).to_hex(), path, bytes));
+            }
+        }
+        expected.sort();
+        let mut found: Vec<_> =
+            readable(self.repo()).into_iter().map(|((id, path), bytes)| (id, path, bytes)).collect();
+        found.sort();
+        assert!(found == expected, "{} files instead of {}", found.len(), expected.len());
+        let (outcome, told) = checked(self.repo(), ReadData::All);
+        assert_eq!((outcome.problems, &told[..]), (0, &[] as &[String]));
+        assert!(self.repo().log.state().sessions.is_empty(), "no session is left open");
+    }
+}
+
+fn forget_all_but_newest(repo: &Repository) {
+    let state = repo.log.state();
+    let newest = state.snapshots.iter().max_by_key(|(_, s)| s.seq).map(|(id, _)| *id).unwrap();
+    let old: Vec<_> = state.snapshots.keys().copied().filter(|id| *id != newest).collect();
+    forget_and_prune(repo, &old);
+}
+
+fn forget_and_prune(repo: &Repository, ids: &[SnapshotId]) {
+    forget_named(repo, ids, &forget::Options::default(), &Void::default()).unwrap();
+    let options = prune::Options { release_held: true, max_unused: prune::MaxUnused::Bytes(0), ..Default::default() };
+    prune(repo, &options, &Void::default()).unwrap();
+}
+
+#[test]
+fn only_what_is_new_travels() {
+    let (cloud, site) = (Cloud::new(), Site::filled());
+    let repo = site.open();
+    let tenant = join(cloud.repo(), "acme", &repo);
+    let first = cloud.pushed(&tenant, &repo);
+    assert_eq!((first.snapshots, first.packs as usize, first.mixed), (2, site.packs().len(), 0));
+    cloud.has(&[(&tenant, &repo)]);
+    let second = cloud.pushed(&tenant, &repo);
+    assert_eq!((second.bytes, second.snapshots, second.watermark), (0, 0, first.watermark));
+    site.write("dir/more", &noise(9, 70_000));
+    site.backup(&repo);
+    let third = cloud.pushed(&tenant, &repo);
+    assert_eq!(third.snapshots, 1);
+    assert!((70_000..90_000).contains(&third.bytes), "{third:?}");
+    cloud.has(&[(&tenant, &repo)]);
+    // Everything is compared, nothing is sent.
+    let audit = cloud.push(&tenant, &repo, None, true).0.unwrap();
+    assert_eq!((audit.bytes, audit.snapshots), (0, 0), "{audit:?}");
+}
+
+#[test]
+fn what_a_prune_repacked_is_not_sent_again() {
+    let (cloud, site) = (Cloud::new(), Site::filled());
+    let repo = site.open();
+    let tenant = join(cloud.repo(), "acme", &repo);
+    cloud.pushed(&tenant, &repo);
+    let packs = site.packs();
+    std::fs::remove_file(site.src().join("dir/a")).unwrap();
+    std::fs::remove_file(site.src().join("dir/deep/c")).unwrap();
+    site.backup(&repo);
+    forget_all_but_newest(&repo);
+    assert!(site.packs().iter().any(|id| !packs.contains(id)), "something was repacked");
+    let report = cloud.pushed(&tenant, &repo);
+    assert!(report.bytes < 20_000, "new trees alone: {report:?}");
+}
+
+#[test]
+fn a_pool_that_pruned_gets_again_what_a_later_snapshot_needs() {
+    let (cloud, site) = (Cloud::new(), Site::filled());
+    let repo = site.open();
+    let tenant = join(cloud.repo(), "acme", &repo);
+    cloud.pushed(&tenant, &repo);
+    let all: Vec<_> = cloud.repo().log.state().snapshots.keys().copied().collect();
+    forget_and_prune(cloud.repo(), &all);
+    assert!(cloud.disk.packs().is_empty(), "nothing is left at the pool");
+    site.write("dir/more", &noise(9, 70_000));
+    site.backup(&repo);
+    let report = cloud.pushed(&tenant, &repo);
+    assert_eq!(report.snapshots, 1, "what the pool forgot it does not want back");
+    let newest = repo.log.state().snapshots.iter().max_by_key(|(_, s)| s.seq).map(|(id, _)| *id).unwrap();
+    let there = readable(cloud.repo());
+    let here: Vec<_> = readable(&repo).into_iter().filter(|((id, _), _)| *id == newest.to_hex()).collect();
+    assert_eq!(there.len(), here.len());
+    assert!(there.into_values().eq(here.into_iter().map(|(_, bytes)| bytes)));
+}
+
+#[test]
+fn a_link_that_breaks_again_and_again_loses_nothing_and_sends_little_twice() {
+    let (cloud, site) = (Cloud::new(), Site::filled());
+    let repo = site.open();
+    let tenant = join(cloud.repo(), "acme", &repo);
+    let whole: u64 = 7 << 20;
+    let (mut cut, mut sum, mut tries) = (1000, 0, 0);
+    let report = loop {
+        let (done, served) = cloud.push(&tenant, &repo, Some(cut), false);
+        tries += 1;
+        sum += cut;
+        match done {
+            Ok(report) => break report,
+            Err(e) => assert_eq!(e.kind(), Kind::Unreachable, "{e}"),
+        }
+        let e: Error = served.unwrap_err();
+        assert!(matches!(e.kind(), Kind::Unreachable | Kind::Interrupted), "{e}");
+        // Never so large that all goes through at once, and at changing places.
+        cut = 1_000_000 + cut % 700_001;
+    };
+    assert!(tries > 4 && report.failed.is_empty(), "{tries}");
+    assert!(sum < 2 * whole, "{sum} bytes for {whole}");
+    cloud.has(&[(&tenant, &repo)]);
+}
+
+#[test]
+fn every_early_cut_is_survived() {
+    let (cloud, site) = (Cloud::new(), Site::new());
+    site.write("a", &noise(1, 3000));
+    site.write("b/c", &noise(2, 40_000));
+    let repo = site.open();
+    site.backup(&repo);
+    let tenant = join(cloud.repo(), "acme", &repo);
+    let mut cut = 0;
+    while cloud.push(&tenant, &repo, Some(cut), true).0.is_err() {
+        // The beginning byte by byte, the rest in steps that meet every message.
+        cut += if cut < 400 { 7 } else { 611 };
+    }
+    assert!(cut > 1000);
+    cloud.has(&[(&tenant, &repo)]);
+}
+
+#[test]
+fn what_is_damaged_here_costs_its_snapshots_alone() {
+    let (cloud, site) = (Cloud::new(), Site::new());
+    site.write("first", &noise(1, 5 << 20));
+    let repo = site.open();
+    site.backup(&repo);
+    let broken = site.packs()[0];
+    std::fs::remove_file(site.src().join("first")).unwrap();
+    site.write("second", &noise(2, 100_000));
+    site.backup(&repo);
+    site.flip(&Object::Pack(broken), |len| len / 2);
+    let tenant = join(cloud.repo(), "acme", &repo);
+    let (done, served) = cloud.push(&tenant, &repo, None, false);
+    served.unwrap();
+    let report = done.unwrap();
+    assert_eq!((report.snapshots, report.failed.len(), report.watermark), (1, 1, None), "{report:?}");
+    assert!(report.failed[0].1.contains(&broken.to_hex()), "{}", report.failed[0].1);
+}
+
+#[test]
+fn tenants_push_at_once_and_stay_apart() {
+    let cloud = Cloud::new();
+    let sites: Vec<Site> = (0..3)
+        .map(|i| {
+            let site = Site::filled();
+            site.write("dir/own", &noise(100 + i, 200_000));
+            site
+        })
+        .collect();
+    let repos: Vec<Repository> = sites.iter().map(Site::open).collect();
+    for (site, repo) in sites.iter().zip(&repos) {
+        site.backup(repo);
+    }
+    let tenants: Vec<Sender> =
+        repos.iter().zip(["a", "b", "c"]).map(|(repo, name)| join(cloud.repo(), name, repo)).collect();
+    std::thread::scope(|scope| {
+        for (tenant, repo) in tenants.iter().zip(&repos) {
+            let cloud = &cloud;
+            scope.spawn(move || assert_eq!(cloud.pushed(tenant, repo).snapshots, 3));
+        }
+    });
+    cloud.has(&tenants.iter().zip(&repos).collect::<Vec<_>>());
+}
+
+#[test]
+fn who_may_not_push_is_told() {
+    let (cloud, site, other) = (Cloud::new(), Site::filled(), Site::filled());
+    let (repo, stranger) = (site.open(), other.open());
+    let tenant = join(cloud.repo(), "acme", &repo);
+    let e = cloud.push(&tenant, &stranger, None, false).0.unwrap_err();
+    assert!(e.kind() == Kind::Refused && e.to_string().contains("another repository"), "{e}");
+    let (client, server) = pair(1 << 20, None);
+    let grant = Grant { tenant: tenant.number, roles: Roles::PULL };
+    std::thread::scope(|scope| {
+        scope.spawn(|| serve(&cloud.pool, &grant, server));
+        let e = push(&repo, client, "test", Options::default(), &Void::default()).unwrap_err();
+        assert!(e.kind() == Kind::Refused && e.to_string().contains("may not deliver"), "{e}");
+    });
+    let suspend = |tenant: &mut repo::format::record::TenantState| {
+        tenant.suspended = true;
+        Ok(())
+    };
+    repo::tenants::change(cloud.repo(), tenant.number, &mut { suspend }).unwrap();
+    assert_eq!(cloud.push(&tenant, &repo, None, false).0.unwrap_err().kind(), Kind::Refused);
+}
