@@ -2,4 +2,5 @@
 //!
 //! Everything above `ssh` runs over any byte stream ([`stream::Duplex`]), so that it is tested without a network.
 
+pub mod ssh;
 pub mod stream;
