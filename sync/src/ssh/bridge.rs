@@ -88,8 +88,7 @@ struct Line {
     reason: Reason,
     /// The halves that are done with.
     done: AtomicU8,
-    /// Whoever counts open channels.
-    _guard: Box<dyn Any + Send + Sync>,
+    _open: Box<dyn Any + Send + Sync>,
 }
 
 const WRITER: u8 = 1;
@@ -114,14 +113,16 @@ struct Credit {
     deaf: bool,
 }
 
-/// Makes a blocking stream of a channel. `guard` is dropped when both halves are and the channel is closed.
-pub(super) fn duplex<S>(
-    channel: Channel<S>,
-    window: Window,
-    reason: Reason,
-    guard: Box<dyn Any + Send + Sync>,
-    handle: Handle,
-) -> Duplex
+/// Whoever counts channels.
+pub(super) struct Guards {
+    /// Dropped with the second of the halves.
+    pub(super) used: Arc<dyn Any + Send + Sync>,
+    /// Dropped when nothing is on its way any more, either.
+    pub(super) open: Box<dyn Any + Send + Sync>,
+}
+
+/// Makes a blocking stream of a channel. `reason` may say, once the connection has ended, why.
+pub(super) fn duplex<S>(channel: Channel<S>, window: Window, reason: Reason, guards: Guards, handle: Handle) -> Duplex
 where
     S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
 {
@@ -136,14 +137,14 @@ where
         over: watch::Sender::new(false),
         reason,
         done: AtomicU8::new(0),
-        _guard: guard,
+        _open: guards.open,
     });
     line.read.notify_one();
     handle.spawn(drain(line.clone(), incoming));
     handle.spawn(grant(line.clone()));
     Duplex {
-        read: Box::new(Reader { line: line.clone(), handle: handle.clone() }),
-        write: Box::new(Writer { line, handle, buffer: Vec::new(), failed: false }),
+        read: Box::new(Reader { line: line.clone(), handle: handle.clone(), _used: guards.used.clone() }),
+        write: Box::new(Writer { line, handle, buffer: Vec::new(), failed: false, _used: guards.used }),
     }
 }
 
@@ -311,6 +312,7 @@ impl Line {
 struct Reader {
     line: Arc<Line>,
     handle: Handle,
+    _used: Arc<dyn Any + Send + Sync>,
 }
 
 impl Read for Reader {
@@ -364,6 +366,7 @@ struct Writer {
     /// Below a packet.
     buffer: Vec<u8>,
     failed: bool,
+    _used: Arc<dyn Any + Send + Sync>,
 }
 
 impl Writer {

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::stream::Duplex;
 
+use super::bridge::Guards;
 use super::credit::{Pool, Window};
 use super::keys::{KeyPair, PublicKey};
 use super::socket::{Promised, Socket, cut};
@@ -69,8 +70,10 @@ pub struct Link {
     promised: Promised,
     reason: bridge::Reason,
     place: String,
-    /// A clone for each open channel.
+    /// A clone for each channel in use.
     channels: Arc<()>,
+    /// A clone for each channel that is not closed.
+    lines: Arc<()>,
     warnings: Vec<&'static str>,
     patience: Duration,
 }
@@ -96,7 +99,8 @@ pub fn connect(target: &Target, timeout: Duration) -> Result<Link> {
                 promised,
                 reason: seen.reason.clone(),
                 place,
-                channels: Arc::new(()),
+                channels: Arc::default(),
+                lines: Arc::default(),
                 warnings: warning.into_iter().collect(),
                 patience: timeout,
             }),
@@ -131,7 +135,9 @@ async fn reach(address: &Address, until: Instant) -> Result<(Arc<TcpStream>, Opt
             return Err(unreachable(&place, format_args!("no address is known for `{}`: {e}", address.host))
                 .remedy("check the name, and whether this machine can look names up"));
         }
-        Err(_) => return Err(silent(&place, until - started).remedy("looking its name up took too long; try again later")),
+        Err(_) => {
+            return Err(silent(&place, until - started).remedy("looking its name up took too long; try again later"));
+        }
     };
     let mut last = None;
     for (at, address) in found.iter().enumerate() {
@@ -290,7 +296,9 @@ impl russh::client::Handler for Caller {
             DisconnectReason::Error(russh::Error::KeepaliveTimeout | russh::Error::InactivityTimeout) => {
                 "the server no longer answers".to_owned()
             }
-            DisconnectReason::Error(russh::Error::IO(e)) if e.kind() != std::io::ErrorKind::UnexpectedEof => e.to_string(),
+            DisconnectReason::Error(russh::Error::IO(e)) if e.kind() != std::io::ErrorKind::UnexpectedEof => {
+                e.to_string()
+            }
             DisconnectReason::Error(_) => "the other side closed the connection".to_owned(),
         };
         self.seen.reason.lock().get_or_insert(why);
@@ -331,28 +339,23 @@ impl russh::client::Handler for Caller {
     }
 }
 
-/// The count of a link's channels.
-struct Counted {
-    _one: Arc<()>,
-}
-
 impl Link {
-    /// Opens a channel to the server's service. At most two at a time (`Kind::Bug` beyond). Blocks, at most as long as
+    /// Opens a channel to the server's service. At most two are in use at a time (`Kind::Bug` beyond). Blocks, at most as long as
     /// connecting was given. Errors: `Unreachable` if the connection is lost or the server has no room now; `Unsupported`
     /// if it is no packmule server.
     pub fn channel(&self) -> Result<Duplex> {
         if Arc::strong_count(&self.channels) > CHANNELS {
             return Err(Error::new(Kind::Bug, "a connection carries two channels at most"));
         }
-        let counted = Counted { _one: self.channels.clone() };
+        let guards = Guards { used: Arc::new(self.channels.clone()), open: Box::new(self.lines.clone()) };
         self.runtime.block_on(async {
-            tokio::time::timeout(self.patience, self.open(counted))
+            tokio::time::timeout(self.patience, self.open(guards))
                 .await
                 .unwrap_or_else(|_| Err(silent(&self.place, self.patience)))
         })
     }
 
-    async fn open(&self, counted: Counted) -> Result<Duplex> {
+    async fn open(&self, guards: Guards) -> Result<Duplex> {
         let place = &self.place;
         let mut channel = match self.handle.channel_open_session().await {
             Ok(channel) => channel,
@@ -381,7 +384,7 @@ impl Link {
         }
         let window = Window::new(self.pool.clone(), self.promised.clone());
         let handle = self.runtime.handle().clone();
-        Ok(bridge::duplex(channel, window, self.reason.clone(), Box::new(counted), handle))
+        Ok(bridge::duplex(channel, window, self.reason.clone(), guards, handle))
     }
 
     fn lost(&self) -> Error {
@@ -402,10 +405,10 @@ impl Link {
     /// Ends the connection. What was written on channels that were dropped goes out first, within 10 s; channels that are
     /// still open are cut.
     pub fn close(self) {
-        let Link { runtime, handle, socket, channels, .. } = self;
+        let Link { runtime, handle, socket, lines, .. } = self;
         runtime.block_on(async {
             let until = Instant::now() + CLOSE;
-            while Arc::strong_count(&channels) > 1 && !handle.is_closed() && Instant::now() < until {
+            while Arc::strong_count(&lines) > 1 && !handle.is_closed() && Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             let _ = timeout_at(until, handle.disconnect(Disconnect::ByApplication, "done", "")).await;

@@ -98,7 +98,7 @@ impl Window {
 
     /// What the other side may now send in addition; 0: nothing.
     pub(super) fn grant(&mut self) -> u64 {
-        self.size = (self.size * 2).min(TOP).min(self.pool.fair_share().max(FLOOR));
+        self.size = (self.size * 2).min(TOP).min(FLOOR + self.pool.fair_share());
         let used = self.promised + self.waiting;
         let wanted = self.size - FLOOR;
         if wanted > self.reserved {

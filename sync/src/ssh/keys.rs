@@ -101,8 +101,9 @@ impl KeyPair {
         }
         let mut text = Zeroizing::new(Vec::with_capacity(MAX_FILE as usize));
         (&mut file).take(MAX_FILE).read_to_end(&mut text).map_err(|e| Error::io("read the key", path, e))?;
-        let key = PrivateKey::from_openssh(&*text)
-            .map_err(|_| wrong("this is no private key in OpenSSH's format").remedy("make one with `ssh-keygen -t ed25519 -N ''`"))?;
+        let key = PrivateKey::from_openssh(&*text).map_err(|_| {
+            wrong("this is no private key in OpenSSH's format").remedy("make one with `ssh-keygen -t ed25519 -N ''`")
+        })?;
         if key.is_encrypted() {
             return Err(wrong("the private key has a passphrase").remedy("use one without: nobody is there to type it"));
         }
@@ -135,7 +136,8 @@ impl KeyPair {
             .map_err(|e| Error::new(Kind::Bug, format!("cannot write down a key: {e}")))?;
         let temporary = Temporary::beside(path)?;
         let failed = |e| Error::io("write the key", path, e);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary.0).map_err(failed)?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary.0).map_err(failed)?;
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
         put(&temporary.0, path).map_err(failed)?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -170,7 +170,11 @@ struct Seat {
 
 impl Seat {
     /// None: all are taken.
-    fn take(shared: &Arc<Shared>, key: &PublicKey, list: fn(&mut Counts) -> &mut HashMap<String, usize>) -> Option<Seat> {
+    fn take(
+        shared: &Arc<Shared>,
+        key: &PublicKey,
+        list: fn(&mut Counts) -> &mut HashMap<String, usize>,
+    ) -> Option<Seat> {
         let fingerprint = key.fingerprint();
         let mut counts = shared.counts.lock();
         let taken = list(&mut counts);
@@ -264,8 +268,12 @@ impl Running {
 
     /// Takes no more connections, tells the services, waits up to `grace` for them to end, and then cuts what is left.
     /// The services that still run after that: 0, unless one does not notice that its channel is gone.
-    pub fn stop(self, grace: Duration) -> usize {
+    pub fn stop(mut self, grace: Duration) -> usize {
         self.accepting.abort();
+        if let Ok(runtime) = super::runtime() {
+            // From here on nobody is even connected.
+            let _ = runtime.block_on(&mut self.accepting);
+        }
         self.shared.stop.0.store(true, Ordering::Relaxed);
         self.wait(grace, |counts| counts.services.is_empty() && counts.lines == 0);
         // The last packets are with russh's loop.
@@ -312,7 +320,13 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             warned = true;
             shared.gate.event(&Event::Warning(warning));
         }
-        tokio::spawn(visit::visit(shared.clone(), Arc::new(socket), peer));
+        // Here, in the order of arrival; the tasks start in any.
+        let socket = Arc::new(socket);
+        let (place, crowded) = shared.door.enter(peer, &socket);
+        if crowded {
+            shared.gate.event(&Event::Crowded { peer });
+        }
+        tokio::spawn(visit::visit(shared.clone(), socket, peer, place));
     }
 }
 

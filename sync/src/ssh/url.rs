@@ -39,7 +39,8 @@ impl Address {
         if user.is_some_and(|u| u.contains(':')) {
             return Err(wrong("ssh://…", "it holds a password; only keys are used"));
         }
-        let (host, port) = host_and_port(place).ok_or_else(|| wrong(text, "the host or the port does not read as one"))?;
+        let (host, port) =
+            host_and_port(place).ok_or_else(|| wrong(text, "the host or the port does not read as one"))?;
         for (name, what) in [(user, "user"), (tenant.filter(|t| !t.is_empty()), "tenant")] {
             if name.is_some_and(|name| !is_name(name)) {
                 return Err(wrong(text, &format!("the name of the {what} may have letters, digits, . _ and - only")));
@@ -125,9 +126,31 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused() {
         for text in [
-            "", "pool", "ssh:/pool", "http://pool", "ssh://", "ssh://:22", "ssh://a b", "ssh://h:", "ssh://h:0", "ssh://h:65536",
-            "ssh://h:+1", "ssh://h:1:2", "ssh://::1", "ssh://[::1", "ssh://[::1]x", "ssh://[h]", "ssh://-oProxyCommand=x",
-            "ssh://@h", "ssh://u:secret@h", "ssh://-u@h", "ssh://h/a/b", "ssh://h/..", "ssh://h/a%20b", "ssh://h?x", "ssh://a@b@h",
+            "",
+            "pool",
+            "ssh:/pool",
+            "http://pool",
+            "ssh://",
+            "ssh://:22",
+            "ssh://a b",
+            "ssh://h:",
+            "ssh://h:0",
+            "ssh://h:65536",
+            "ssh://h:+1",
+            "ssh://h:1:2",
+            "ssh://::1",
+            "ssh://[::1",
+            "ssh://[::1]x",
+            "ssh://[h]",
+            "ssh://-oProxyCommand=x",
+            "ssh://@h",
+            "ssh://u:secret@h",
+            "ssh://-u@h",
+            "ssh://h/a/b",
+            "ssh://h/..",
+            "ssh://h/a%20b",
+            "ssh://h?x",
+            "ssh://a@b@h",
             "ssh://h/\u{1b}[31m",
         ] {
             let error = Address::parse(text).expect_err(text);

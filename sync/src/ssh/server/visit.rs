@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use russh::keys::Algorithm;
 use russh::server::{self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, MethodKind, MethodSet, Pty, Sig, SshId};
@@ -43,11 +44,7 @@ pub(super) fn config(host_key: &KeyPair, limits: &Limits) -> server::Config {
 }
 
 /// Carries one connection until it ends.
-pub(super) async fn visit(shared: Arc<Shared>, socket: Arc<TcpStream>, peer: SocketAddr) {
-    let (place, crowded) = shared.door.enter(peer, &socket);
-    if crowded {
-        shared.gate.event(&Event::Crowded { peer });
-    }
+pub(super) async fn visit(shared: Arc<Shared>, socket: Arc<TcpStream>, peer: SocketAddr, place: Place) {
     let _open = Open::new(&shared, &socket);
     if shared.stop.is_set() {
         return;
@@ -65,7 +62,8 @@ pub(super) async fn visit(shared: Arc<Shared>, socket: Arc<TcpStream>, peer: Soc
         seat: None,
         channels: Arc::new(()),
         refused: 0,
-        opened: HashMap::new(),
+        waiting: Arc::default(),
+        opened: Opened::default(),
     };
     let connection = async {
         if let Ok(session) = server::run_stream(shared.config.clone(), stream, visitor).await {
@@ -134,17 +132,36 @@ struct Visitor {
     seat: Option<Seat>,
     /// A clone for each open channel.
     channels: Arc<()>,
+    /// A clone for each channel that waits for a place.
+    waiting: Arc<()>,
     /// Requests that were refused.
     refused: usize,
     /// Channels on which nothing was asked for yet.
-    opened: HashMap<ChannelId, (Channel<Msg>, Places)>,
+    opened: Opened,
 }
+
+type Opened = Arc<Mutex<HashMap<ChannelId, (Channel<Msg>, Places)>>>;
 
 /// What a channel takes up.
 struct Places {
     _seat: Seat,
     _channel: Arc<()>,
 }
+
+impl Places {
+    /// Room for one more channel, if there is.
+    fn take(shared: &Arc<Shared>, key: &PublicKey, channels: &Arc<()>) -> Option<Places> {
+        if Arc::strong_count(channels) > CHANNELS + 1 {
+            return None;
+        }
+        let seat = Seat::take(shared, key, |counts: &mut Counts| &mut counts.services)?;
+        Some(Places { _seat: seat, _channel: channels.clone() })
+    }
+}
+
+/// How long a channel waits for a place: a caller that has just finished one may ask for the next before the service of
+/// the first has noticed.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Refused requests that a connection survives. russh queues each on its channel, and a full queue that nobody drains,
 /// as before a service runs, would hold the connection for ever.
@@ -157,21 +174,13 @@ impl Visitor {
         if self.refused > REFUSALS { Err(russh::Error::Inconsistent) } else { session.channel_failure(channel) }
     }
 
-    /// Room for one more channel, if there is.
-    fn places(&self, caller: &Caller) -> Option<Places> {
-        if Arc::strong_count(&self.channels) > CHANNELS {
-            return None;
-        }
-        let seat = Seat::take(&self.shared, &caller.key, |counts: &mut Counts| &mut counts.services)?;
-        Some(Places { _seat: seat, _channel: self.channels.clone() })
-    }
-
     /// Gives the channel to a service, on a thread of its own.
     fn serve(&self, caller: Caller, channel: Channel<Msg>, places: Places) -> bool {
         let shared = self.shared.clone();
         let window = Window::new(shared.pool.clone(), self.promised.clone());
         let handle = tokio::runtime::Handle::current();
-        let duplex = bridge::duplex(channel, window, Default::default(), Box::new(Line::new(&shared)), handle);
+        let guards = bridge::Guards { used: Arc::new(()), open: Box::new(Line::new(&shared)) };
+        let duplex = bridge::duplex(channel, window, Default::default(), guards, handle);
         let work = move || {
             let known = caller.clone();
             let stop = shared.stop.clone();
@@ -236,27 +245,39 @@ impl server::Handler for Visitor {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return Ok(());
         };
-        match self.places(caller) {
-            Some(places) => {
-                self.opened.insert(channel.id(), (channel, places));
-                reply.accept().await;
-            }
-            None => {
-                self.shared.gate.event(&Event::Full(caller));
-                reply.reject(ChannelOpenFailure::ResourceShortage).await;
-            }
+        if Arc::strong_count(&self.waiting) > CHANNELS {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return Ok(());
         }
+        let (shared, caller, opened) = (self.shared.clone(), caller.clone(), self.opened.clone());
+        let (channels, waiting) = (self.channels.clone(), self.waiting.clone());
+        tokio::spawn(async move {
+            let _waiting = waiting;
+            let until = Instant::now() + PATIENCE;
+            loop {
+                if let Some(places) = Places::take(&shared, &caller.key, &channels) {
+                    opened.lock().insert(channel.id(), (channel, places));
+                    return reply.accept().await;
+                }
+                if Instant::now() > until {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            shared.gate.event(&Event::Full(&caller));
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+        });
         Ok(())
     }
 
     async fn channel_close(&mut self, channel: ChannelId, _: &mut Session) -> Result<(), Self::Error> {
-        self.opened.remove(&channel);
+        self.opened.lock().remove(&channel);
         Ok(())
     }
 
     async fn data(&mut self, channel: ChannelId, _: &[u8], _: &mut Session) -> Result<(), Self::Error> {
         // Nobody drains a channel on which nothing was asked for.
-        if self.opened.contains_key(&channel) { Err(russh::Error::Inconsistent) } else { Ok(()) }
+        if self.opened.lock().contains_key(&channel) { Err(russh::Error::Inconsistent) } else { Ok(()) }
     }
 
     async fn extended_data(
@@ -278,7 +299,7 @@ impl server::Handler for Visitor {
         if name != SUBSYSTEM {
             return self.refuse(channel, session);
         }
-        let (Some(caller), Some((opened, places))) = (self.caller.clone(), self.opened.remove(&channel)) else {
+        let (Some(caller), Some((opened, places))) = (self.caller.clone(), self.opened.lock().remove(&channel)) else {
             return self.refuse(channel, session);
         };
         if self.serve(caller, opened, places) {
@@ -354,6 +375,6 @@ impl server::Handler for Visitor {
     }
 
     async fn channel_eof(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
-        if self.opened.contains_key(&channel) { self.refuse(channel, session) } else { Ok(()) }
+        if self.opened.lock().contains_key(&channel) { self.refuse(channel, session) } else { Ok(()) }
     }
 }

@@ -67,19 +67,15 @@ fn a_slow_reader_holds_the_writer_up() {
 /// Both ends write as much as they can before they read: neither the channel nor the sockets below may stand still.
 #[test]
 fn two_channels_of_which_one_is_not_read() {
-    let rig = rig(|_, mut channel, _| {
+    let rig = rig(|caller, mut channel, stop| {
         let mut which = [0];
         channel.read.read_exact(&mut which).unwrap();
         match which[0] {
             // Never reads, and writes until nobody takes any more.
             b'm' => while channel.write.write_all(&[0; 64 << 10]).is_ok() {},
-            _ => echo_of(channel),
+            _ => echo(caller, channel, stop),
         }
     });
-    fn echo_of(mut channel: Duplex) {
-        let _ = std::io::copy(&mut channel.read, &mut channel.write);
-        let _ = channel.write.flush();
-    }
     let link = rig.link();
     let (mute, talk) = (link.channel().unwrap(), link.channel().unwrap());
     let error = link.channel().err().unwrap();
@@ -151,11 +147,10 @@ fn channels_one_after_the_other() {
         let mut back = Vec::new();
         read.read_to_end(&mut back).unwrap();
         assert_eq!(back, b"hello");
-        drop(read);
-        // The server's own count follows a moment later.
-        eventually("the channel's end", || rig.idle());
     }
     link.close();
+    eventually("the last channel's end", || rig.idle());
+    assert_eq!(rig.server.as_ref().unwrap().free_memory(), Limits::default().memory);
 }
 
 #[test]

@@ -104,8 +104,12 @@ impl Rig {
 }
 
 fn echo(_: Caller, mut channel: Duplex, _: StopFlag) {
-    let _ = std::io::copy(&mut channel.read, &mut channel.write);
-    let _ = channel.write.flush();
+    let mut buf = vec![0; 64 << 10];
+    while let Ok(n @ 1..) = channel.read.read(&mut buf) {
+        if channel.write.write_all(&buf[..n]).and_then(|()| channel.write.flush()).is_err() {
+            return;
+        }
+    }
 }
 
 /// Bytes that repeat after a prime's worth, so that a lost or swapped piece shows.
