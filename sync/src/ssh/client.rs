@@ -424,4 +424,9 @@ impl Link {
     pub(super) fn cut(&self) {
         cut(&self.socket);
     }
+
+    /// Changes keys as soon as possible.
+    pub(super) fn rekey(&self) {
+        let _ = self.runtime.block_on(self.handle.rekey_soon());
+    }
 }

@@ -82,15 +82,19 @@ pub(super) fn limits() -> russh::Limits {
 
 /// Makes a socket fit for long links: no delay of small packets, and BBR, which keeps its rate where packets get lost
 /// (measured at 1% loss: cubic 0.8, BBR 47 Mbit/s). The size of the send buffer is left alone: setting it would end the
-/// kernel's own tuning. Returns a warning where the kernel lacks BBR.
+/// kernel's own tuning. Returns a warning where BBR
+/// is not to be had.
 pub(super) fn tune(socket: &TcpStream) -> Option<&'static str> {
     let _ = socket.set_nodelay(true);
     #[cfg(target_os = "linux")]
-    if socket2::SockRef::from(socket).set_tcp_congestion(b"bbr").is_err() {
-        return Some(
+    if let Err(e) = socket2::SockRef::from(socket).set_tcp_congestion(b"bbr") {
+        return Some(if e.raw_os_error() == Some(libc::EPERM) {
+            "this user may not choose the congestion control BBR: long or lossy links will be slow; \
+             run `sysctl net.ipv4.tcp_allowed_congestion_control=\"reno cubic bbr\"`, and put it in /etc/sysctl.d"
+        } else {
             "this kernel lacks the congestion control BBR: long or lossy links will be slow; \
-             run `modprobe tcp_bbr`, and name it in /etc/modules-load.d",
-        );
+             run `modprobe tcp_bbr`, and name it in /etc/modules-load.d"
+        });
     }
     None
 }

@@ -237,3 +237,50 @@ fn the_memory_of_all_channels_is_one_budget() {
     let sent = total.load(Ordering::SeqCst) as u64;
     assert!((2 * MIB..=2 * MIB + 8 * (256 << 10)).contains(&sent), "{sent}");
 }
+
+/// Keys are changed while both channels are full in both directions.
+#[test]
+fn new_keys_under_load() {
+    let rig = rig(echo);
+    let link = rig.link();
+    let threads: Vec<_> = (0..2)
+        .map(|_| {
+            let Duplex { mut read, mut write } = link.channel().unwrap();
+            std::thread::spawn(move || {
+                let writer = std::thread::spawn(move || write_pattern(&mut write, 32 * MIB).unwrap());
+                assert_eq!(read_pattern(&mut read).unwrap(), 32 * MIB);
+                writer.join().unwrap();
+            })
+        })
+        .collect();
+    in_time("both", move || {
+        while threads.iter().any(|t| !t.is_finished()) {
+            link.rekey();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        threads.into_iter().for_each(|t| t.join().unwrap());
+    });
+}
+
+/// 64 MiB over 200 ms there and back: a window that stayed at its first mebibyte would take 13 s each way.
+#[test]
+fn windows_grow_to_fill_a_long_link() {
+    let rig = rig(|_, mut channel, _| {
+        let size = read_pattern(&mut channel.read).unwrap();
+        write_pattern(&mut channel.write, size).unwrap();
+    });
+    let relay = raw::Relay::start(rig.address(), Duration::from_millis(100));
+    let mut target = rig.target();
+    target.address.port = relay.port();
+    let link = connect(&target, LONG).unwrap();
+    let Duplex { mut read, mut write } = link.channel().unwrap();
+    let started = Instant::now();
+    in_time("there and back", move || {
+        write_pattern(&mut write, 64 * MIB).unwrap();
+        drop(write);
+        assert_eq!(read_pattern(&mut read).unwrap(), 64 * MIB);
+    });
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(13), "{took:?}");
+    eprintln!("64 MiB there and back over 200 ms: {took:?}");
+}

@@ -155,7 +155,7 @@ fn stopping_tells_services_waits_and_then_cuts() {
 fn a_silent_end_is_noticed_by_keepalives() {
     let timing = Timing { keepalive: Duration::from_millis(200), keepalives: 3, ..Timing::default() };
     let rig = rig_with(Limits { timing, ..Limits::default() }, echo);
-    let relay = raw::Relay::start(rig.address());
+    let relay = raw::Relay::start(rig.address(), Duration::ZERO);
     let mut target = rig.target();
     target.address.port = relay.port();
     let link = connect(&target, LONG).unwrap();

@@ -2,17 +2,18 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, Sender};
 
 use super::*;
 
-/// Passes bytes both ways until it freezes, and then leaves both connections open without reading.
+/// Passes bytes both ways, each later by `delay`, until it freezes, and then leaves both connections open without reading.
 pub(super) struct Relay {
     port: u16,
     frozen: Arc<AtomicBool>,
 }
 
 impl Relay {
-    pub(super) fn start(to: SocketAddr) -> Relay {
+    pub(super) fn start(to: SocketAddr, delay: Duration) -> Relay {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let frozen = Arc::new(AtomicBool::new(false));
@@ -22,7 +23,9 @@ impl Relay {
             let far = TcpStream::connect(to).unwrap();
             for (from, to) in [(&near, &far), (&far, &near)] {
                 let (from, to, ice) = (from.try_clone().unwrap(), to.try_clone().unwrap(), ice.clone());
-                std::thread::spawn(move || pass(from, to, &ice));
+                let (line, end) = std::sync::mpsc::channel();
+                std::thread::spawn(move || take(from, &line, &ice, delay));
+                std::thread::spawn(move || give(to, &end));
             }
         });
         Relay { port, frozen }
@@ -37,9 +40,11 @@ impl Relay {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, ice: &AtomicBool) {
+type Piece = (Instant, Vec<u8>);
+
+fn take(mut from: TcpStream, line: &Sender<Piece>, ice: &AtomicBool, delay: Duration) {
     from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    let mut buf = [0; 64 << 10];
+    let mut buf = vec![0; 256 << 10];
     let until = Instant::now() + 3 * LONG;
     while Instant::now() < until {
         if ice.load(Ordering::SeqCst) {
@@ -48,10 +53,21 @@ fn pass(mut from: TcpStream, mut to: TcpStream, ice: &AtomicBool) {
         }
         match from.read(&mut buf) {
             Ok(0) => return,
-            Ok(n) if to.write_all(&buf[..n]).is_err() => return,
+            Ok(n) if line.send((Instant::now() + delay, buf[..n].to_vec())).is_err() => return,
             _ => {}
         }
     }
+}
+
+fn give(mut to: TcpStream, end: &Receiver<Piece>) {
+    to.set_nodelay(true).unwrap();
+    while let Ok((due, piece)) = end.recv() {
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        if to.write_all(&piece).is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Write);
 }
 
 /// Believes any server.
