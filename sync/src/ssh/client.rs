@@ -425,6 +425,11 @@ impl Link {
         cut(&self.socket);
     }
 
+    /// Makes the kernel hold little.
+    pub(super) fn squeeze(&self) {
+        super::socket::squeeze(&self.socket);
+    }
+
     /// Changes keys as soon as possible.
     pub(super) fn rekey(&self) {
         let _ = self.runtime.block_on(self.handle.rekey_soon());

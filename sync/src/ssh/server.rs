@@ -343,6 +343,11 @@ impl Running {
         (self.shared.door.count(), self.shared.counts.lock().open.len())
     }
 
+    /// Makes the kernel hold little of each connection.
+    pub(super) fn squeeze(&self) {
+        self.shared.counts.lock().open.values().for_each(|socket| super::socket::squeeze(socket));
+    }
+
     /// Bytes of the budget that nobody has.
     pub(super) fn free_memory(&self) -> u64 {
         self.shared.pool.free()

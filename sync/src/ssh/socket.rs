@@ -119,3 +119,10 @@ impl AsyncWrite for Socket {
 pub(super) fn cut(tcp: &TcpStream) {
     let _ = socket2::SockRef::from(tcp).shutdown(std::net::Shutdown::Both);
 }
+
+/// Makes the kernel hold little, for tests.
+#[cfg(test)]
+pub(super) fn squeeze(tcp: &TcpStream) {
+    let socket = socket2::SockRef::from(tcp);
+    socket.set_recv_buffer_size(128 << 10).and_then(|()| socket.set_send_buffer_size(128 << 10)).unwrap();
+}

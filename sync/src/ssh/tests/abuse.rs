@@ -121,6 +121,9 @@ fn data_that_nobody_asked_for_ends_it() {
         let handle = raw::enter(&rig).await;
         let channel = handle.channel_open_session().await.unwrap();
         let _ = channel.data_bytes(vec![0; 1000]).await;
+        while !handle.is_closed() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     });
     eventually("the first connection's end", || rig.server.as_ref().unwrap().connections() == (0, 0));
     raw::run(async {

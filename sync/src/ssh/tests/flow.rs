@@ -238,6 +238,27 @@ fn the_memory_of_all_channels_is_one_budget() {
     assert!((2 * MIB..=2 * MIB + 8 * (256 << 10)).contains(&sent), "{sent}");
 }
 
+/// Both ends write all the time, more than the kernel holds: russh, which does not read while it writes, would stand still.
+#[test]
+fn both_ends_write_at_once() {
+    fn both(channel: Duplex) {
+        let Duplex { mut read, mut write } = channel;
+        let writer = std::thread::spawn(move || write_pattern(&mut write, 64 * MIB).unwrap());
+        assert_eq!(read_pattern(&mut read).unwrap(), 64 * MIB);
+        writer.join().unwrap();
+    }
+    let rig = rig(|_, channel, _| both(channel));
+    let link = rig.link();
+    link.squeeze();
+    rig.server.as_ref().unwrap().squeeze();
+    let (first, second) = (link.channel().unwrap(), link.channel().unwrap());
+    in_time("both", move || {
+        let other = std::thread::spawn(move || both(second));
+        both(first);
+        other.join().unwrap();
+    });
+}
+
 /// Keys are changed while both channels are full in both directions.
 #[test]
 fn new_keys_under_load() {
