@@ -192,8 +192,11 @@ fn explain(place: &str, error: russh::Error) -> Error {
             unreachable(place, "the connection ended before it was set up")
                 .remedy("try again later; the server may have too many at the moment")
         }
-        other => Error::new(Kind::Unsupported, format!("{place} is no server this program can talk to: {other}"))
-            .remedy("check the address and the port; update packmule on the older side"),
+        other => Error::new(
+            Kind::Unsupported,
+            format!("{place} is no server this program can talk to: {}", tame(&other.to_string())),
+        )
+        .remedy("check the address and the port; update packmule on the older side"),
     }
 }
 

@@ -27,8 +27,8 @@ impl PublicKey {
                 .remedy("give the line of a .pub file: `ssh-ed25519 AAAA… name`")
         };
         let line = line.trim();
-        if line.len() as u64 > MAX_FILE || line.lines().count() > 1 {
-            return Err(wrong("it is more than one line"));
+        if line.len() as u64 > MAX_FILE || line.contains(char::is_control) {
+            return Err(wrong("it is more than one line of text"));
         }
         if line.contains("-----BEGIN") {
             return Err(wrong("it is a private key, which should stay where it is"));
@@ -81,7 +81,7 @@ impl KeyPair {
     pub fn generate(comment: &str) -> Result<KeyPair> {
         let mut key = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519)
             .map_err(|e| Error::new(Kind::Bug, format!("cannot make a key: {e}")))?;
-        key.set_comment(comment);
+        key.set_comment(comment.replace(char::is_control, " "));
         Ok(KeyPair(Arc::new(key)))
     }
 
@@ -261,10 +261,19 @@ mod tests {
         assert_eq!(key.comment(), "user@example.com");
         assert_eq!(key.fingerprint(), "SHA256:UCUiLr7Pjs9wFFJMDByLgc3NrtdU344OgUM45wZPcIQ");
         assert_eq!(key, PublicKey::parse(line.rsplit_once(' ').unwrap().0).unwrap(), "the comment makes no difference");
-        let own = KeyPair::generate("a b").unwrap().public();
+        let own = KeyPair::generate("a\nb").unwrap().public();
+        assert_eq!(own.comment(), "a b");
         assert_eq!(PublicKey::parse(&own.text()).unwrap().text(), own.text());
         let rsa = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQC7 x";
-        for wrong in ["", "ssh-ed25519", "ssh-ed25519 AAAA", rsa, "-----BEGIN OPENSSH PRIVATE KEY-----", "a\nb"] {
+        for wrong in [
+            "",
+            "ssh-ed25519",
+            "ssh-ed25519 AAAA",
+            rsa,
+            "-----BEGIN OPENSSH PRIVATE KEY-----",
+            "a\nb",
+            &format!("{line}\u{1b}[2J"),
+        ] {
             assert_eq!(PublicKey::parse(wrong).unwrap_err().kind(), Kind::Usage, "{wrong}");
         }
     }
