@@ -6,5 +6,6 @@ mod delta;
 pub mod push;
 pub mod sealed;
 pub mod serve;
+pub mod ssh;
 pub mod stream;
 pub mod wire;
