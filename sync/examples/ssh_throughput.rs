@@ -9,9 +9,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sync::ssh::client::{Link, Pin, Target, connect};
+use sync::ssh::client::{Link, Pin, Target, Timing, connect};
 use sync::ssh::keys::{KeyPair, PublicKey};
-use sync::ssh::server::{Caller, Gate, Grant, Limits, Server, Service, StopFlag, Timing};
+use sync::ssh::server::{Caller, Gate, Grant, Limits, Server, Service, StopFlag};
 use sync::ssh::url::Address;
 use sync::stream::Duplex;
 

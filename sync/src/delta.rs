@@ -27,6 +27,14 @@ pub enum Delta {
 }
 
 impl Delta {
+    /// Whether there is nothing new.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Delta::All => false,
+            Delta::Since { packs, snapshots, .. } => packs.is_empty() && snapshots.is_empty(),
+        }
+    }
+
     /// Everything after `from`; all there is without it, or where the log does not reach back so far.
     ///
     /// # Errors

@@ -80,11 +80,12 @@ pub fn push(
     }
     let mut push = Push::new(repo, monitor, link, &ready);
     let from = push.known(ready.watermark).filter(|_| !options.audit);
-    if from == Some(state.position) {
+    let delta = Delta::since(repo, from)?;
+    if delta.is_empty() {
+        // Records of other things need not be told: else that this was pushed would have to be pushed in its turn.
         push.report.watermark = from;
         return push.end();
     }
-    let delta = Delta::since(repo, from)?;
     monitor.event(Event::Phase("packs"));
     push.offer(&delta)?;
     monitor.event(Event::Phase("snapshots"));

@@ -1,6 +1,7 @@
 //! The server's side of a connection: who asks, what for, and what the answer is.
 
 mod deliver;
+mod door;
 mod spool;
 mod work;
 
@@ -9,22 +10,35 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use repo::crypto::keys::Keyring;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::Roles;
+use repo::id::RepoId;
 use repo::monitor::Void;
 use repo::open::Repository;
 use repo::receive::Receiver;
+use repo::tenants::{self, Redeemed};
 
 use crate::stream::Duplex;
-use crate::wire::{Connection, Fail, Message, Preface, Purpose, Side};
+use crate::wire::{Connection, Fail, Message, Preface, Purpose, Role, Secret, Side, Token};
+
+pub use door::Door;
 
 /// What the key that a client showed may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grant {
-    /// Whose it is.
-    pub tenant: u32,
-    /// What it may do.
-    pub roles: Roles,
+pub enum Grant {
+    /// It is a tenant's.
+    Tenant {
+        /// Its number.
+        tenant: u32,
+        /// What it may do.
+        roles: Roles,
+    },
+    /// It is nobody's yet: it may take up an invitation, and nothing else.
+    Guest {
+        /// The key, as OpenSSH writes it.
+        public: String,
+    },
 }
 
 /// A pool that serves.
@@ -102,19 +116,56 @@ pub fn serve(pool: &Pool, grant: &Grant, duplex: Duplex) -> Result<()> {
     }
 }
 
-/// Reads what the client wants; none if it went away without a word.
+/// Reads what the client wants; none if it went away without a word, or got what it wanted.
 fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection) -> Result<Option<deliver::Begun<'a>>> {
-    match connection.receive()? {
-        None => Ok(None),
-        Some(Message::Begin { purpose: Purpose::Push, repository, .. }) => {
-            if !grant.roles.allow(Roles::PUSH) {
+    match (connection.receive()?, grant) {
+        (None, _) => Ok(None),
+        (Some(Message::Begin { purpose: Purpose::Push, repository, .. }), Grant::Tenant { tenant, roles }) => {
+            if !roles.allow(Roles::PUSH) {
                 return Err(Error::new(Kind::Refused, "this key may not deliver snapshots"));
             }
-            deliver::Begun::new(pool, grant.tenant, repository).map(Some)
+            deliver::Begun::new(pool, *tenant, repository).map(Some)
         }
-        Some(Message::Begin { .. } | Message::Attach { .. } | Message::Redeem { .. }) => {
+        (Some(Message::Redeem { token, repository, keyring, .. }), grant) => {
+            let public = match grant {
+                Grant::Guest { public } => public,
+                // A site that is connected already may take up a further invitation; its key then has both.
+                Grant::Tenant { .. } => {
+                    return Err(Error::new(Kind::Exists, "this key is known here already")
+                        .remedy("take the invitation up with a new key"));
+                }
+            };
+            let welcome = redeem(pool, public, &token, repository, keyring.as_ref())?;
+            connection.send(&welcome)?;
+            connection.flush()?;
+            Ok(None)
+        }
+        (Some(Message::Begin { .. } | Message::Attach { .. }), Grant::Guest { .. }) => {
+            Err(Error::new(Kind::Refused, "this key is not known here, or was revoked")
+                .remedy("ask for an invitation, and take it up with `packmule remote add`"))
+        }
+        (Some(Message::Begin { .. } | Message::Attach { .. }), _) => {
             Err(Error::new(Kind::Unsupported, "this server does not serve that yet"))
         }
-        Some(other) => Err(Error::new(Kind::Io, format!("the client began with {}", other.name()))),
+        (Some(other), _) => Err(Error::new(Kind::Io, format!("the client began with {}", other.name()))),
     }
+}
+
+/// Makes the key one of the tenant's who was invited.
+fn redeem(
+    pool: &Pool,
+    public: &str,
+    token: &Token,
+    repository: Option<RepoId>,
+    keyring: Option<&Secret>,
+) -> Result<Message> {
+    let unsaid = || Error::new(Kind::Unsupported, "this server cannot make a site anew yet");
+    let keyring = keyring.map(|bytes| Keyring::from_bytes(bytes.expose())).transpose()?;
+    let with = Redeemed { public, repository: repository.ok_or_else(unsaid)?, keyring: keyring.as_ref() };
+    let (number, credential) = tenants::redeem(&pool.repo, token.expose(), &with)?;
+    let state = pool.repo.log.state();
+    let tenant = state.tenants.get(&number).ok_or_else(|| Error::bug("a tenant vanished"))?;
+    let role = if credential.roles.allow(Roles::PUSH) { Role::Push } else { Role::Pull };
+    let (name, host_key) = (tenant.name.clone(), String::new());
+    Ok(Message::Welcome { tenant: name, role, sealed: tenant.sealed, host_key, repository: None, keyring: None })
 }

@@ -46,7 +46,7 @@ impl Cloud {
     /// Pushes `from` as the tenant; the link breaks after `cut` bytes, if that is given.
     fn push(&self, tenant: &Sender, from: &Repository, cut: Option<u64>, audit: bool) -> (Result<Report>, Result<()>) {
         let (client, server) = pair(1 << 20, cut);
-        let grant = Grant { tenant: tenant.number, roles: Roles::PUSH };
+        let grant = Grant::Tenant { tenant: tenant.number, roles: Roles::PUSH };
         std::thread::scope(|scope| {
             let serving = scope.spawn(|| serve(&self.pool, &grant, server));
             let done = push(from, client, "test", Options { audit }, &Void::default());
@@ -247,7 +247,7 @@ fn who_may_not_push_is_told() {
     let e = cloud.push(&tenant, &stranger, None, false).0.unwrap_err();
     assert!(e.kind() == Kind::Refused && e.to_string().contains("another repository"), "{e}");
     let (client, server) = pair(1 << 20, None);
-    let grant = Grant { tenant: tenant.number, roles: Roles::PULL };
+    let grant = Grant::Tenant { tenant: tenant.number, roles: Roles::PULL };
     std::thread::scope(|scope| {
         scope.spawn(|| serve(&cloud.pool, &grant, server));
         let e = push(&repo, client, "test", Options::default(), &Void::default()).unwrap_err();

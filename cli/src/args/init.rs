@@ -18,6 +18,10 @@ pub struct InitArgs {
     #[arg(long, value_name = "NAME", default_value = "initial")]
     pub label: String,
 
+    /// Make a pool: a repository that holds many tenants' backups and takes in what they push
+    #[arg(long)]
+    pub pool: bool,
+
     /// The size at which a pack file is closed: 4M to 64M
     #[arg(long, value_name = "SIZE", default_value = "32M")]
     pub pack_size: PackSize,

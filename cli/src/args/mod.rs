@@ -24,7 +24,10 @@ pub use mount::{MountArgs, UmountArgs};
 pub use parse::{Failure, Parsed, one_line, parse};
 pub use restore::{Overwrite, RestoreArgs};
 pub use space::{CheckArgs, ForgetArgs, KeepArgs, PruneArgs, UnforgetArgs};
-pub use sync::{SyncAction, SyncArgs, SyncPushArgs};
+pub use sync::{
+    RemoteAction, RemoteAddArgs, RemoteArgs, ServeArgs, SyncAction, SyncArgs, SyncPushArgs, TenantAction, TenantArgs,
+    TenantCreateArgs, TenantInviteArgs,
+};
 pub use values::{Bytes, Group, IdMap, Keep, Octal, Subset, TagList, Unused, User};
 
 use std::ffi::OsString;
@@ -185,8 +188,14 @@ pub enum Command {
     Stats(StatsArgs),
     /// List, add, remove and change the keys that open the repository
     Key(KeyArgs),
-    /// Keep copies of the repository elsewhere
+    /// Keep copies of the repository elsewhere: push to them
     Sync(SyncArgs),
+    /// Manage the pools that this repository is pushed to
+    Remote(RemoteArgs),
+    /// Manage the tenants of a pool
+    Tenant(TenantArgs),
+    /// Serve a pool to its tenants' sites over SSH, until stopped
+    Serve(ServeArgs),
     /// Show the repository's journal
     Log(LogArgs),
     /// Print a completion script for a shell

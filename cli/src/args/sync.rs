@@ -1,8 +1,12 @@
-//! `sync`.
+//! `sync`, `remote`, `tenant` and `serve`.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::net::SocketAddr;
 
 use clap::{Args, Subcommand};
+
+use super::Bytes;
+use crate::timespec::Span;
 
 /// Options of `sync`.
 #[derive(Debug, Args)]
@@ -15,7 +19,7 @@ pub struct SyncArgs {
 /// What `sync` can do.
 #[derive(Debug, Subcommand)]
 pub enum SyncAction {
-    /// Bring a copy up to date: only what it lacks is sent
+    /// Bring a pool or a copy up to date: only what it lacks is sent
     Push(SyncPushArgs),
     /// Make the copy at -r a repository of its own, when the one it is a copy of is lost
     Promote,
@@ -24,15 +28,125 @@ pub enum SyncAction {
 /// Options of `sync push`.
 #[derive(Debug, Args)]
 pub struct SyncPushArgs {
-    /// The copy's directory, on another disk or a mounted NAS; made if it is absent or empty
-    #[arg(value_name = "DIR")]
-    pub to: PathBuf,
+    /// A remote's name, or the directory of a copy on another disk or a mounted NAS (with a / in it; made if it is absent or empty)
+    #[arg(value_name = "REMOTE")]
+    pub to: OsString,
 
-    /// Compare everything with the copy, not only what was recorded since the last push: finds what the copy has lost
+    /// Compare everything, not only what was recorded since the last push: finds what the other side has lost
     #[arg(long)]
     pub audit: bool,
 
-    /// Remove from the copy what the repository has pruned; without this the copy keeps it
+    /// Remove from a copy what the repository has pruned; without this the copy keeps it. Not for remotes
     #[arg(long)]
     pub delete: bool,
+
+    /// When the remote cannot be reached, or the connection is lost, try again until all is there
+    #[arg(long)]
+    pub retry: bool,
+}
+
+/// Options of `remote`.
+#[derive(Debug, Args)]
+pub struct RemoteArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: RemoteAction,
+}
+
+/// What `remote` can do.
+#[derive(Debug, Subcommand)]
+pub enum RemoteAction {
+    /// Take up the invitation of a pool, read from standard input
+    Add(RemoteAddArgs),
+    /// List the remotes and how far each has everything
+    List,
+    /// Forget a remote; what is there stays there
+    Remove {
+        /// The remote's name
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
+/// Options of `remote add`.
+#[derive(Debug, Args)]
+pub struct RemoteAddArgs {
+    /// What the remote is to be called here
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// Do not ask whether the pool's operator may hold this repository's keys
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Options of `tenant`.
+#[derive(Debug, Args)]
+pub struct TenantArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: TenantAction,
+}
+
+/// What `tenant` can do.
+#[derive(Debug, Subcommand)]
+pub enum TenantAction {
+    /// Make a tenant
+    Create(TenantCreateArgs),
+    /// List the tenants
+    List,
+    /// Let a tenant's site connect: prints one line for it, which is good once
+    Invite(TenantInviteArgs),
+    /// Refuse a tenant's keys until it is resumed
+    Suspend {
+        /// The tenant's name
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Take a suspended tenant's keys again
+    Resume {
+        /// The tenant's name
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
+/// Options of `tenant create`.
+#[derive(Debug, Args)]
+pub struct TenantCreateArgs {
+    /// Its name: lower-case letters, digits, dashes and dots
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// The most it may store, as the bytes of its files, each once
+    #[arg(long, value_name = "SIZE")]
+    pub quota: Option<Bytes>,
+}
+
+/// Options of `tenant invite`.
+#[derive(Debug, Args)]
+pub struct TenantInviteArgs {
+    /// The tenant's name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// Where the site reaches this pool: HOST or HOST:PORT (default port: 7022)
+    #[arg(long, value_name = "HOST")]
+    pub address: String,
+
+    /// How long the invitation is good
+    #[arg(long, value_name = "SPAN", default_value = "7d")]
+    pub lifetime: Span,
+
+    /// What the site's key will be called
+    #[arg(long, value_name = "NAME", default_value = "site")]
+    pub label: String,
+}
+
+/// Options of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:7022")]
+    pub listen: SocketAddr,
 }

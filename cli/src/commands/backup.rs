@@ -81,7 +81,7 @@ fn options(args: &BackupArgs) -> Result<Options> {
 }
 
 /// This machine's name as snapshots carry it.
-fn host_name() -> Result<String> {
+pub fn host_name() -> Result<String> {
     let name = nix::unistd::gethostname().map_err(|e| Error::io("ask for", "the host's name", e.into()))?;
     name.into_string()
         .map_err(|_| Error::new(Kind::Usage, "this machine's name is not valid UTF-8").remedy("give one with --host"))

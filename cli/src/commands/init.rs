@@ -3,14 +3,17 @@
 use repo::chunker::ChunkerParams;
 use repo::crypto::slot::Argon2Cost;
 use repo::error::{Error, Kind, Result};
-use repo::keyslots::NewSlots;
-use repo::open::{self, Init};
+use repo::keyslots::{NewSlots, Secret};
+use repo::open::{self, Access, Init, Place, Sealed};
+use repo::tenants::make_pool;
 
 use super::key::show_code;
+use super::open::place;
 use crate::args::InitArgs;
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::json;
+use crate::progress::Job;
 
 /// Runs `init`.
 pub fn run(ctx: &Context, args: InitArgs) -> Result<ExitCode> {
@@ -28,6 +31,13 @@ pub fn run(ctx: &Context, args: InitArgs) -> Result<ExitCode> {
     };
     let wanted = Init { slots, chunker: ChunkerParams::DEFAULT, pack_size: args.pack_size.0 };
     let (id, code) = open::init(root, &wanted)?;
+    if args.pool {
+        let place = Place { root: root.to_owned(), ..place(ctx)? };
+        let sealed = Sealed::open(place, Access::Write)?;
+        let repo = sealed.unlock(&Secret::Passphrase(password), &ctx.monitor(Job::Look("packs")))?;
+        make_pool(&repo)?;
+        repo.remember();
+    }
     let text = code.as_ref().map(|code| code.to_text());
     if ctx.output.json {
         ctx.output.message_now(&json::Initialized {
@@ -37,7 +47,8 @@ pub fn run(ctx: &Context, args: InitArgs) -> Result<ExitCode> {
         })?;
         return Ok(ExitCode::Ok);
     }
-    ctx.output.line(format!("made repository {} at {}", &id.to_hex()[..16], repo::error::printable(root)))?;
+    let what = if args.pool { "pool" } else { "repository" };
+    ctx.output.line(format!("made {what} {} at {}", &id.to_hex()[..16], repo::error::printable(root)))?;
     match &text {
         Some(text) => show_code(ctx, text)?,
         None => ctx.output.line("There is no recovery code: whoever loses the password loses every backup.")?,

@@ -135,6 +135,7 @@ fn describe(record: &Record) -> (&'static str, String) {
         Record::Pushed { remote, position, .. } => {
             ("pushed", format!("everything up to record {} is at remote {remote}", position.seq))
         }
+        Record::HostKey { .. } => ("host-key", "the server has a new host key".to_owned()),
         Record::Checkpoint { state } => {
             ("checkpoint", format!("checkpoint of {}", human::count(state.snapshots.len() as u64, "snapshot")))
         }

@@ -21,12 +21,15 @@ mod ls;
 mod mount;
 mod prune;
 mod rebuild_index;
+mod remote;
 mod restore;
+mod serve;
 mod snapshots;
 mod stats;
 mod status;
 mod sync;
 mod tag;
+mod tenant;
 mod umount;
 mod unforget;
 
@@ -62,6 +65,9 @@ pub fn run(ctx: &Context, command: Command) -> Result<ExitCode> {
         Command::Stats(args) => stats::run(ctx, args),
         Command::Key(args) => key::run(ctx, args),
         Command::Sync(args) => sync::run(ctx, args),
+        Command::Remote(args) => remote::run(ctx, args),
+        Command::Tenant(args) => tenant::run(ctx, args),
+        Command::Serve(args) => serve::run(ctx, &args),
         Command::Log(args) => log::run(ctx, args),
         Command::Completions(args) => completions::run(ctx, args),
         Command::Man(args) => man::run(ctx, args),

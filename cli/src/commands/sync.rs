@@ -5,10 +5,15 @@ use std::time::{Duration, Instant};
 
 use repo::backend::local::Local;
 use repo::error::{Error, Kind, Result};
+use repo::format::record::RemoteState;
 use repo::lock::Locks;
+use repo::monitor::{Event, Monitor};
 use repo::open::{Access, Repository};
+use repo::tenants::valid_name;
 use serde::Serialize;
+use sync::remote;
 use sync::sealed::{self, Options, Report};
+use sync::ssh::is_transient;
 
 use super::open::{open_repository, place};
 use crate::args::{SyncAction, SyncArgs, SyncPushArgs};
@@ -33,6 +38,27 @@ struct Summary {
     total_duration: f64,
 }
 
+/// The result of a push to a remote as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "summary")]
+struct RemoteSummary<'a> {
+    remote: &'a str,
+    tenant: &'a str,
+    packs_sent: u64,
+    snapshots_sent: u64,
+    /// All 64 digits of each snapshot that is not there.
+    snapshots_failed: Vec<String>,
+    /// All 64 digits of each pack that the remote would not take.
+    packs_refused: Vec<String>,
+    bytes_sent: u64,
+    total_duration: f64,
+}
+
+/// The first pause before another try …
+const FIRST_WAIT: Duration = Duration::from_secs(5);
+/// … doubles up to this.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
 /// Runs `sync`.
 pub fn run(ctx: &Context, args: SyncArgs) -> Result<ExitCode> {
     match args.action {
@@ -43,12 +69,123 @@ pub fn run(ctx: &Context, args: SyncArgs) -> Result<ExitCode> {
 
 fn push(ctx: &Context, args: &SyncPushArgs) -> Result<ExitCode> {
     let started = Instant::now();
+    // A name may be a remote's; what has a slash in it, or is there, is a directory.
+    let name = args.to.to_str().filter(|name| valid_name(name).is_ok());
+    let directory = Path::new(&args.to);
+    if name.is_none() {
+        return to_directory(ctx, args, directory, started);
+    }
+    let repo = open_repository(ctx, Access::Read)?;
+    match name.filter(|name| repo.log.state().remotes.contains_key(*name)) {
+        Some(name) => {
+            let name = name.to_owned();
+            drop(repo);
+            to_remote(ctx, args, &name, started)
+        }
+        None if directory.is_dir() => {
+            drop(repo);
+            to_directory(ctx, args, directory, started)
+        }
+        None => remote::find(&repo, name.unwrap_or_default()).map(|_| ExitCode::Ok).map_err(|e| {
+            let shown = human::path(args.to.as_encoded_bytes());
+            e.remedy(format!("`packmule remote list` shows those there are; write ./{shown} for a directory"))
+        }),
+    }
+}
+
+fn to_remote(ctx: &Context, args: &SyncPushArgs, name: &str, started: Instant) -> Result<ExitCode> {
+    if args.delete {
+        return Err(Error::new(Kind::Usage, "--delete is for copies in a directory: a pool keeps what it has")
+            .remedy("leave --delete out"));
+    }
+    // It notes how far the remote has everything.
+    let repo = open_repository(ctx, Access::Write)?;
+    let known = remote::find(&repo, name)?;
+    let mut wait = FIRST_WAIT;
+    let report = loop {
+        let progress = ctx.monitor(Job::Other("packs"));
+        let done = push_once(&repo, &known, args, &progress);
+        drop(progress);
+        match done {
+            Err(e) if args.retry && is_transient(&e) && !ctx.stopped() => {
+                ctx.output.complain(format!("packmule: {e}; trying again in {}", human::duration(wait)));
+                let until = Instant::now() + wait;
+                while Instant::now() < until && !ctx.stopped() {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                wait = (wait * 2).min(LONGEST_WAIT);
+            }
+            other => break other?,
+        }
+    };
+    if let Some(position) = report.watermark {
+        remote::pushed(&repo, name, position)?;
+    }
+    repo.remember();
+    tell_remote(ctx, &report, name, started.elapsed())?;
+    if report.failed.is_empty() {
+        return Ok(ExitCode::Ok);
+    }
+    let count = human::count(report.failed.len() as u64, "snapshot");
+    Err(Error::damaged(format!("{count} could not be delivered; everything else was"))
+        .remedy("`packmule check --read-data` tells what is damaged here"))
+}
+
+fn push_once(
+    repo: &Repository,
+    known: &RemoteState,
+    args: &SyncPushArgs,
+    progress: &dyn Monitor,
+) -> Result<sync::push::Report> {
+    let link = remote::open(known)?;
+    for warning in link.warnings() {
+        progress.event(Event::Notice(warning));
+    }
+    let program = concat!("packmule ", env!("CARGO_PKG_VERSION"));
+    let options = sync::push::Options { audit: args.audit };
+    let done = sync::push::push(repo, link.channel()?, program, options, progress);
+    link.close();
+    done
+}
+
+fn tell_remote(ctx: &Context, done: &sync::push::Report, name: &str, elapsed: Duration) -> Result<()> {
+    for (id, why) in &done.failed {
+        ctx.output.complain(format!("packmule: snapshot {} is not there: {why}", id.short()));
+    }
+    if ctx.output.json {
+        ctx.output.message(&RemoteSummary {
+            remote: name,
+            tenant: &done.tenant,
+            packs_sent: done.packs + done.mixed,
+            snapshots_sent: done.snapshots,
+            snapshots_failed: done.failed.iter().map(|(id, _)| id.to_hex()).collect(),
+            packs_refused: done.refused.iter().map(|id| id.to_hex()).collect(),
+            bytes_sent: done.bytes,
+            total_duration: elapsed.as_secs_f64(),
+        })?;
+        return ctx.output.flush();
+    }
+    if done.bytes == 0 && done.snapshots == 0 {
+        ctx.output.remark(format!("{name} is up to date"))?;
+    } else {
+        let snapshots = human::count(done.snapshots, "snapshot");
+        let packs = human::count(done.packs + done.mixed, "pack");
+        let (bytes, time) = (human::size(done.bytes), human::duration(elapsed));
+        ctx.output.remark(format!("sent {snapshots} in {packs}, {bytes}, to {name} in {time}"))?;
+    }
+    ctx.output.flush()
+}
+
+fn to_directory(ctx: &Context, args: &SyncPushArgs, to: &Path, started: Instant) -> Result<ExitCode> {
+    if args.retry {
+        return Err(Error::new(Kind::Usage, "--retry is for remotes").remedy("leave --retry out"));
+    }
     let repo = open_repository(ctx, Access::Read)?;
     if let Some(e) = &repo.rolled_back {
         return Err(Error::new(Kind::RolledBack, e.to_string()));
     }
-    refuse_inside(&repo, &args.to)?;
-    let copy = Local::copy_of(&args.to, repo.config.repo_id)?;
+    refuse_inside(&repo, to)?;
+    let copy = Local::copy_of(to, repo.config.repo_id)?;
     let busy = |e: Error| match e.kind() {
         Kind::Locked => Error::new(Kind::Locked, "another push to this copy is running:")
             .at(copy.root())

@@ -59,8 +59,8 @@ impl Keyring {
         Keyring { masters: self.masters.iter().map(Key::duplicate).collect() }
     }
 
-    /// The master keys back to back, oldest first.
-    pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+    /// The master keys back to back, oldest first: to be sealed, or for a peer that is to hold them.
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         // Reserved exactly: growing would leave unwiped copies behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(self.masters.len() * 32));
         for master in &self.masters {
@@ -70,7 +70,10 @@ impl Keyring {
     }
 
     /// Reads what [`Keyring::to_bytes`] wrote.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Keyring> {
+    ///
+    /// # Errors
+    /// `Damaged` for another length.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Keyring> {
         let epochs = bytes.len() / 32;
         if epochs == 0 || epochs > MAX_EPOCHS || !bytes.len().is_multiple_of(32) {
             return Err(Error::damaged("a key slot holds no keyring"));

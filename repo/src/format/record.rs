@@ -132,6 +132,8 @@ pub enum Record {
     RemoteRemoved { name: String },
     /// Everything up to this record of this log is at the remote.
     Pushed { remote: String, position: Position, at: Time },
+    /// The key that this repository's server shows to those who connect.
+    HostKey { key: PrivateKey },
     /// The state after all records before this one.
     Checkpoint { state: Box<State> },
     /// A record of a newer program's that this one may pass over.
@@ -296,6 +298,7 @@ impl Record {
                 position.write(w);
                 w.i64(at.0);
             }
+            Record::HostKey { key } => w.lp_bytes(&key.0),
             Record::Checkpoint { state } => state.write(w),
             Record::Ignored { body, .. } => w.bytes(body),
         }
@@ -331,6 +334,7 @@ impl Record {
             Record::RemoteSet { .. } => 25,
             Record::RemoteRemoved { .. } => 26,
             Record::Pushed { .. } => 27,
+            Record::HostKey { .. } => 28,
             Record::Ignored { kind, .. } => *kind,
         }
     }
@@ -381,6 +385,7 @@ impl Record {
             24 => Record::Watermark { tenant: r.varint_u32()?, position: Position::read(r)? },
             25 => Record::RemoteSet { name: text(r)?, state: Box::new(RemoteState::read(r)?) },
             26 => Record::RemoteRemoved { name: text(r)? },
+            28 => Record::HostKey { key: PrivateKey::read(r)? },
             27 => Record::Pushed { remote: text(r)?, position: Position::read(r)?, at: time(r)? },
             kind if kind & MAY_IGNORE != 0 => Record::Ignored { kind, body: r.bytes(r.remaining())?.to_vec() },
             _ => return Err(newer()),

@@ -71,6 +71,15 @@ impl Index {
         })
     }
 
+    /// What every tenant owns is to be derived anew: packs have gone, and with them perhaps what only others still need.
+    pub fn doubt_ownership(&self) -> Result<()> {
+        let any = self.shared.env().read(|tables, txn| Ok(!tables.owners.is_empty(txn)?))?;
+        if any {
+            self.shared.write(&mut |tables, txn| Ok(tables.owners.clear(txn)?))?;
+        }
+        Ok(())
+    }
+
     /// Forgets what the tenant owns: it is to be derived anew.
     pub fn disown(&self, tenant: u32) -> Result<()> {
         self.shared.write(&mut |tables, txn| {

@@ -101,6 +101,7 @@ impl Index {
     /// Removes packs, and moves the position to `to`. Chunks that lie in them by this index move to the place that
     /// `reassign` gives, or are forgotten. Otherwise as [`Index::add_packs`]: safe to repeat, false if past `to`.
     pub fn remove_packs(&self, packs: &[PackId], to: Position, reassign: &dyn Reassign) -> Result<bool> {
+        self.doubt_ownership()?;
         self.remove_or_leave(packs, to, reassign, false)
     }
 

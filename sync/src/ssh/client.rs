@@ -19,8 +19,8 @@ use super::bridge::Guards;
 use super::credit::{Pool, Window};
 use super::keys::{KeyPair, PublicKey};
 use super::socket::{Promised, Socket, cut};
-use super::tuning::{self, Timing};
-use super::{CHANNELS, SUBSYSTEM, bridge, tame, url::Address};
+pub use super::tuning::Timing;
+use super::{CHANNELS, SUBSYSTEM, bridge, tame, tuning, url::Address};
 
 /// Bytes that may wait to be read on one link: enough for the largest window of each channel.
 const MEMORY: u64 = 32 << 20;

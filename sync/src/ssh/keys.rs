@@ -101,16 +101,29 @@ impl KeyPair {
         }
         let mut text = Zeroizing::new(Vec::with_capacity(MAX_FILE as usize));
         (&mut file).take(MAX_FILE).read_to_end(&mut text).map_err(|e| Error::io("read the key", path, e))?;
-        let key = PrivateKey::from_openssh(&*text).map_err(|_| {
-            wrong("this is no private key in OpenSSH's format").remedy("make one with `ssh-keygen -t ed25519 -N ''`")
+        KeyPair::from_text(&text).map_err(|e| e.at(path))
+    }
+
+    /// Reads a private key as OpenSSH writes it; without a passphrase, and of the kind Ed25519.
+    pub fn from_text(text: &[u8]) -> Result<KeyPair> {
+        let wrong = |why: &'static str| Error::new(Kind::Usage, why);
+        let key = PrivateKey::from_openssh(text).map_err(|_| {
+            wrong("this is no private key in OpenSSH's format:").remedy("make one with `ssh-keygen -t ed25519 -N ''`")
         })?;
         if key.is_encrypted() {
-            return Err(wrong("the private key has a passphrase").remedy("use one without: nobody is there to type it"));
+            return Err(
+                wrong("the private key has a passphrase:").remedy("use one without: nobody is there to type it")
+            );
         }
         if key.algorithm() != Algorithm::Ed25519 {
-            return Err(wrong("the private key is not of the kind ssh-ed25519"));
+            return Err(wrong("the private key is not of the kind ssh-ed25519:"));
         }
         Ok(KeyPair(Arc::new(key)))
+    }
+
+    /// The private key as OpenSSH writes it: to be sealed.
+    pub fn to_text(&self) -> Result<Zeroizing<String>> {
+        self.0.to_openssh(LineEnding::LF).map_err(|e| Error::new(Kind::Bug, format!("cannot write down a key: {e}")))
     }
 
     /// Reads the key at `path`, or makes one there if nothing is; the second result says which. Of several programs that
@@ -130,10 +143,7 @@ impl KeyPair {
 
     /// Writes the key to a new file of mode 0600: whole and durable, or not there. Never replaces one (`Kind::Exists`).
     pub fn store(&self, path: &Path) -> Result<()> {
-        let text = self
-            .0
-            .to_openssh(LineEnding::LF)
-            .map_err(|e| Error::new(Kind::Bug, format!("cannot write down a key: {e}")))?;
+        let text = self.to_text()?;
         let temporary = Temporary::beside(path)?;
         let failed = |e| Error::io("write the key", path, e);
         let mut file =

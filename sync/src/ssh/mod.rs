@@ -1,11 +1,11 @@
-//! The carrier: one-way-authenticated, encrypted channels over SSH, as blocking [`Duplex`](crate::stream::Duplex) streams.
+//! The carrier: mutually authenticated, encrypted channels over SSH, as blocking [`Duplex`](crate::stream::Duplex) streams.
 //!
 //! The only place that knows tokio and russh; nothing of either shows in what it offers. What it guarantees above plain SSH:
 //!
 //! - **Credit.** Within a channel each side may send only what the other has granted, and a grant is made for what was
-//!   really read ([`credit`]). SSH's own windows are no such promise here: russh gives window back as its loop reads, and
+//!   really read (`credit`). SSH's own windows are no such promise here: russh gives window back as its loop reads, and
 //!   one full channel then stops all others of the connection.
-//! - **No standstill.** A connection whose writes wait goes on reading, within what was granted ([`socket`]).
+//! - **No standstill.** A connection whose writes wait goes on reading, within what was granted (`socket`).
 //! - **Ends are told apart.** A dropped writer is a clean end; a lost link, a cut or a panic is an error.
 
 use std::sync::OnceLock;

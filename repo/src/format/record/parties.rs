@@ -240,6 +240,12 @@ impl TenantState {
 #[derive(Clone, PartialEq, Eq)]
 pub struct PrivateKey(pub Zeroizing<Vec<u8>>);
 
+impl PrivateKey {
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<PrivateKey> {
+        Ok(PrivateKey(Zeroizing::new(r.lp_bytes(MAX_TEXT)?.to_vec())))
+    }
+}
+
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PrivateKey")
@@ -280,7 +286,7 @@ impl RemoteState {
         Ok(RemoteState {
             url: text(r)?,
             host_key: text(r)?,
-            key: PrivateKey(Zeroizing::new(r.lp_bytes(MAX_TEXT)?.to_vec())),
+            key: PrivateKey::read(r)?,
             tenant: text(r)?,
             sealed: r.bool()?,
             pushed: read_position(r)?,

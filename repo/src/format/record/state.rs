@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::{Entry, Origin, Position, Record, RemoteState, TenantState};
+use super::{Entry, Origin, Position, PrivateKey, Record, RemoteState, TenantState};
 use crate::clock::Time;
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 
@@ -119,6 +119,8 @@ pub struct State {
     pub tenants: BTreeMap<u32, TenantState>,
     /// The remotes this repository is pushed to, by name.
     pub remotes: BTreeMap<String, RemoteState>,
+    /// The key that this repository's server shows.
+    pub host_key: Option<PrivateKey>,
     /// The highest number given to a roll-up of footers; 0 before the first.
     pub newest_rollup: u64,
     /// Hashes of consecutive records, the last being at `position`.
@@ -146,6 +148,7 @@ impl Default for State {
             pool: false,
             tenants: BTreeMap::new(),
             remotes: BTreeMap::new(),
+            host_key: None,
             newest_rollup: 0,
             recent: VecDeque::new(),
             anchors: VecDeque::new(),
@@ -215,7 +218,8 @@ impl State {
             | Record::Watermark { .. }
             | Record::RemoteSet { .. }
             | Record::RemoteRemoved { .. }
-            | Record::Pushed { .. } => self.apply_to_parties(entry),
+            | Record::Pushed { .. }
+            | Record::HostKey { .. } => self.apply_to_parties(entry),
             // Repeats what is known already.
             Record::Checkpoint { .. } | Record::Ignored { .. } => {}
             Record::SnapshotRecorded { .. }
@@ -270,6 +274,7 @@ impl State {
     fn apply_to_parties(&mut self, entry: &Entry) {
         match &entry.record {
             Record::PoolMade => self.pool = true,
+            Record::HostKey { key } => self.host_key = Some(key.clone()),
             Record::TenantSet { tenant, state } => {
                 self.tenants.insert(*tenant, TenantState::clone(state));
             }

@@ -176,6 +176,7 @@ fn remote() -> impl Strategy<Value = RemoteState> {
 fn of_parties() -> impl Strategy<Value = Record> {
     prop_oneof![
         1 => Just(Record::PoolMade),
+        1 => vec(any::<u8>(), 0..9).prop_map(|key| Record::HostKey { key: PrivateKey(key.into()) }),
         4 => (0u32..3, tenant()).prop_map(|(tenant, state)| Record::TenantSet { tenant, state: Box::new(state) }),
         1 => (0u32..3).prop_map(|tenant| Record::TenantRemoved { tenant }),
         2 => (0u32..3, position()).prop_map(|(tenant, position)| Record::Watermark { tenant, position }),
@@ -479,6 +480,7 @@ fn one_of_each_party(received: Record) -> Vec<Record> {
         Record::RemoteSet { name: "cloud".into(), state: Box::new(remote) },
         Record::RemoteRemoved { name: "cloud".into() },
         Record::Pushed { remote: "cloud".into(), position, at },
+        Record::HostKey { key: PrivateKey(b"private".to_vec().into()) },
     ]
 }
 
@@ -493,7 +495,7 @@ fn name_of(record: &Record) -> String {
 #[test]
 fn the_document_has_these_types_and_vectors() {
     let all = one_of_each();
-    assert_eq!(all.len(), 27);
+    assert_eq!(all.len(), 28);
     let mut absent = Vec::new();
     for (n, entry) in (1..).zip(&all) {
         let name = name_of(&entry.record);

@@ -1,0 +1,123 @@
+//! `remote`.
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Read, Write};
+
+use repo::error::{Error, Kind, Result};
+use repo::open::{Access, Repository};
+use serde::Serialize;
+use sync::invitation::Invitation;
+use sync::remote;
+
+use super::open::open_repository;
+use crate::args::{RemoteAction, RemoteAddArgs, RemoteArgs};
+use crate::context::Context;
+use crate::exit::ExitCode;
+use crate::output::human::{self, Table};
+use crate::output::json;
+
+/// A line longer than this is no invitation.
+const LONGEST: u64 = 4096;
+
+/// A remote as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "remote")]
+struct Line {
+    name: String,
+    url: String,
+    tenant: String,
+    sealed: bool,
+    /// Snapshots that are not there yet.
+    pending_snapshots: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pushed: Option<json::Time>,
+}
+
+/// Runs `remote`.
+pub fn run(ctx: &Context, args: RemoteArgs) -> Result<ExitCode> {
+    match args.action {
+        RemoteAction::Add(args) => add(ctx, &args)?,
+        RemoteAction::List => list(ctx, &open_repository(ctx, Access::Read)?)?,
+        RemoteAction::Remove { name } => {
+            let repo = open_repository(ctx, Access::Write)?;
+            remote::remove(&repo, &name)?;
+            repo.remember();
+            ctx.output.remark(format!("forgot remote {name}; what is there stays there"))?;
+        }
+    }
+    ctx.output.flush()?;
+    Ok(ExitCode::Ok)
+}
+
+fn add(ctx: &Context, args: &RemoteAddArgs) -> Result<()> {
+    let mut line = String::new();
+    let read = std::io::stdin().lock().take(LONGEST).read_to_string(&mut line);
+    read.map_err(|e| Error::new(Kind::Usage, format!("cannot read the invitation from standard input: {e}")))?;
+    let invitation = Invitation::parse(&line)?;
+    if !invitation.sealed && !args.yes && !agreed(&invitation)? {
+        return Err(Error::new(Kind::Interrupted, "nothing was done"));
+    }
+    let repo = open_repository(ctx, Access::Write)?;
+    let host = super::backup::host_name()?;
+    let state = remote::add(&repo, &args.name, &invitation, &host)?;
+    repo.remember();
+    let (name, url) = (&args.name, &state.url);
+    ctx.output.remark(format!(
+        "connected to {url} as tenant {}; `packmule sync push {name}` sends the snapshots",
+        state.tenant
+    ))
+}
+
+/// Says what the pool's operator will hold, and asks the person at the terminal: standard input is the invitation.
+fn agreed(invitation: &Invitation) -> Result<bool> {
+    let nobody = |e| {
+        Error::new(Kind::Usage, format!("there is no terminal to ask at: {e}"))
+            .remedy("give --yes if the pool's operator may hold this repository's keys")
+    };
+    let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").map_err(nobody)?;
+    let text = format!(
+        "The operator of {} will hold the keys of this repository, can read every backup in it, and stores them \
+         together with other customers', each under keys of its own.\nGo on? [y/N] ",
+        invitation.address.place()
+    );
+    terminal.write_all(text.as_bytes()).map_err(nobody)?;
+    let mut answer = String::new();
+    BufReader::new(terminal.take(64)).read_line(&mut answer).map_err(nobody)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes"))
+}
+
+fn list(ctx: &Context, repo: &Repository) -> Result<()> {
+    let state = repo.log.state();
+    let mut table = Table::new(&["Name", "Where", "Tenant", "Kind", "Complete since", "Pending"]);
+    for (name, known) in &state.remotes {
+        let there = known.pushed.map_or(0, |at| at.seq);
+        let pending = state.snapshots.values().filter(|s| s.forgotten.is_none() && s.seq > there).count() as u64;
+        if ctx.output.json {
+            ctx.output.message(&Line {
+                name: name.clone(),
+                url: known.url.clone(),
+                tenant: known.tenant.clone(),
+                sealed: known.sealed,
+                pending_snapshots: pending,
+                pushed: known.pushed_at.map(json::Time::of),
+            })?;
+            continue;
+        }
+        let since = known.pushed_at.map_or_else(|| "never".to_owned(), |at| human::time(human::timestamp(at)));
+        let sort = if known.sealed { "sealed" } else { "pooled" };
+        let row = [
+            name.clone(),
+            known.url.clone(),
+            known.tenant.clone(),
+            sort.into(),
+            since,
+            human::count(pending, "snapshot"),
+        ];
+        table.row(row);
+    }
+    if !ctx.output.json {
+        table.lines().iter().try_for_each(|line| ctx.output.line(line))?;
+        ctx.output.remark(human::count(state.remotes.len() as u64, "remote"))?;
+    }
+    Ok(())
+}

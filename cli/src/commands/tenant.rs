@@ -1,0 +1,144 @@
+//! `tenant`.
+
+use jiff::tz::TimeZone;
+use repo::clock::Time;
+use repo::error::{Error, Kind, Result};
+use repo::format::record::{Roles, TenantState};
+use repo::open::{Access, Repository};
+use repo::tenants::{self, require_pool};
+use serde::Serialize;
+use sync::invitation::Invitation;
+use sync::serve::Door;
+use sync::ssh::url::Address;
+
+use super::open::open_repository;
+use crate::args::{TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs};
+use crate::context::Context;
+use crate::exit::ExitCode;
+use crate::output::human::{self, Table};
+use crate::output::json;
+
+/// A tenant as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "tenant")]
+struct Line {
+    name: String,
+    sealed: bool,
+    suspended: bool,
+    connected: bool,
+    snapshots: u64,
+    /// Bytes of its different chunks; absent until that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owned_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quota: Option<u64>,
+    made: json::Time,
+}
+
+/// An invitation as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "invitation")]
+struct Invited {
+    tenant: String,
+    invitation: String,
+    expires: json::Time,
+}
+
+/// Runs `tenant`.
+pub fn run(ctx: &Context, args: TenantArgs) -> Result<ExitCode> {
+    let access = if matches!(args.action, TenantAction::List) { Access::Read } else { Access::Write };
+    let repo = open_repository(ctx, access)?;
+    require_pool(&repo)?;
+    match args.action {
+        TenantAction::Create(args) => create(ctx, &repo, &args)?,
+        TenantAction::List => list(ctx, &repo)?,
+        TenantAction::Invite(args) => invite(ctx, &repo, &args)?,
+        TenantAction::Suspend { name } => suspend(ctx, &repo, &name, true)?,
+        TenantAction::Resume { name } => suspend(ctx, &repo, &name, false)?,
+    }
+    repo.remember();
+    ctx.output.flush()?;
+    Ok(ExitCode::Ok)
+}
+
+fn create(ctx: &Context, repo: &Repository, args: &TenantCreateArgs) -> Result<()> {
+    let quota = args.quota.map(|quota| quota.0);
+    let set = |tenant: &mut TenantState| tenant.quota = quota;
+    tenants::create(repo, &args.name, false, &set)?;
+    ctx.output.remark(format!("made tenant {0}; `packmule tenant invite {0}` lets its site connect", args.name))
+}
+
+fn list(ctx: &Context, repo: &Repository) -> Result<()> {
+    let state = repo.log.state();
+    let mut table = Table::new(&["Name", "Kind", "Snapshots", "Owns", "Quota", "State"]);
+    for (number, tenant) in &state.tenants {
+        let of = |origin: &repo::format::record::Origin| origin.tenant == *number;
+        let snapshots = state.snapshots.values().filter(|s| s.origin.as_ref().is_some_and(of)).count() as u64;
+        let owned = repo.index.ownership(*number)?.map(|owned| owned.bytes);
+        let connected = tenant.repository.is_some();
+        if ctx.output.json {
+            ctx.output.message(&Line {
+                name: tenant.name.clone(),
+                sealed: tenant.sealed,
+                suspended: tenant.suspended,
+                connected,
+                snapshots,
+                owned_bytes: owned,
+                quota: tenant.quota,
+                made: json::Time::of(tenant.made),
+            })?;
+            continue;
+        }
+        let standing = match (tenant.suspended, connected) {
+            (true, _) => "suspended",
+            (_, false) => "not connected yet",
+            _ => "",
+        };
+        let sort = if tenant.sealed { "sealed" } else { "pooled" };
+        let size = |bytes: Option<u64>| bytes.map(human::size).unwrap_or_default();
+        let row =
+            [tenant.name.clone(), sort.into(), snapshots.to_string(), size(owned), size(tenant.quota), standing.into()];
+        table.row(row);
+    }
+    if !ctx.output.json {
+        table.lines().iter().try_for_each(|line| ctx.output.line(line))?;
+        ctx.output.remark(human::count(state.tenants.len() as u64, "tenant"))?;
+    }
+    Ok(())
+}
+
+fn invite(ctx: &Context, repo: &Repository, args: &TenantInviteArgs) -> Result<()> {
+    let state = repo.log.state();
+    let (number, tenant) = tenants::find(&state, &args.name)?;
+    let address = Address::parse(&format!("ssh://{}", args.address)).map_err(|_| {
+        Error::new(Kind::Usage, format!("'{}' is no address", args.address.escape_debug()))
+            .remedy("give HOST or HOST:PORT, by which the site reaches this pool")
+    })?;
+    let host_key = Door::host_key(repo)?.public();
+    let now = repo.clock.now();
+    let back = Time(args.lifetime.before(human::timestamp(now), &TimeZone::UTC).as_nanosecond() as i64);
+    let expires = Time(now.0.saturating_add(now.0.saturating_sub(back.0)));
+    let roles = Roles::PUSH.and(Roles::PULL);
+    let token = tenants::invite(repo, number, roles, &args.label, "", expires)?;
+    let (tenant, sealed) = (tenant.name.clone(), tenant.sealed);
+    let line = Invitation { address, host_key, tenant: tenant.clone(), sealed, token }.to_string();
+    if ctx.output.json {
+        return ctx.output.message_now(&Invited { tenant, invitation: line, expires: json::Time::of(expires) });
+    }
+    ctx.output.line(line)?;
+    let until = human::time(human::timestamp(expires));
+    ctx.output.remark(format!(
+        "good once, until {until}: give it to `packmule remote add NAME` at the site, unseen by others"
+    ))
+}
+
+fn suspend(ctx: &Context, repo: &Repository, name: &str, suspended: bool) -> Result<()> {
+    let (number, _) = tenants::find(&repo.log.state(), name).map(|(number, tenant)| (number, tenant.suspended))?;
+    tenants::change(repo, number, &mut |tenant| {
+        tenant.suspended = suspended;
+        Ok(())
+    })?;
+    let what =
+        if suspended { "its keys are refused until `packmule tenant resume`" } else { "its keys are taken again" };
+    ctx.output.remark(format!("tenant {name}: {what}"))
+}

@@ -1,0 +1,139 @@
+//! The pool that a repository is pushed to, as the site sees it.
+
+use std::time::Duration;
+
+use repo::error::{Error, Kind, Result};
+use repo::format::record::{Position, PrivateKey, Record, RemoteState};
+use repo::lock::COMMIT_WAIT;
+use repo::open::Repository;
+use repo::tenants::valid_name;
+use zeroize::Zeroizing;
+
+use crate::invitation::Invitation;
+use crate::ssh::client::{Link, Pin, Target, connect};
+use crate::ssh::keys::{KeyPair, PublicKey};
+use crate::ssh::server::Timing;
+use crate::ssh::url::Address;
+use crate::wire::{Connection, Message, Preface, Secret, Side, Token};
+
+/// How long connecting may take.
+const CONNECT: Duration = Duration::from_secs(30);
+/// The name that clients give; keys say who they are.
+const USER: &str = "packmule";
+
+/// Takes an invitation up: makes a key, has the pool register it, and notes the remote under `name`. For a pooled tenant
+/// the repository's keys go to the pool: who calls has asked a person.
+///
+/// # Errors
+/// `Exists` if there is a remote of that name; `Refused` if the pool does not take the invitation, or shows another key
+/// than it says; `Unreachable`.
+pub fn add(repo: &Repository, name: &str, invitation: &Invitation, host: &str) -> Result<RemoteState> {
+    valid_name(name)?;
+    require_new(repo, name)?;
+    let key = KeyPair::generate(&format!("packmule {host}"))?;
+    let link = reach(&invitation.address, &invitation.host_key, &key)?;
+    let mut connection = Connection::open(link.channel()?, Side::Client, &Preface::ours())?;
+    let keyring = (!invitation.sealed).then(|| Secret::new(repo.unlocked.keyring.to_bytes().to_vec()));
+    connection.send(&Message::Redeem {
+        token: Token::new(*invitation.token),
+        label: host.to_owned(),
+        host: host.to_owned(),
+        repository: Some(repo.config.repo_id),
+        keyring,
+    })?;
+    connection.flush()?;
+    let (tenant, sealed) = match connection.receive()? {
+        Some(Message::Welcome { tenant, sealed, .. }) => (tenant, sealed),
+        Some(Message::Fail(fail)) => return Err(fail.into_error()),
+        Some(other) => return Err(Error::new(Kind::Io, format!("the pool answered with {}", other.name()))),
+        None => return Err(Error::new(Kind::Unreachable, "the pool ended the connection").remedy("try again")),
+    };
+    drop(connection);
+    link.close();
+    let state = RemoteState {
+        url: Address { user: None, tenant: None, ..invitation.address.clone() }.to_string(),
+        host_key: invitation.host_key.text(),
+        key: PrivateKey(Zeroizing::new(key.to_text()?.as_bytes().to_vec())),
+        tenant,
+        sealed,
+        pushed: None,
+        pushed_at: None,
+    };
+    set(repo, name, &state)?;
+    Ok(state)
+}
+
+fn require_new(repo: &Repository, name: &str) -> Result<()> {
+    repo.log.refresh()?;
+    if repo.log.state().remotes.contains_key(name) {
+        return Err(Error::new(Kind::Exists, format!("there is a remote '{name}' already"))
+            .remedy("choose another name, or remove it with `packmule remote remove`"));
+    }
+    Ok(())
+}
+
+fn set(repo: &Repository, name: &str, state: &RemoteState) -> Result<()> {
+    let commit = repo.locks.commit(COMMIT_WAIT)?;
+    repo.log.append(&commit, Record::RemoteSet { name: name.to_owned(), state: Box::new(state.clone()) })?;
+    Ok(())
+}
+
+/// Forgets a remote. What is there stays there.
+///
+/// # Errors
+/// `NotFound`.
+pub fn remove(repo: &Repository, name: &str) -> Result<()> {
+    let commit = repo.locks.commit(COMMIT_WAIT)?;
+    repo.log.refresh()?;
+    find(repo, name)?;
+    repo.log.append(&commit, Record::RemoteRemoved { name: name.to_owned() }).map(drop)
+}
+
+/// A remote by name.
+///
+/// # Errors
+/// `NotFound`.
+pub fn find(repo: &Repository, name: &str) -> Result<RemoteState> {
+    repo.log.state().remotes.get(name).cloned().ok_or_else(|| {
+        Error::new(Kind::NotFound, format!("there is no remote '{}'", name.escape_debug()))
+            .remedy("`packmule remote list` shows those there are; `packmule remote add` takes up an invitation")
+    })
+}
+
+/// Connects to a remote.
+///
+/// # Errors
+/// `Unreachable` when nobody answers or the link fails; `Refused` when it shows another key than the pinned one, or does
+/// not know ours.
+pub fn open(state: &RemoteState) -> Result<Link> {
+    let key = KeyPair::from_text(&state.key.0)?;
+    reach(&Address::parse(&state.url)?, &PublicKey::parse(&state.host_key)?, &key)
+}
+
+fn reach(address: &Address, host_key: &PublicKey, key: &KeyPair) -> Result<Link> {
+    let target = Target {
+        address: address.clone(),
+        user: USER.to_owned(),
+        key: key.clone(),
+        pin: Pin::Key(host_key.clone()),
+        timing: Timing::default(),
+    };
+    connect(&target, CONNECT)
+}
+
+/// Notes how far everything is at the remote, unless that is known; a record that says nothing new would have to be pushed
+/// in its turn.
+///
+/// # Errors
+/// What the log gives.
+pub fn pushed(repo: &Repository, name: &str, position: Position) -> Result<()> {
+    let commit = repo.locks.commit(COMMIT_WAIT)?;
+    repo.log.refresh()?;
+    let at = repo.clock.now();
+    match repo.log.state().remotes.get(name) {
+        Some(known) if known.pushed != Some(position) => {
+            repo.log.append(&commit, Record::Pushed { remote: name.to_owned(), position, at }).map(drop)
+        }
+        _ => Ok(()),
+    }
+}
