@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::invitation::Invitation;
 use crate::ssh::client::{Link, Pin, Target, connect};
+use crate::ssh::is_transient;
 use crate::ssh::keys::{KeyPair, PublicKey};
 use crate::ssh::server::Timing;
 use crate::ssh::url::Address;
@@ -18,6 +19,8 @@ use crate::wire::{Connection, Message, Preface, Secret, Side, Token};
 
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(30);
+/// An invitation is shown this often at most.
+const TRIES: u32 = 4;
 /// The name that clients give; keys say who they are.
 const USER: &str = "packmule";
 
@@ -31,25 +34,14 @@ pub fn add(repo: &Repository, name: &str, invitation: &Invitation, host: &str) -
     valid_name(name)?;
     require_new(repo, name)?;
     let key = KeyPair::generate(&format!("packmule {host}"))?;
-    let link = reach(&invitation.address, &invitation.host_key, &key)?;
-    let mut connection = Connection::open(link.channel()?, Side::Client, &Preface::ours())?;
-    let keyring = (!invitation.sealed).then(|| Secret::new(repo.unlocked.keyring.to_bytes().to_vec()));
-    connection.send(&Message::Redeem {
-        token: Token::new(*invitation.token),
-        label: host.to_owned(),
-        host: host.to_owned(),
-        repository: Some(repo.config.repo_id),
-        keyring,
-    })?;
-    connection.flush()?;
-    let (tenant, sealed) = match connection.receive()? {
-        Some(Message::Welcome { tenant, sealed, .. }) => (tenant, sealed),
-        Some(Message::Fail(fail)) => return Err(fail.into_error()),
-        Some(other) => return Err(Error::new(Kind::Io, format!("the pool answered with {}", other.name()))),
-        None => return Err(Error::new(Kind::Unreachable, "the pool ended the connection").remedy("try again")),
+    let mut tries = 1..TRIES;
+    let (tenant, sealed) = loop {
+        match redeem(repo, invitation, host, &key) {
+            // The same key may show the same token again: perhaps it was taken, and only the answer is lost.
+            Err(e) if is_transient(&e) && tries.next().is_some() => {}
+            other => break other?,
+        }
     };
-    drop(connection);
-    link.close();
     let state = RemoteState {
         url: Address { user: None, tenant: None, ..invitation.address.clone() }.to_string(),
         host_key: invitation.host_key.text(),
@@ -61,6 +53,30 @@ pub fn add(repo: &Repository, name: &str, invitation: &Invitation, host: &str) -
     };
     set(repo, name, &state)?;
     Ok(state)
+}
+
+/// Shows the token; what the pool calls the tenant, and whether it is kept sealed.
+fn redeem(repo: &Repository, invitation: &Invitation, host: &str, key: &KeyPair) -> Result<(String, bool)> {
+    let link = reach(&invitation.address, &invitation.host_key, key)?;
+    let mut connection = Connection::open(link.channel()?, Side::Client, &Preface::ours())?;
+    let keyring = (!invitation.sealed).then(|| Secret::new(repo.unlocked.keyring.to_bytes().to_vec()));
+    connection.send(&Message::Redeem {
+        token: Token::new(*invitation.token),
+        label: host.to_owned(),
+        host: host.to_owned(),
+        repository: Some(repo.config.repo_id),
+        keyring,
+    })?;
+    connection.flush()?;
+    let answer = connection.receive()?;
+    drop(connection);
+    link.close();
+    match answer {
+        Some(Message::Welcome { tenant, sealed, .. }) => Ok((tenant, sealed)),
+        Some(Message::Fail(fail)) => Err(fail.into_error()),
+        Some(other) => Err(Error::new(Kind::Io, format!("the pool answered with {}", other.name()))),
+        None => Err(Error::new(Kind::Unreachable, "the pool ended the connection").remedy("try again")),
+    }
 }
 
 fn require_new(repo: &Repository, name: &str) -> Result<()> {

@@ -44,6 +44,8 @@ pub enum Grant {
 /// A pool that serves.
 pub struct Pool {
     repo: Arc<Repository>,
+    /// What the server proves to be, as OpenSSH writes it.
+    host_key: String,
     /// Where packs lie between their arrival and their absorption, a directory a tenant.
     spool: PathBuf,
     receiving: Mutex<Receiving>,
@@ -59,9 +61,9 @@ struct Receiving {
 }
 
 impl Pool {
-    /// Serves `repo`, spooling below `spool`.
-    pub fn new(repo: Arc<Repository>, spool: PathBuf) -> Pool {
-        Pool { repo, spool, receiving: Mutex::default(), pushing: Mutex::default() }
+    /// Serves `repo` as the server with this public key, spooling below `spool`.
+    pub fn new(repo: Arc<Repository>, host_key: String, spool: PathBuf) -> Pool {
+        Pool { repo, host_key, spool, receiving: Mutex::default(), pushing: Mutex::default() }
     }
 
     /// The repository.
@@ -127,16 +129,12 @@ fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection) -> Resu
             deliver::Begun::new(pool, *tenant, repository).map(Some)
         }
         (Some(Message::Redeem { token, repository, keyring, .. }), grant) => {
-            let public = match grant {
-                Grant::Guest { public } => public,
-                // A site that is connected already may take up a further invitation; its key then has both.
-                Grant::Tenant { .. } => {
-                    return Err(Error::new(Kind::Exists, "this key is known here already")
-                        .remedy("take the invitation up with a new key"));
-                }
+            let (tenant, roles) = match grant {
+                Grant::Guest { public } => redeem(pool, public, &token, repository, keyring.as_ref())?,
+                // It did not hear that it was welcome: it is told again, and nothing changes.
+                Grant::Tenant { tenant, roles } => (*tenant, *roles),
             };
-            let welcome = redeem(pool, public, &token, repository, keyring.as_ref())?;
-            connection.send(&welcome)?;
+            connection.send(&welcome(pool, tenant, roles)?)?;
             connection.flush()?;
             Ok(None)
         }
@@ -158,14 +156,18 @@ fn redeem(
     token: &Token,
     repository: Option<RepoId>,
     keyring: Option<&Secret>,
-) -> Result<Message> {
+) -> Result<(u32, Roles)> {
     let unsaid = || Error::new(Kind::Unsupported, "this server cannot make a site anew yet");
     let keyring = keyring.map(|bytes| Keyring::from_bytes(bytes.expose())).transpose()?;
     let with = Redeemed { public, repository: repository.ok_or_else(unsaid)?, keyring: keyring.as_ref() };
-    let (number, credential) = tenants::redeem(&pool.repo, token.expose(), &with)?;
+    let (tenant, credential) = tenants::redeem(&pool.repo, token.expose(), &with)?;
+    Ok((tenant, credential.roles))
+}
+
+fn welcome(pool: &Pool, tenant: u32, roles: Roles) -> Result<Message> {
     let state = pool.repo.log.state();
-    let tenant = state.tenants.get(&number).ok_or_else(|| Error::bug("a tenant vanished"))?;
-    let role = if credential.roles.allow(Roles::PUSH) { Role::Push } else { Role::Pull };
-    let (name, host_key) = (tenant.name.clone(), String::new());
-    Ok(Message::Welcome { tenant: name, role, sealed: tenant.sealed, host_key, repository: None, keyring: None })
+    let known = state.tenants.get(&tenant).ok_or_else(|| Error::new(Kind::Refused, "this tenant was removed"))?;
+    let role = if roles.allow(Roles::PUSH) { Role::Push } else { Role::Pull };
+    let (name, host_key) = (known.name.clone(), pool.host_key.clone());
+    Ok(Message::Welcome { tenant: name, role, sealed: known.sealed, host_key, repository: None, keyring: None })
 }

@@ -36,7 +36,7 @@ impl Cloud {
     fn new() -> Cloud {
         let (disk, repo) = pool();
         let spool = tempfile::tempdir().unwrap();
-        Cloud { disk, pool: Pool::new(repo, spool.path().to_owned()), _spool: spool }
+        Cloud { disk, pool: Pool::new(repo, "ssh-ed25519 AAAA".into(), spool.path().to_owned()), _spool: spool }
     }
 
     fn repo(&self) -> &Arc<Repository> {

@@ -37,7 +37,7 @@ pub fn run(ctx: &Context, args: &ServeArgs) -> Result<ExitCode> {
     let spool = place(ctx)?.root.join("tenants");
     let output = Arc::clone(&ctx.output);
     let tell = Box::new(move |text: &str| output.complain(format!("packmule: {text}")));
-    let door = Arc::new(Door::new(Pool::new(Arc::clone(&repo), spool), tell));
+    let door = Arc::new(Door::new(Pool::new(Arc::clone(&repo), host_key.public().text(), spool), tell));
     let running = Server::start(args.listen, &host_key, door.clone(), door, Limits::default())?;
     let (address, host_key) = (running.address().to_string(), host_key.public().fingerprint());
     match ctx.output.json {
