@@ -60,6 +60,21 @@ fn what_may_not_be_looked_at_is_not_called_absent() {
 }
 
 #[test]
+fn a_filesystem_that_does_not_answer_is_no_matter_of_permission() {
+    let site = Site::filled();
+    let mut mounted = Mount::new(&site, &site.mnt(), &[]);
+    // Its server has gone; what is mounted stays and answers nothing.
+    mounted.process.signal(nix::sys::signal::Signal::SIGKILL);
+    support::eventually("the mount's server ends", || mounted.process.ended());
+    assert_eq!(fs::metadata(site.mnt().join("repo")).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+    let repo = site.mnt().join("repo");
+    for words in [&["snapshots"][..], &["backup", "."]] {
+        let ran = site.run(&[&["-r", text(&repo)], words].concat()).refused(1, &[text(&repo)]);
+        assert!(ran.err.contains("; the filesystem does not answer: check that its disk or server"), "{}", ran.err);
+    }
+}
+
+#[test]
 fn a_newer_format_is_refused_untouched() {
     let site = Site::filled();
     let config = site.repo().join("config");
