@@ -356,3 +356,22 @@ fn a_clock_ten_years_off_deletes_nothing() {
     site.run(&["prune"]).ok();
     site.run(&["check", "--read-data"]).ok();
 }
+
+#[test]
+fn a_file_that_says_it_is_empty_is_read_and_reads_back() {
+    let site = Site::new();
+    let version = fs::read("/proc/version").unwrap();
+    site.run(&["backup", "/proc/version", "/proc/filesystems", "--source", "data", "--host", "web"]).ok();
+    assert_eq!(site.run(&["dump", "latest", "/proc/version"]).ok().out, version);
+    let target = site.path().join("back");
+    site.run(&["restore", "latest:/proc", "--verify", "--target", text(&target)]).ok();
+    assert_eq!(fs::read(target.join("version")).unwrap(), version);
+    assert_eq!(fs::read(target.join("filesystems")).unwrap(), fs::read("/proc/filesystems").unwrap());
+    let mounted = Mount::new(&site, &site.mnt(), &[]);
+    let found = mounted.at.join("hosts/web/data/latest/proc/version");
+    let found = if found.exists() { found } else { mounted.at.join("hosts/web/data/latest/version") };
+    assert_eq!(found.metadata().unwrap().len(), version.len() as u64);
+    assert_eq!(fs::read(found).unwrap(), version);
+    mounted.unmount();
+    site.run(&["check", "--read-data"]).ok();
+}
