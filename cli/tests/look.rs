@@ -136,7 +136,12 @@ fn names_that_fit_none_or_several_are_refused() {
     assert!(code == 1 && said.contains("there is no snapshot 00000000"), "{code} {said}");
     assert_eq!(said.lines().count(), 1);
     let (code, said) = fixture.fails(&["ls", "latest:/absent", "--source", "s"]);
-    assert!(code == 1 && said.contains("the snapshot has no /absent"), "{code} {said}");
+    assert!(code == 1 && said.contains("the snapshot has no /absent; `packmule ls` lists"), "{code} {said}");
+    let target = fixture.dir.path().join("there");
+    std::fs::write(&target, b"kept").unwrap();
+    let (code, said) = fixture.fails(&["dump", "latest:/top", "--source", "s", "-t", target.to_str().unwrap()]);
+    assert!(code == 1 && said.contains("there: File exists") && said.contains("; name another file"), "{code} {said}");
+    assert_eq!(std::fs::read(&target).unwrap(), b"kept");
 }
 
 #[test]
