@@ -240,6 +240,9 @@ fn tags_change_and_the_log_tells() {
         (&ids[1].as_str().into(), &serde_json::json!(["x", "y"]))
     );
     assert!(fixture.json(&["tag", "latest~1", "--add", "x"]).is_empty());
+    let cleared = fixture.json(&["tag", "latest~1", "--set", ""]);
+    assert_eq!(cleared[0]["tags"], serde_json::json!([]));
+    fixture.json(&["tag", "latest~1", "--set", "x,y"]);
     assert_eq!(fixture.json(&["snapshots", "--tag", "x,y"]).len(), 1);
     let last = fixture.json(&["log", "--last", "1"]);
     assert_eq!((&last[0]["kind"], last.len()), (&"tagged".into(), 1));
