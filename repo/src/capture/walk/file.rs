@@ -26,9 +26,9 @@ impl Walk<'_> {
         let path = at.real().to_owned();
         let mut entry = self.entry(name, meta);
         let action = if known.is_some() { Action::Changed } else { Action::New };
-        let (same, before) = match known.map(|k| self.unchanged(k, meta)) {
-            Some(Ok(same)) => (Some(same), None),
-            Some(Err(before)) => (None, Some(before)),
+        let (same, before) = match known {
+            Some(known) if self.unchanged(&known, meta) => (Some(known.entry), None),
+            Some(known) => (None, Some(known.entry)),
             None => (None, None),
         };
         let before = before.filter(|before| before.kind == EntryType::File && before.size != meta.size).map(Box::new);
@@ -149,8 +149,8 @@ impl Walk<'_> {
         (group, None)
     }
 
-    /// The known entry; as an error, if something about it can have changed.
-    fn unchanged(&self, known: Known, meta: &Meta) -> std::result::Result<Entry, Entry> {
+    /// Whether nothing about the known entry can have changed.
+    fn unchanged(&self, known: &Known, meta: &Meta) -> bool {
         let entry = &known.entry;
         let same = entry.kind == meta.kind
             && entry.mtime == meta.mtime
@@ -159,8 +159,7 @@ impl Walk<'_> {
             && known.stat == Some(stat_of(meta))
             && self.settled_before.is_some_and(|time| settled(meta, time))
             && (entry.mode, entry.uid, entry.gid) == (meta.mode, meta.uid, meta.gid);
-        let reuse = same && !self.rules.force && !entry.unstable && (self.usable)(entry);
-        if reuse { Ok(known.entry) } else { Err(known.entry) }
+        same && !self.rules.force && !entry.unstable && (self.usable)(entry)
     }
 
     pub(super) fn entry(&self, name: &[u8], meta: &Meta) -> Entry {
