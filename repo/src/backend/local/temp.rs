@@ -92,7 +92,8 @@ pub(super) fn cannot_write(path: &Path, e: io::Error) -> Error {
         _ => None,
     };
     let e = Error::io("write", path, e);
-    if let Some(kind) = kind { e.with_kind(kind) } else { e }
+    let e = if let Some(kind) = kind { e.with_kind(kind) } else { e };
+    if e.kind() == Kind::ReadOnly { e.or_remedy("only commands that read work on it") } else { e }
 }
 
 /// Removes the temporary files that nobody writes any more. What cannot be looked at or removed stays for the next time.
