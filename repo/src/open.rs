@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::backend::local::{Local, Unmade};
+use crate::backend::local::{Local, Unmade, cannot_look};
 use crate::backend::{Backend, Object};
 use crate::chunker::ChunkerParams;
 use crate::clock::Clock;
@@ -186,7 +186,7 @@ impl Sealed {
         let there = |path: &Path| match path.metadata() {
             Ok(meta) => Ok(Some(meta)),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-            Err(e) => Err(Error::io("look at", path, e).remedy("use a user who may read the repository")),
+            Err(e) => Err(cannot_look(path, e)),
         };
         if !there(&place.root)?.is_some_and(|meta| meta.is_dir()) {
             return Err(none().remedy("check the path, or make one with `packmule init`"));
