@@ -10,6 +10,7 @@ mod exit;
 mod output;
 mod profile;
 mod progress;
+mod remote_view;
 mod secret;
 mod select;
 mod service;

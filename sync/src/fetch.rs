@@ -24,6 +24,9 @@ const BATCH: usize = 128;
 /// … and questions sent ahead of their answers.
 const WINDOW: usize = 4;
 
+/// Manifests asked for ahead of their answers.
+const AT_ONCE: usize = 64;
+
 /// Makes a connection to the pool.
 pub type Dial = Box<dyn Fn() -> Result<Duplex> + Send + Sync>;
 
@@ -68,18 +71,45 @@ pub fn snapshots(connection: &mut Connection) -> Result<Vec<SnapshotEntry>> {
 /// # Errors
 /// `NotFound` if the pool does not have it, `Damaged` if what it gives does not open; as [`begin`].
 pub fn manifest(connection: &mut Connection, keys: &Keys, id: &SnapshotId) -> Result<Manifest> {
-    connection.send(&Message::Fetch { snapshot: *id })?;
-    connection.flush()?;
-    let size = match connection.receive()? {
-        Some(Message::Manifest { snapshot, size }) if snapshot == *id && size <= MAX_MANIFEST as u64 => size as usize,
-        Some(Message::Declined { .. }) => {
-            return Err(Error::new(Kind::NotFound, format!("the pool has no snapshot {}", id.short())));
+    let mut found = None;
+    manifests(connection, keys, &[*id], &mut |_, manifest| {
+        found = Some(manifest);
+        Ok(())
+    })?;
+    found.unwrap_or_else(|| Err(Error::bug("a question had no answer")))
+}
+
+/// Shows each of these snapshots' manifests, or why it cannot be had, in order. Questions go ahead of their answers.
+///
+/// # Errors
+/// As [`begin`], and what `visit` gives.
+pub fn manifests(
+    connection: &mut Connection,
+    keys: &Keys,
+    ids: &[SnapshotId],
+    visit: &mut dyn FnMut(&SnapshotId, Result<Manifest>) -> Result<()>,
+) -> Result<()> {
+    for some in ids.chunks(AT_ONCE) {
+        for id in some {
+            connection.send(&Message::Fetch { snapshot: *id })?;
         }
-        other => return Err(unexpected(other)),
-    };
-    let sealed = bytes(connection.receiver(), size)?;
-    let plain = keys.open(Object::Manifest, id.as_bytes(), &sealed)?;
-    Manifest::decode(&plain, id)
+        connection.flush()?;
+        for id in some {
+            let size = match connection.receive()? {
+                Some(Message::Manifest { snapshot, size }) if snapshot == *id && size <= MAX_MANIFEST as u64 => size,
+                Some(Message::Declined { snapshot, .. }) if snapshot == *id => {
+                    let none = Error::new(Kind::NotFound, format!("the pool has no snapshot {}", id.short()));
+                    visit(id, Err(none))?;
+                    continue;
+                }
+                other => return Err(unexpected(other)),
+            };
+            let sealed = bytes(connection.receiver(), size as usize)?;
+            let plain = keys.open(Object::Manifest, id.as_bytes(), &sealed);
+            visit(id, plain.and_then(|plain| Manifest::decode(&plain, id)))?;
+        }
+    }
+    Ok(())
 }
 
 /// The bytes that were announced.

@@ -34,8 +34,14 @@ impl fmt::Display for Invitation {
         let sort = if self.sealed { "sealed" } else { "pooled" };
         let Address { host, port, .. } = &self.address;
         let place = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        write!(f, "{MARK}:{}:{sort}:{key}:{}:{place}", self.tenant, hex(&*self.token))
+        let line = Zeroizing::new(format!("{MARK}:{}:{sort}:{key}:{}:{place}", self.tenant, hex(&*self.token)));
+        write!(f, "{}:{}", *line, check(&line))
     }
+}
+
+/// What tells a line that was cut, or typed wrong.
+fn check(line: &str) -> String {
+    hex(&blake3::hash(line.as_bytes()).as_bytes()[..4])
 }
 
 impl Invitation {
@@ -48,7 +54,15 @@ impl Invitation {
             Error::new(Kind::Usage, format!("this is no invitation: {why}"))
                 .remedy("paste the whole line that `packmule tenant invite` printed")
         };
-        let mut parts = line.trim().splitn(6, ':');
+        let line = line.trim();
+        if !line.starts_with(MARK) {
+            return Err(wrong("it does not begin like one"));
+        }
+        let (line, told) = line.rsplit_once(':').ok_or_else(|| wrong("it is not whole"))?;
+        if check(line) != told {
+            return Err(wrong("it is not whole, or a character in it is wrong"));
+        }
+        let mut parts = line.splitn(6, ':');
         let mut part = |what: &str| parts.next().ok_or_else(|| wrong(&format!("its {what} is missing")));
         if part("beginning")? != MARK {
             return Err(wrong("it does not begin like one"));
@@ -91,10 +105,11 @@ mod tests {
             let read = Invitation::parse(&format!(" {line}\n")).unwrap();
             assert_eq!((read.address, read.host_key), (address, host_key.clone()));
             assert_eq!((read.tenant, read.sealed, *read.token), ("acme".into(), made.sealed, [7; 32]));
-            for cut in 0..line.len() - 1 {
-                let cut = &line[..cut];
-                // What is cut within the port's digits cannot be told.
-                assert!(Invitation::parse(cut).is_err() || cut.len() + 5 > line.len(), "{cut}");
+            for cut in 0..line.len() {
+                assert!(Invitation::parse(&line[..cut]).is_err(), "{cut}");
+                let mut wrong = line.clone().into_bytes();
+                wrong[cut] ^= 1;
+                assert!(Invitation::parse(&String::from_utf8_lossy(&wrong)).is_err(), "{cut}");
             }
         }
         assert_eq!(Invitation::parse("hello").err().unwrap().kind(), Kind::Usage);

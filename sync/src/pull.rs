@@ -20,6 +20,7 @@ use repo::snapshots;
 use repo::tree::closure;
 
 use crate::fetch::{self, Dial, Remote};
+use crate::wire::SnapshotEntry;
 
 /// Chunks of data asked for ahead of the one that is stored.
 const AHEAD: usize = 192;
@@ -41,26 +42,19 @@ pub struct Report {
     pub failed: Vec<(SnapshotId, String)>,
 }
 
-/// Brings in the snapshots that the pool has and this repository lacks; only those in `wanted`, if that is given.
+/// Brings in the snapshots that the pool has and this repository lacks; only those whose ids begin as in `wanted`, if any are
+/// given there.
 ///
 /// # Errors
-/// `Unreachable` when the link fails: what has come is kept. `NotFound` if the pool lacks one that is wanted; `Interrupted`;
+/// `Unreachable` when the link fails: what has come is kept. `NotFound` or `Ambiguous` for one that is wanted; `Interrupted`;
 /// what this repository gives.
-pub fn pull(
-    repo: &Repository,
-    dial: Dial,
-    program: &str,
-    wanted: Option<&[SnapshotId]>,
-    monitor: &dyn Monitor,
-) -> Result<Report> {
+pub fn pull(repo: &Repository, dial: Dial, program: &str, wanted: &[String], monitor: &dyn Monitor) -> Result<Report> {
     let id = repo.config.repo_id;
     let mut connection = fetch::begin(dial()?, id, program)?;
     let mut there = fetch::snapshots(&mut connection)?;
-    if let Some(wanted) = wanted {
-        if let Some(absent) = wanted.iter().find(|id| !there.iter().any(|entry| entry.id == **id)) {
-            return Err(Error::new(Kind::NotFound, format!("the pool has no snapshot {}", absent.short())));
-        }
-        there.retain(|entry| wanted.contains(&entry.id));
+    if !wanted.is_empty() {
+        let chosen = wanted.iter().map(|name| choose(&there, name)).collect::<Result<HashSet<_>>>()?;
+        there.retain(|entry| chosen.contains(&entry.id));
     }
     there.sort_by_key(|entry| entry.received);
     let session = Arc::new(Session::begin(Arc::clone(&repo.log), repo.locks.clone(), "pull", None)?);
@@ -71,20 +65,34 @@ pub fn pull(
     let mut pull = Pull { repo, session: &session, source, report: Report::default() };
     for group in there.chunks(TOGETHER) {
         let mut manifests = Vec::new();
-        for entry in group {
-            match fetch::manifest(&mut connection, &repo.keys, &entry.id) {
-                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => {
-                    pull.report.failed.push((entry.id, e.to_string()));
-                }
-                other => manifests.push(other?),
+        let ids: Vec<SnapshotId> = group.iter().map(|entry| entry.id).collect();
+        fetch::manifests(&mut connection, &repo.keys, &ids, &mut |id, found| {
+            match found {
+                Ok(manifest) => manifests.push(manifest),
+                Err(e) => pull.report.failed.push((*id, e.to_string())),
             }
-        }
+            Ok(())
+        })?;
         pull.group(manifests, monitor)?;
     }
     let Pull { report, .. } = pull;
     match Arc::try_unwrap(session) {
         Ok(session) => session.end(Outcome::Done).map(|_| report),
         Err(_) => Err(Error::bug("a session of pulling is still in use at its end")),
+    }
+}
+
+/// The snapshot whose id begins with `name`.
+fn choose(there: &[SnapshotEntry], name: &str) -> Result<SnapshotId> {
+    let name = name.to_ascii_lowercase();
+    let mut fits = there.iter().filter(|entry| !name.is_empty() && entry.id.to_hex().starts_with(&name));
+    match (fits.next(), fits.next()) {
+        (Some(entry), None) => Ok(entry.id),
+        (None, _) => Err(Error::new(Kind::NotFound, format!("the pool has no snapshot '{}'", name.escape_debug()))),
+        (Some(_), Some(_)) => {
+            Err(Error::new(Kind::Ambiguous, format!("several snapshots begin with '{name}'"))
+                .remedy("give more digits"))
+        }
     }
 }
 

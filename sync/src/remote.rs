@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use repo::crypto::keys::Keyring;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::{Position, PrivateKey, Record, RemoteState};
+use repo::id::RepoId;
 use repo::lock::COMMIT_WAIT;
-use repo::open::Repository;
+use repo::open::{Identity, Repository};
 use repo::tenants::valid_name;
 use zeroize::Zeroizing;
 
+use crate::fetch::Dial;
 use crate::invitation::Invitation;
 use crate::ssh::client::{Link, Pin, Target, connect};
 use crate::ssh::is_transient;
@@ -35,36 +38,42 @@ pub fn add(repo: &Repository, name: &str, invitation: &Invitation, host: &str) -
     require_new(repo, name)?;
     let key = KeyPair::generate(&format!("packmule {host}"))?;
     let mut tries = 1..TRIES;
-    let (tenant, sealed) = loop {
-        match redeem(repo, invitation, host, &key) {
+    let given = loop {
+        let keyring = (!invitation.sealed).then(|| Secret::new(repo.unlocked.keyring.to_bytes().to_vec()));
+        match redeem(Some(repo.config.repo_id), keyring, invitation, host, &key) {
             // The same key may show the same token again: perhaps it was taken, and only the answer is lost.
             Err(e) if is_transient(&e) && tries.next().is_some() => {}
             other => break other?,
         }
     };
-    let state = RemoteState {
-        url: Address { user: None, tenant: None, ..invitation.address.clone() }.to_string(),
-        host_key: invitation.host_key.text(),
-        key: PrivateKey(Zeroizing::new(key.to_text()?.as_bytes().to_vec())),
-        tenant,
-        sealed,
-        pushed: None,
-        pushed_at: None,
-    };
+    let state = state_of(invitation, &key, given.tenant, given.sealed)?;
     set(repo, name, &state)?;
     Ok(state)
 }
 
-/// Shows the token; what the pool calls the tenant, and whether it is kept sealed.
-fn redeem(repo: &Repository, invitation: &Invitation, host: &str, key: &KeyPair) -> Result<(String, bool)> {
+/// What the pool answers to a token.
+struct Given {
+    tenant: String,
+    sealed: bool,
+    repository: Option<RepoId>,
+    keyring: Option<Secret>,
+}
+
+/// Shows the token.
+fn redeem(
+    repository: Option<RepoId>,
+    keyring: Option<Secret>,
+    invitation: &Invitation,
+    host: &str,
+    key: &KeyPair,
+) -> Result<Given> {
     let link = reach(&invitation.address, &invitation.host_key, key)?;
     let mut connection = Connection::open(link.channel()?, Side::Client, &Preface::ours())?;
-    let keyring = (!invitation.sealed).then(|| Secret::new(repo.unlocked.keyring.to_bytes().to_vec()));
     connection.send(&Message::Redeem {
         token: Token::new(*invitation.token),
         label: host.to_owned(),
         host: host.to_owned(),
-        repository: Some(repo.config.repo_id),
+        repository,
         keyring,
     })?;
     connection.flush()?;
@@ -72,7 +81,9 @@ fn redeem(repo: &Repository, invitation: &Invitation, host: &str, key: &KeyPair)
     drop(connection);
     link.close();
     match answer {
-        Some(Message::Welcome { tenant, sealed, .. }) => Ok((tenant, sealed)),
+        Some(Message::Welcome { tenant, sealed, repository, keyring, .. }) => {
+            Ok(Given { tenant, sealed, repository, keyring })
+        }
         Some(Message::Fail(fail)) => Err(fail.into_error()),
         Some(other) => Err(Error::new(Kind::Io, format!("the pool answered with {}", other.name()))),
         None => Err(Error::new(Kind::Unreachable, "the pool ended the connection").remedy("try again")),
@@ -124,6 +135,65 @@ pub fn find(repo: &Repository, name: &str) -> Result<RemoteState> {
 pub fn open(state: &RemoteState) -> Result<Link> {
     let key = KeyPair::from_text(&state.key.0)?;
     reach(&Address::parse(&state.url)?, &PublicKey::parse(&state.host_key)?, &key)
+}
+
+/// Connects to a remote each time it is asked to.
+pub fn dial(state: &RemoteState) -> Dial {
+    let state = state.clone();
+    // The channel goes on working when the link that it came from is dropped.
+    Box::new(move || open(&state)?.channel())
+}
+
+/// What a site that is made anew gets.
+pub struct Anew {
+    /// What the repository was.
+    pub identity: Identity,
+    /// The key that the pool knows from now on, and all else that the repository is to note about it.
+    pub remote: RemoteState,
+}
+
+/// Takes up an invitation that makes a lost site anew.
+///
+/// # Errors
+/// As [`add`]; `Unsupported` for a sealed tenant.
+pub fn anew(invitation: &Invitation, host: &str) -> Result<Anew> {
+    let key = KeyPair::generate(&format!("packmule {host}"))?;
+    let mut tries = 1..TRIES;
+    let given = loop {
+        match redeem(None, None, invitation, host, &key) {
+            Err(e) if is_transient(&e) && tries.next().is_some() => {}
+            other => break other?,
+        }
+    };
+    let (Some(id), Some(keyring)) = (given.repository, given.keyring) else {
+        return Err(Error::new(Kind::Unsupported, "the pool has no keys of this tenant to give back")
+            .remedy("restore the repository from a copy of it"));
+    };
+    let identity = Identity { id, keyring: Keyring::from_bytes(keyring.expose())? };
+    let remote = state_of(invitation, &key, given.tenant, given.sealed)?;
+    Ok(Anew { identity, remote })
+}
+
+/// Notes a remote that was taken up already.
+///
+/// # Errors
+/// As [`add`].
+pub fn note(repo: &Repository, name: &str, state: &RemoteState) -> Result<()> {
+    valid_name(name)?;
+    require_new(repo, name)?;
+    set(repo, name, state)
+}
+
+fn state_of(invitation: &Invitation, key: &KeyPair, tenant: String, sealed: bool) -> Result<RemoteState> {
+    Ok(RemoteState {
+        url: Address { user: None, tenant: None, ..invitation.address.clone() }.to_string(),
+        host_key: invitation.host_key.text(),
+        key: PrivateKey(Zeroizing::new(key.to_text()?.as_bytes().to_vec())),
+        tenant,
+        sealed,
+        pushed: None,
+        pushed_at: None,
+    })
 }
 
 fn reach(address: &Address, host_key: &PublicKey, key: &KeyPair) -> Result<Link> {

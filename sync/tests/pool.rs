@@ -120,7 +120,7 @@ impl Cloud {
                 tx.send(server).unwrap();
                 Ok(client)
             };
-            pull::pull(to, Box::new(dial), "test", None, &Void::default())
+            pull::pull(to, Box::new(dial), "test", &[], &Void::default())
         })
     }
 }

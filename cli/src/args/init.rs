@@ -22,6 +22,11 @@ pub struct InitArgs {
     #[arg(long)]
     pub pool: bool,
 
+    /// Make a lost site's repository anew: with its id and keys, from the invitation on standard input, and without
+    /// snapshots until `sync pull NAME` has brought them back. NAME is what the pool is to be called here
+    #[arg(long, value_name = "NAME", conflicts_with = "pool")]
+    pub from_invitation: Option<String>,
+
     /// The size at which a pack file is closed: 4M to 64M
     #[arg(long, value_name = "SIZE", default_value = "32M")]
     pub pack_size: PackSize,

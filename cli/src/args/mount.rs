@@ -29,6 +29,10 @@ pub struct MountArgs {
     #[arg(long, value_name = "MASK")]
     pub umask: Option<Octal>,
 
+    /// Present what this remote has of the repository, without pulling it first: what is read is fetched. Not with filters
+    #[arg(long, value_name = "NAME")]
+    pub remote: Option<String>,
+
     /// Return once the mount is ready, and serve it in the background
     #[arg(long)]
     pub background: bool,

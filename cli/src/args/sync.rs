@@ -21,6 +21,8 @@ pub struct SyncArgs {
 pub enum SyncAction {
     /// Bring a pool or a copy up to date: only what it lacks is sent
     Push(SyncPushArgs),
+    /// Bring back what a pool has of this repository and it has not itself
+    Pull(SyncPullArgs),
     /// Make the copy at -r a repository of its own, when the one it is a copy of is lost
     Promote,
 }
@@ -43,6 +45,18 @@ pub struct SyncPushArgs {
     /// When the remote cannot be reached, or the connection is lost, try again until all is there
     #[arg(long)]
     pub retry: bool,
+}
+
+/// Options of `sync pull`.
+#[derive(Debug, Args)]
+pub struct SyncPullArgs {
+    /// The remote's name
+    #[arg(value_name = "REMOTE")]
+    pub from: String,
+
+    /// Only these snapshots, by the first digits of their ids; without any: all
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
 }
 
 /// Options of `remote`.
@@ -141,6 +155,10 @@ pub struct TenantInviteArgs {
     /// What the site's key will be called
     #[arg(long, value_name = "NAME", default_value = "site")]
     pub label: String,
+
+    /// For a site that was lost: it gets the tenant's keys back, and with `init --from-invitation` becomes what it was
+    #[arg(long)]
+    pub restore: bool,
 }
 
 /// Options of `serve`.

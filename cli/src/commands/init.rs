@@ -5,10 +5,14 @@ use repo::crypto::slot::Argon2Cost;
 use repo::error::{Error, Kind, Result};
 use repo::keyslots::{NewSlots, Secret};
 use repo::open::{self, Access, Init, Place, Sealed};
-use repo::tenants::make_pool;
+use repo::tenants::{make_pool, valid_name};
 
+use sync::remote::{self, Anew};
+
+use super::backup::host_name;
 use super::key::show_code;
 use super::open::place;
+use super::remote::read_invitation;
 use crate::args::InitArgs;
 use crate::context::Context;
 use crate::exit::ExitCode;
@@ -22,6 +26,9 @@ pub fn run(ctx: &Context, args: InitArgs) -> Result<ExitCode> {
         // Before a password is asked for.
         return Err(Error::new(Kind::Exists, "there is a repository already at").at(root));
     }
+    // Before the invitation is taken up.
+    args.from_invitation.as_deref().map(valid_name).transpose()?;
+    let anew = args.from_invitation.as_ref().map(|_| remote::anew(&read_invitation()?, &host_name()?)).transpose()?;
     let password = ctx.initial_password()?;
     let slots = NewSlots {
         passphrase: Some((&password, &args.label)),
@@ -30,12 +37,20 @@ pub fn run(ctx: &Context, args: InitArgs) -> Result<ExitCode> {
         recovery_code: !args.no_recovery_code,
     };
     let wanted = Init { slots, chunker: ChunkerParams::DEFAULT, pack_size: args.pack_size.0 };
-    let (id, code) = open::init(root, &wanted)?;
-    if args.pool {
+    let (id, code, remote) = match anew {
+        Some(Anew { identity, remote }) => (identity.id, open::init_anew(root, &wanted, identity)?, Some(remote)),
+        None => open::init(root, &wanted).map(|(id, code)| (id, code, None))?,
+    };
+    if args.pool || remote.is_some() {
         let place = Place { root: root.to_owned(), ..place(ctx)? };
         let sealed = Sealed::open(place, Access::Write)?;
         let repo = sealed.unlock(&Secret::Passphrase(password), &ctx.monitor(Job::Look("packs")))?;
-        make_pool(&repo)?;
+        if args.pool {
+            make_pool(&repo)?;
+        }
+        if let (Some(name), Some(remote)) = (&args.from_invitation, &remote) {
+            remote::note(&repo, name, remote)?;
+        }
         repo.remember();
     }
     let text = code.as_ref().map(|code| code.to_text());

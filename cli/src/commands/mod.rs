@@ -20,6 +20,7 @@ mod log;
 mod ls;
 mod mount;
 mod prune;
+mod pull;
 mod rebuild_index;
 mod remote;
 mod restore;

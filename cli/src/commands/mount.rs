@@ -10,15 +10,18 @@ use std::sync::Arc;
 
 use fs::ops::Presentation;
 use fs::session::{Options, Unmounter, mount};
+use fs::view::View;
 use parking_lot::Mutex;
 use repo::error::{Error, Kind, Result, printable};
-use repo::open::Access;
+use repo::open::{Access, Repository};
+use repo::select::Filter;
 
 use super::open::{open_repository, place};
 use crate::args::MountArgs;
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::{Output, json};
+use crate::remote_view::RemoteView;
 use crate::service;
 use crate::view::RepositoryView;
 
@@ -38,14 +41,14 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     }
     let options = options(&root, &args);
     let repo = open_repository(ctx, Access::Read)?;
-    let view = RepositoryView::new(repo, super::which::filter(&args.filter), Arc::clone(&ctx.output));
+    let view = view(ctx, repo, &args)?;
     let ending = Arc::new(Ending { output: Arc::clone(&ctx.output), state: Mutex::default() });
     let asked = Arc::clone(&ending);
     fs::signal::on_stop(move || asked.ask())?;
     if ctx.stopped() {
         return Err(Error::new(Kind::Interrupted, "stopped on request"));
     }
-    let mounted = mount(Arc::new(view), &args.dir, &options)?;
+    let mounted = mount(view, &args.dir, &options)?;
     ending.mounted(mounted.unmounter());
     if serving {
         detach(&ctx.output, log)?;
@@ -56,6 +59,17 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     }
     mounted.wait()?;
     Ok(ExitCode::Ok)
+}
+
+fn view(ctx: &Context, repo: Repository, args: &MountArgs) -> Result<Arc<dyn View>> {
+    let (filter, output) = (super::which::filter(&args.filter), Arc::clone(&ctx.output));
+    let Some(name) = &args.remote else { return Ok(Arc::new(RepositoryView::new(repo, filter, output))) };
+    if filter != Filter::default() {
+        return Err(Error::new(Kind::Unsupported, "a remote is mounted as a whole: filters do not apply")
+            .remedy("leave them out"));
+    }
+    let known = sync::remote::find(&repo, name)?;
+    Ok(Arc::new(RemoteView::new(known, repo.config.repo_id, Arc::clone(&repo.keys), output)))
 }
 
 /// Ends the mount when a signal asks for it. Signals are handled from before the mount is there, so that none falls into

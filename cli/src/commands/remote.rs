@@ -49,11 +49,16 @@ pub fn run(ctx: &Context, args: RemoteArgs) -> Result<ExitCode> {
     Ok(ExitCode::Ok)
 }
 
-fn add(ctx: &Context, args: &RemoteAddArgs) -> Result<()> {
+/// The invitation on standard input.
+pub fn read_invitation() -> Result<Invitation> {
     let mut line = String::new();
     let read = std::io::stdin().lock().take(LONGEST).read_to_string(&mut line);
     read.map_err(|e| Error::new(Kind::Usage, format!("cannot read the invitation from standard input: {e}")))?;
-    let invitation = Invitation::parse(&line)?;
+    Invitation::parse(&line)
+}
+
+fn add(ctx: &Context, args: &RemoteAddArgs) -> Result<()> {
+    let invitation = read_invitation()?;
     if !invitation.sealed && !args.yes && !agreed(&invitation)? {
         return Err(Error::new(Kind::Interrupted, "nothing was done"));
     }

@@ -63,6 +63,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 pub fn run(ctx: &Context, args: SyncArgs) -> Result<ExitCode> {
     match args.action {
         SyncAction::Push(args) => push(ctx, &args),
+        SyncAction::Pull(args) => super::pull::run(ctx, &args),
         SyncAction::Promote => promote(ctx),
     }
 }

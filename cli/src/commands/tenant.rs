@@ -118,7 +118,8 @@ fn invite(ctx: &Context, repo: &Repository, args: &TenantInviteArgs) -> Result<(
     let now = repo.clock.now();
     let back = Time(args.lifetime.before(human::timestamp(now), &TimeZone::UTC).as_nanosecond() as i64);
     let expires = Time(now.0.saturating_add(now.0.saturating_sub(back.0)));
-    let roles = Roles::PUSH.and(Roles::PULL);
+    let site = Roles::PUSH.and(Roles::PULL);
+    let roles = if args.restore { site.and(Roles::RESTORE) } else { site };
     let token = tenants::invite(repo, number, roles, &args.label, "", expires)?;
     let (tenant, sealed) = (tenant.name.clone(), tenant.sealed);
     let line = Invitation { address, host_key, tenant: tenant.clone(), sealed, token }.to_string();

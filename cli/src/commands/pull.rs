@@ -1,0 +1,69 @@
+//! `sync pull`.
+
+use std::time::Instant;
+
+use repo::error::{Error, Result};
+use repo::open::Access;
+use serde::Serialize;
+use sync::{pull, remote};
+
+use super::open::open_repository;
+use crate::args::SyncPullArgs;
+use crate::context::Context;
+use crate::exit::ExitCode;
+use crate::output::human;
+use crate::progress::Job;
+use crate::remote_view::PROGRAM;
+
+/// The result as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "summary")]
+struct Summary<'a> {
+    remote: &'a str,
+    snapshots_received: u64,
+    /// All 64 digits of each snapshot that could not be had.
+    snapshots_failed: Vec<String>,
+    chunks_stored: u64,
+    /// Before compression.
+    bytes_stored: u64,
+    total_duration: f64,
+}
+
+/// Runs `sync pull`.
+pub fn run(ctx: &Context, args: &SyncPullArgs) -> Result<ExitCode> {
+    let started = Instant::now();
+    let repo = open_repository(ctx, Access::Write)?;
+    let known = remote::find(&repo, &args.from)?;
+    let progress = ctx.monitor(Job::Other("snapshots"));
+    let done = pull::pull(&repo, remote::dial(&known), PROGRAM, &args.ids, &progress);
+    drop(progress);
+    repo.remember();
+    let done = done?;
+    let elapsed = started.elapsed();
+    for (id, why) in &done.failed {
+        ctx.output.complain(format!("packmule: snapshot {} could not be had: {why}", id.short()));
+    }
+    let (count, size) = (human::count(done.snapshots, "snapshot"), human::size(done.bytes));
+    if ctx.output.json {
+        ctx.output.message(&Summary {
+            remote: &args.from,
+            snapshots_received: done.snapshots,
+            snapshots_failed: done.failed.iter().map(|(id, _)| id.to_hex()).collect(),
+            chunks_stored: done.chunks,
+            bytes_stored: done.bytes,
+            total_duration: elapsed.as_secs_f64(),
+        })?;
+    } else if done.snapshots == 0 && done.failed.is_empty() {
+        ctx.output.remark(format!("everything that {} has is here", args.from))?;
+    } else {
+        let time = human::duration(elapsed);
+        ctx.output.remark(format!("brought back {count} from {}, {size} that were not here, in {time}", args.from))?;
+    }
+    ctx.output.flush()?;
+    if done.failed.is_empty() {
+        return Ok(ExitCode::Ok);
+    }
+    let lost = human::count(done.failed.len() as u64, "snapshot");
+    Err(Error::damaged(format!("{lost} could not be brought back; all others were"))
+        .remedy("ask the pool's operator to run `packmule check --read-data`"))
+}
