@@ -134,6 +134,18 @@ pub fn init_anew(root: &Path, wanted: &Init<'_>, identity: Identity) -> Result<O
     init_over(&Unmade::look(root), root, wanted, identity).map(|(_, code)| code)
 }
 
+/// Has this machine forget what it has seen of the repository that was at `place` before: it was made anew there, on purpose.
+///
+/// # Errors
+/// What the system gives.
+pub fn forget_seen(place: &Place, repo: RepoId) -> Result<()> {
+    let seen = Seen::new(&place.cache, repo, &place.root).0;
+    match std::fs::remove_file(&seen) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", seen, e)),
+        _ => Ok(()),
+    }
+}
+
 /// What makes a repository the one it is.
 pub struct Identity {
     /// Its id.

@@ -43,6 +43,9 @@ pub fn run(ctx: &Context, args: InitArgs) -> Result<ExitCode> {
     };
     if args.pool || remote.is_some() {
         let place = Place { root: root.to_owned(), ..place(ctx)? };
+        if remote.is_some() {
+            open::forget_seen(&place, id)?;
+        }
         let sealed = Sealed::open(place, Access::Write)?;
         let repo = sealed.unlock(&Secret::Passphrase(password), &ctx.monitor(Job::Look("packs")))?;
         if args.pool {
