@@ -2,6 +2,8 @@
 
 mod deliver;
 mod door;
+mod out;
+mod quota;
 mod spool;
 mod work;
 
@@ -19,6 +21,7 @@ use repo::open::Repository;
 use repo::receive::Receiver;
 use repo::tenants::{self, Redeemed};
 
+use crate::ssh::server::StopFlag;
 use crate::stream::Duplex;
 use crate::wire::{Connection, Fail, Message, Preface, Purpose, Role, Secret, Side, Token};
 
@@ -100,15 +103,16 @@ impl Pool {
     }
 }
 
-/// Serves one connection until it ends. What went wrong is told to the client, and returned.
+/// Serves one connection until it ends, or, once `stop` is set, until a pack that is arriving is whole: the client is asked to
+/// come back. What went wrong is told to the client, and returned.
 ///
 /// # Errors
 /// What ended the connection before its time.
-pub fn serve(pool: &Pool, grant: &Grant, duplex: Duplex) -> Result<()> {
+pub fn serve(pool: &Pool, grant: &Grant, duplex: Duplex, stop: &StopFlag) -> Result<()> {
     let mut connection = Connection::open(duplex, Side::Server, &Preface::ours())?;
     let done = first(pool, grant, &mut connection);
     match done {
-        Ok(Some(begun)) => deliver::serve(pool, begun, connection),
+        Ok(Some(begun)) => deliver::serve(pool, begun, connection, stop),
         Ok(None) => Ok(()),
         Err(e) => {
             // The link may be what failed.

@@ -23,12 +23,14 @@ use repo::tenants::pooled_id;
 use site::{Site, checked, noise, readable};
 use sync::push::{Options, Report, push};
 use sync::serve::{Grant, Pool, serve};
+use sync::ssh::server::StopFlag;
 use sync::stream::pair;
 
 /// A pool that serves, and its disk.
 struct Cloud {
     disk: Site,
     pool: Pool,
+    stop: StopFlag,
     _spool: tempfile::TempDir,
 }
 
@@ -36,7 +38,12 @@ impl Cloud {
     fn new() -> Cloud {
         let (disk, repo) = pool();
         let spool = tempfile::tempdir().unwrap();
-        Cloud { disk, pool: Pool::new(repo, "ssh-ed25519 AAAA".into(), spool.path().to_owned()), _spool: spool }
+        Cloud {
+            disk,
+            pool: Pool::new(repo, "ssh-ed25519 AAAA".into(), spool.path().to_owned()),
+            stop: StopFlag::default(),
+            _spool: spool,
+        }
     }
 
     fn repo(&self) -> &Arc<Repository> {
@@ -48,7 +55,7 @@ impl Cloud {
         let (client, server) = pair(1 << 20, cut);
         let grant = Grant::Tenant { tenant: tenant.number, roles: Roles::PUSH };
         std::thread::scope(|scope| {
-            let serving = scope.spawn(|| serve(&self.pool, &grant, server));
+            let serving = scope.spawn(|| serve(&self.pool, &grant, server, &self.stop));
             let done = push(from, client, "test", Options { audit }, &Void::default());
             (done, serving.join().unwrap())
         })
@@ -249,7 +256,7 @@ fn who_may_not_push_is_told() {
     let (client, server) = pair(1 << 20, None);
     let grant = Grant::Tenant { tenant: tenant.number, roles: Roles::PULL };
     std::thread::scope(|scope| {
-        scope.spawn(|| serve(&cloud.pool, &grant, server));
+        scope.spawn(|| serve(&cloud.pool, &grant, server, &cloud.stop));
         let e = push(&repo, client, "test", Options::default(), &Void::default()).unwrap_err();
         assert!(e.kind() == Kind::Refused && e.to_string().contains("may not deliver"), "{e}");
     });
