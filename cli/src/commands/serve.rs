@@ -16,8 +16,8 @@ use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::service;
 
-/// How long pushes that are under way may go on once the server is to stop.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long the packs that are arriving may take once the server is to stop. Longer ones are cut, and go on where they were.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// The start as JSON.
 #[derive(Serialize)]
