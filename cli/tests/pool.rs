@@ -74,8 +74,11 @@ fn an_invitation_is_good_once_for_a_time_and_for_its_pool() {
     assert!(!refused.err.contains(&secret(&line)), "{}", refused.err);
     // None of that used it up.
     add(&site, "cloud", &line).ok();
+    add(&site, "again", &line).refused(1, &["void", "ask"]);
+    // Also where another one is open.
+    let open = cloud.invite("acme");
     add(&site, "again", &line).refused(1, &["this invitation is void", "ask for another"]);
-    add(&site, "cloud", &cloud.invite("acme")).refused(1, &["a remote 'cloud' already"]);
+    add(&site, "cloud", &open).refused(1, &["a remote 'cloud' already"]);
     // Another repository is not this tenant's.
     add(&other_site(), "cloud", &cloud.invite("acme")).refused(1, &["another repository"]);
     assert_eq!(pushed(&site)["snapshots_sent"], 2);
@@ -137,7 +140,7 @@ fn a_suspended_tenant_is_refused_until_it_is_resumed() {
     cloud.pool.run(&["tenant", "suspend", "acme"]).ok();
     assert_eq!(cloud.tenant("acme")["suspended"], true);
     // Whether some other tenant has an open invitation or none.
-    site.run(&["sync", "push", "cloud"]).refused(1, &[]);
+    site.run(&["sync", "push", "cloud"]).refused(1, &["suspended"]);
     cloud.invite("globex");
     site.run(&["sync", "push", "cloud"]).refused(1, &["not known here, or was revoked"]);
     assert!(cloud.pool.snapshots().is_empty());
@@ -164,7 +167,7 @@ fn a_revoked_key_is_refused_and_the_others_are_not() {
     let listed = cloud.pool.run(&["tenant", "key", "list", "acme"]).ok().text();
     assert!(listed.contains(print) && listed.contains("Revoked"), "{listed}");
     assert_eq!((&cloud.tenant("acme")["keys"], &cloud.tenant("acme")["keys_revoked"]), (&1.into(), &1.into()));
-    site.run(&["sync", "push", "cloud"]).refused(1, &[]);
+    site.run(&["sync", "push", "cloud"]).refused(1, &["revoked"]);
     site.run(&["sync", "push", "second"]).ok();
     cloud.has(&site.src());
 }

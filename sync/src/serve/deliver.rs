@@ -111,7 +111,11 @@ pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection, stop: &S
         out.fail(e);
     }
     // What the work met is why nobody listened any more.
-    worked.and(listened)
+    if worked.and(listened)? {
+        // Left by a server that ended between storing a pack and removing it here. Nobody will come back for it.
+        begun.spool.clear()?;
+    }
+    Ok(())
 }
 
 fn stopping() -> Error {
@@ -143,10 +147,11 @@ impl Listener<'_> {
         self.todo.send(job).map_err(|_| Error::new(Kind::Interrupted, "the push has failed"))
     }
 
-    fn listen(&mut self, from: &mut Receiver) -> Result<()> {
+    /// Takes in what comes; whether the client said that this was all.
+    fn listen(&mut self, from: &mut Receiver) -> Result<bool> {
         while let Some(message) = from.receive()? {
             match message {
-                Message::Bye => break,
+                Message::Bye => return Ok(true),
                 _ if self.stop.is_set() => return Err(stopping()),
                 Message::Put { object: Object::Pack(id), size, from: start } => {
                     self.require_room(size.saturating_sub(start))?;
@@ -170,7 +175,7 @@ impl Listener<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Refuses what would go too far above the tenant's quota.
