@@ -187,6 +187,16 @@ fn a_second_push_at_once_is_told_to_come_back() {
 }
 
 #[test]
+fn a_pool_has_one_server() {
+    let mut cloud = Cloud::new(&[]);
+    let serve = ["serve", "--listen", "127.0.0.1:0"];
+    cloud.pool.run(&serve).refused(11, &["another server of this pool"]);
+    cloud.kill();
+    cloud.start();
+    Site::new().run(&serve).refused(1, &["no pool", "init --pool"]);
+}
+
+#[test]
 fn a_server_that_is_stopped_lets_pushes_come_back() {
     let mut cloud = Cloud::new(&["acme"]);
     let site = Site::new();

@@ -31,7 +31,7 @@ struct Cloud {
     disk: Site,
     pool: Pool,
     stop: StopFlag,
-    _spool: tempfile::TempDir,
+    spool: tempfile::TempDir,
 }
 
 impl Cloud {
@@ -42,7 +42,7 @@ impl Cloud {
             disk,
             pool: Pool::new(repo, "ssh-ed25519 AAAA".into(), spool.path().to_owned()),
             stop: StopFlag::default(),
-            _spool: spool,
+            spool,
         }
     }
 
@@ -266,4 +266,41 @@ fn who_may_not_push_is_told() {
     };
     repo::tenants::change(cloud.repo(), tenant.number, &mut { suspend }).unwrap();
     assert_eq!(cloud.push(&tenant, &repo, None, false).0.unwrap_err().kind(), Kind::Refused);
+}
+
+#[test]
+fn a_push_that_is_complete_leaves_no_spool() {
+    let (cloud, site) = (Cloud::new(), Site::filled());
+    let repo = site.open();
+    let tenant = join(cloud.repo(), "acme", &repo);
+    cloud.pushed(&tenant, &repo);
+    // As a server leaves it that is killed when a pack is stored and not yet removed here: nobody offers that pack again.
+    let spool = cloud.spool.path().join(tenant.number.to_string());
+    let left = spool.join(SnapshotId::random().to_hex());
+    std::fs::write(&left, noise(3, 1000)).unwrap();
+    // Whether there is anything to send or not.
+    for backup in [false, true] {
+        std::fs::write(&left, noise(3, 1000)).unwrap();
+        if backup {
+            site.write("dir/new", &noise(4, 5000));
+            site.backup(&repo);
+        }
+        cloud.pushed(&tenant, &repo);
+        assert_eq!(std::fs::read_dir(&spool).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_push_comes_back_after_the_server_was_stopped() {
+    let (cloud, site) = (Cloud::new(), Site::filled());
+    let repo = site.open();
+    let tenant = join(cloud.repo(), "acme", &repo);
+    cloud.stop.set();
+    let (done, served) = cloud.push(&tenant, &repo, None, false);
+    let e = done.unwrap_err();
+    assert!(e.kind() == Kind::Unreachable && e.to_string().contains("being stopped"), "{e}");
+    assert_eq!(served.unwrap_err().kind(), Kind::Interrupted);
+    let cloud = Cloud { stop: StopFlag::default(), ..cloud };
+    cloud.pushed(&tenant, &repo);
+    cloud.has(&[(&tenant, &repo)]);
 }

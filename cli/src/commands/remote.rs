@@ -51,7 +51,7 @@ pub fn run(ctx: &Context, args: RemoteArgs) -> Result<ExitCode> {
 
 fn add(ctx: &Context, args: &RemoteAddArgs) -> Result<()> {
     let mut line = String::new();
-    let read = std::io::stdin().lock().take(LONGEST).read_to_string(&mut line);
+    let read = BufReader::new(std::io::stdin().lock().take(LONGEST)).read_line(&mut line);
     read.map_err(|e| Error::new(Kind::Usage, format!("cannot read the invitation from standard input: {e}")))?;
     let invitation = Invitation::parse(&line)?;
     if !invitation.sealed && !args.yes && !agreed(&invitation)? {

@@ -90,7 +90,7 @@ impl Cloud {
 
     /// What waits in the pool's spools: paths and sizes.
     pub fn spooled(&self) -> Vec<(PathBuf, u64)> {
-        let sized = |p: PathBuf| fs::metadata(&p).ok().map(|m| (p, m.len()));
+        let sized = |p: PathBuf| fs::metadata(&p).ok().filter(|_| !p.ends_with("lock")).map(|m| (p, m.len()));
         files(&self.pool.repo().join("tenants")).into_iter().filter_map(sized).collect()
     }
 
