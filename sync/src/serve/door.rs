@@ -105,7 +105,12 @@ impl Service for Door {
         };
         let from = format!("{who} ({} from {})", caller.key.fingerprint(), caller.peer);
         match serve(&self.pool, grant, channel, &stop) {
-            Ok(()) => (self.tell)(&format!("served {from}")),
+            Ok(()) => match (grant, tenants::credential(&self.pool.repo.log.state(), &bare(&caller.key))) {
+                (Grant::Guest { .. }, Some((_, tenant, _))) => {
+                    (self.tell)(&format!("an invitation of tenant {} was taken up by {from}", tenant.name));
+                }
+                _ => (self.tell)(&format!("served {from}")),
+            },
             Err(e) if e.kind() == Kind::Unreachable => (self.tell)(&format!("lost {from}: {e}")),
             Err(e) => (self.tell)(&format!("failed {from}: {}", one_line(&e))),
         }
