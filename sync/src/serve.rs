@@ -2,6 +2,7 @@
 
 mod deliver;
 mod door;
+mod fetch;
 mod out;
 mod quota;
 mod spool;
@@ -110,7 +111,7 @@ impl Pool {
 /// What ended the connection before its time.
 pub fn serve(pool: &Pool, grant: &Grant, duplex: Duplex, stop: &StopFlag) -> Result<()> {
     let mut connection = Connection::open(duplex, Side::Server, &Preface::ours())?;
-    let done = first(pool, grant, &mut connection);
+    let done = first(pool, grant, &mut connection, stop);
     match done {
         Ok(Some(begun)) => deliver::serve(pool, begun, connection, stop),
         Ok(None) => Ok(()),
@@ -122,8 +123,18 @@ pub fn serve(pool: &Pool, grant: &Grant, duplex: Duplex, stop: &StopFlag) -> Res
     }
 }
 
+/// What a client is told that goes on when the server is to stop.
+fn stopping() -> Error {
+    Error::new(Kind::Interrupted, "the server is being stopped").remedy("try again; what has arrived is kept")
+}
+
 /// Reads what the client wants; none if it went away without a word, or got what it wanted.
-fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection) -> Result<Option<deliver::Begun<'a>>> {
+fn first<'a>(
+    pool: &'a Pool,
+    grant: &Grant,
+    connection: &mut Connection,
+    stop: &StopFlag,
+) -> Result<Option<deliver::Begun<'a>>> {
     match (connection.receive()?, grant) {
         (None, _) => Ok(None),
         (Some(Message::Begin { purpose: Purpose::Push, repository, .. }), Grant::Tenant { tenant, roles }) => {
@@ -131,6 +142,14 @@ fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection) -> Resu
                 return Err(Error::new(Kind::Refused, "this key may not deliver snapshots"));
             }
             deliver::Begun::new(pool, *tenant, repository).map(Some)
+        }
+        (Some(Message::Begin { purpose: Purpose::Pull, .. }), Grant::Tenant { tenant, roles }) => {
+            if !roles.allow(Roles::PULL) {
+                return Err(Error::new(Kind::Refused, "this key may not fetch what was delivered"));
+            }
+            pool.repo.refresh(&Void::default())?;
+            let tenant = repo::receive::Sender::of(&pool.repo, *tenant)?;
+            fetch::serve(pool, &tenant, connection, stop).map(|()| None)
         }
         (Some(Message::Redeem { token, repository, keyring, .. }), grant) => {
             let (tenant, roles) = match grant {
@@ -161,9 +180,8 @@ fn redeem(
     repository: Option<RepoId>,
     keyring: Option<&Secret>,
 ) -> Result<(u32, Roles)> {
-    let unsaid = || Error::new(Kind::Unsupported, "this server cannot make a site anew yet");
     let keyring = keyring.map(|bytes| Keyring::from_bytes(bytes.expose())).transpose()?;
-    let with = Redeemed { public, repository: repository.ok_or_else(unsaid)?, keyring: keyring.as_ref() };
+    let with = Redeemed { public, repository, keyring: keyring.as_ref() };
     let (tenant, credential) = tenants::redeem(&pool.repo, token.expose(), &with)?;
     Ok((tenant, credential.roles))
 }
@@ -171,7 +189,15 @@ fn redeem(
 fn welcome(pool: &Pool, tenant: u32, roles: Roles) -> Result<Message> {
     let state = pool.repo.log.state();
     let known = state.tenants.get(&tenant).ok_or_else(|| Error::new(Kind::Refused, "this tenant was removed"))?;
-    let role = if roles.allow(Roles::PUSH) { Role::Push } else { Role::Pull };
+    let role = if roles.allow(Roles::RESTORE) { Role::Restore } else { Role::Push };
+    // A site that is made anew gets back what the first one gave.
+    let (repository, keyring) = match role {
+        Role::Restore if !known.sealed => {
+            let keyring = tenants::keyring_of(&pool.repo.keys, tenant, known)?;
+            (known.repository, Some(Secret::new(keyring.to_bytes().to_vec())))
+        }
+        _ => (None, None),
+    };
     let (name, host_key) = (known.name.clone(), pool.host_key.clone());
-    Ok(Message::Welcome { tenant: name, role, sealed: known.sealed, host_key, repository: None, keyring: None })
+    Ok(Message::Welcome { tenant: name, role, sealed: known.sealed, host_key, repository, keyring })
 }

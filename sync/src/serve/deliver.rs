@@ -9,11 +9,11 @@ use repo::id::{PackId, RepoId, SnapshotId, random_bytes};
 use repo::limits::MAX_MANIFEST;
 use repo::receive::Sender as Tenant;
 
-use super::Pool;
 use super::out::Out;
 use super::quota;
 use super::spool::{Arriving, LARGEST, STEP, Spool};
 use super::work::{Job, Work};
+use super::{Pool, stopping};
 use crate::ssh::server::StopFlag;
 use crate::wire::limits::MAX_PARTIAL;
 use crate::wire::{Connection, Incoming, Message, Object, Receiver, Session};
@@ -116,10 +116,6 @@ pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection, stop: &S
         begun.spool.clear()?;
     }
     Ok(())
-}
-
-fn stopping() -> Error {
-    Error::new(Kind::Interrupted, "the server is being stopped").remedy("try again; what has arrived is kept")
 }
 
 /// Does what is asked until the client has ended, or `stop` is set. What is spooled by then is worked on at the next push.
