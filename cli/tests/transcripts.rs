@@ -120,6 +120,7 @@ fn usage_errors_are_2_and_say_how() {
         (vec!["mount", "/mnt", "--umask", "9"], "not an octal number"),
         (vec!["-P", "absent", "backup"], "there is no profile absent: neither /etc/packmule/absent.toml nor "),
         (vec!["serve", "--listen", "nowhere"], "invalid socket address"),
+        (vec!["tenant", "set", "acme"], "--quota <SIZE|none>"),
     ] {
         let (code, text, errors) = transcript(&words, &[]);
         assert_eq!((code, text.as_str()), (2, ""), "{words:?}: {errors}");

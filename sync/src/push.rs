@@ -21,7 +21,7 @@ use repo::open::Repository;
 
 use crate::delta::Delta;
 use crate::stream::Duplex;
-use crate::wire::{Message, PieceName};
+use crate::wire::{Message, PieceName, Reason};
 use frames::Outgoing;
 use link::{Link, Ready};
 
@@ -52,6 +52,8 @@ pub struct Report {
     pub snapshots: u64,
     /// Snapshots that are not there, and why.
     pub failed: Vec<(SnapshotId, String)>,
+    /// Whether some of these would have taken the tenant above its quota.
+    pub over_quota: bool,
     /// Packs that the pool would not take.
     pub refused: Vec<PackId>,
     /// How far everything is there now.
@@ -182,7 +184,10 @@ impl<'a> Push<'a> {
                 self.report.snapshots += u64::from(!already);
                 Counters::add(&self.monitor.counters().files, 1);
             }
-            Message::Declined { why, .. } => self.report.failed.push((id, crate::wire::escape(&why))),
+            Message::Declined { why, reason, .. } => {
+                self.report.over_quota |= reason == Reason::Quota;
+                self.report.failed.push((id, crate::wire::escape(&why)));
+            }
             Message::Missing { pieces, .. } => match self.send_missing(&pieces) {
                 Ok(()) => {
                     self.rounds += 1;

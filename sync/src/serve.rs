@@ -3,6 +3,8 @@
 mod deliver;
 mod door;
 mod fetch;
+mod out;
+mod quota;
 mod spool;
 mod work;
 
@@ -20,6 +22,7 @@ use repo::open::Repository;
 use repo::receive::Receiver;
 use repo::tenants::{self, Redeemed};
 
+use crate::ssh::server::StopFlag;
 use crate::stream::Duplex;
 use crate::wire::{Connection, Fail, Message, Preface, Purpose, Role, Secret, Side, Token};
 
@@ -101,15 +104,16 @@ impl Pool {
     }
 }
 
-/// Serves one connection until it ends. What went wrong is told to the client, and returned.
+/// Serves one connection until it ends, or, once `stop` is set, until a pack that is arriving is whole: the client is asked to
+/// come back. What went wrong is told to the client, and returned.
 ///
 /// # Errors
 /// What ended the connection before its time.
-pub fn serve(pool: &Pool, grant: &Grant, duplex: Duplex) -> Result<()> {
+pub fn serve(pool: &Pool, grant: &Grant, duplex: Duplex, stop: &StopFlag) -> Result<()> {
     let mut connection = Connection::open(duplex, Side::Server, &Preface::ours())?;
-    let done = first(pool, grant, &mut connection);
+    let done = first(pool, grant, &mut connection, stop);
     match done {
-        Ok(Some(begun)) => deliver::serve(pool, begun, connection),
+        Ok(Some(begun)) => deliver::serve(pool, begun, connection, stop),
         Ok(None) => Ok(()),
         Err(e) => {
             // The link may be what failed.
@@ -119,8 +123,18 @@ pub fn serve(pool: &Pool, grant: &Grant, duplex: Duplex) -> Result<()> {
     }
 }
 
+/// What a client is told that goes on when the server is to stop.
+fn stopping() -> Error {
+    Error::new(Kind::Interrupted, "the server is being stopped").remedy("try again; what has arrived is kept")
+}
+
 /// Reads what the client wants; none if it went away without a word, or got what it wanted.
-fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection) -> Result<Option<deliver::Begun<'a>>> {
+fn first<'a>(
+    pool: &'a Pool,
+    grant: &Grant,
+    connection: &mut Connection,
+    stop: &StopFlag,
+) -> Result<Option<deliver::Begun<'a>>> {
     match (connection.receive()?, grant) {
         (None, _) => Ok(None),
         (Some(Message::Begin { purpose: Purpose::Push, repository, .. }), Grant::Tenant { tenant, roles }) => {
@@ -135,7 +149,7 @@ fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection) -> Resu
             }
             pool.repo.refresh(&Void::default())?;
             let tenant = repo::receive::Sender::of(&pool.repo, *tenant)?;
-            fetch::serve(pool, &tenant, connection).map(|()| None)
+            fetch::serve(pool, &tenant, connection, stop).map(|()| None)
         }
         (Some(Message::Redeem { token, repository, keyring, .. }), grant) => {
             let (tenant, roles) = match grant {

@@ -26,6 +26,7 @@ use repo::tenants::pooled_id;
 use site::{Site, checked, noise, readable};
 use sync::push::{Options, Report, push};
 use sync::serve::{Grant, Pool, serve};
+use sync::ssh::server::StopFlag;
 use sync::stream::pair;
 use sync::wire::{Message, PieceName};
 use sync::{fetch, pull};
@@ -34,14 +35,20 @@ use sync::{fetch, pull};
 struct Cloud {
     disk: Site,
     pool: Pool,
-    _spool: tempfile::TempDir,
+    stop: StopFlag,
+    spool: tempfile::TempDir,
 }
 
 impl Cloud {
     fn new() -> Cloud {
         let (disk, repo) = pool();
         let spool = tempfile::tempdir().unwrap();
-        Cloud { disk, pool: Pool::new(repo, "ssh-ed25519 AAAA".into(), spool.path().to_owned()), _spool: spool }
+        Cloud {
+            disk,
+            pool: Pool::new(repo, "ssh-ed25519 AAAA".into(), spool.path().to_owned()),
+            stop: StopFlag::default(),
+            spool,
+        }
     }
 
     fn repo(&self) -> &Arc<Repository> {
@@ -53,7 +60,7 @@ impl Cloud {
         let (client, server) = pair(1 << 20, cut);
         let grant = Grant::Tenant { tenant: tenant.number, roles: Roles::PUSH };
         std::thread::scope(|scope| {
-            let serving = scope.spawn(|| serve(&self.pool, &grant, server));
+            let serving = scope.spawn(|| serve(&self.pool, &grant, server, &self.stop));
             let done = push(from, client, "test", Options { audit }, &Void::default());
             (done, serving.join().unwrap())
         })
@@ -111,7 +118,8 @@ impl Cloud {
             scope.spawn(move || {
                 for server in rx {
                     scope.spawn(move || {
-                        let _ = serve(&self.pool, &Grant::Tenant { tenant: number, roles: Roles::PULL }, server);
+                        let grant = Grant::Tenant { tenant: number, roles: Roles::PULL };
+                        let _ = serve(&self.pool, &grant, server, &self.stop);
                     });
                 }
             });
@@ -197,8 +205,8 @@ fn a_tenant_fetches_only_what_it_delivered() {
     let theirs = *ra.log.state().snapshots.keys().next().unwrap();
     std::thread::scope(|scope| {
         let grant = Grant::Tenant { tenant: tb.number, roles: Roles::PULL };
-        let pool = &cloud.pool;
-        scope.spawn(move || serve(pool, &grant, server));
+        let (pool, stop) = (&cloud.pool, &cloud.stop);
+        scope.spawn(move || serve(pool, &grant, server, stop));
         let mut connection = fetch::begin(client, rb.config.repo_id, "test").unwrap();
         assert_eq!(fetch::snapshots(&mut connection).unwrap().len(), 1);
         let e = fetch::manifest(&mut connection, &rb.keys, &theirs).err().unwrap();
@@ -379,7 +387,7 @@ fn who_may_not_push_is_told() {
     let (client, server) = pair(1 << 20, None);
     let grant = Grant::Tenant { tenant: tenant.number, roles: Roles::PULL };
     std::thread::scope(|scope| {
-        scope.spawn(|| serve(&cloud.pool, &grant, server));
+        scope.spawn(|| serve(&cloud.pool, &grant, server, &cloud.stop));
         let e = push(&repo, client, "test", Options::default(), &Void::default()).unwrap_err();
         assert!(e.kind() == Kind::Refused && e.to_string().contains("may not deliver"), "{e}");
     });
@@ -389,4 +397,41 @@ fn who_may_not_push_is_told() {
     };
     repo::tenants::change(cloud.repo(), tenant.number, &mut { suspend }).unwrap();
     assert_eq!(cloud.push(&tenant, &repo, None, false).0.unwrap_err().kind(), Kind::Refused);
+}
+
+#[test]
+fn a_push_that_is_complete_leaves_no_spool() {
+    let (cloud, site) = (Cloud::new(), Site::filled());
+    let repo = site.open();
+    let tenant = join(cloud.repo(), "acme", &repo);
+    cloud.pushed(&tenant, &repo);
+    // As a server leaves it that is killed when a pack is stored and not yet removed here: nobody offers that pack again.
+    let spool = cloud.spool.path().join(tenant.number.to_string());
+    let left = spool.join(SnapshotId::random().to_hex());
+    std::fs::write(&left, noise(3, 1000)).unwrap();
+    // Whether there is anything to send or not.
+    for backup in [false, true] {
+        std::fs::write(&left, noise(3, 1000)).unwrap();
+        if backup {
+            site.write("dir/new", &noise(4, 5000));
+            site.backup(&repo);
+        }
+        cloud.pushed(&tenant, &repo);
+        assert_eq!(std::fs::read_dir(&spool).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_push_comes_back_after_the_server_was_stopped() {
+    let (cloud, site) = (Cloud::new(), Site::filled());
+    let repo = site.open();
+    let tenant = join(cloud.repo(), "acme", &repo);
+    cloud.stop.set();
+    let (done, served) = cloud.push(&tenant, &repo, None, false);
+    let e = done.unwrap_err();
+    assert!(e.kind() == Kind::Unreachable && e.to_string().contains("being stopped"), "{e}");
+    assert_eq!(served.unwrap_err().kind(), Kind::Interrupted);
+    let cloud = Cloud { stop: StopFlag::default(), ..cloud };
+    cloud.pushed(&tenant, &repo);
+    cloud.has(&[(&tenant, &repo)]);
 }

@@ -25,8 +25,8 @@ pub use parse::{Failure, Parsed, one_line, parse};
 pub use restore::{Overwrite, RestoreArgs};
 pub use space::{CheckArgs, ForgetArgs, KeepArgs, PruneArgs, UnforgetArgs};
 pub use sync::{
-    RemoteAction, RemoteAddArgs, RemoteArgs, ServeArgs, SyncAction, SyncArgs, SyncPullArgs, SyncPushArgs, TenantAction,
-    TenantArgs, TenantCreateArgs, TenantInviteArgs,
+    Quota, RemoteAction, RemoteAddArgs, RemoteArgs, ServeArgs, SyncAction, SyncArgs, SyncPullArgs, SyncPushArgs,
+    TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction, TenantSetArgs,
 };
 pub use values::{Bytes, Group, IdMap, Keep, Octal, Subset, TagList, Unused, User};
 

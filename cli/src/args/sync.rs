@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 
@@ -109,6 +110,16 @@ pub enum TenantAction {
     Create(TenantCreateArgs),
     /// List the tenants
     List,
+    /// Show all there is to know of one tenant
+    Show {
+        /// The tenant's name
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Change what a tenant may do
+    Set(TenantSetArgs),
+    /// List or revoke the keys that a tenant connects with
+    Key(TenantKeyArgs),
     /// Let a tenant's site connect: prints one line for it, which is good once
     Invite(TenantInviteArgs),
     /// Refuse a tenant's keys until it is resumed
@@ -135,6 +146,62 @@ pub struct TenantCreateArgs {
     /// The most it may store, as the bytes of its files, each once
     #[arg(long, value_name = "SIZE")]
     pub quota: Option<Bytes>,
+}
+
+/// Options of `tenant set`.
+#[derive(Debug, Args)]
+pub struct TenantSetArgs {
+    /// The tenant's name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// The most it may store, as the bytes of its files, each once; or none
+    #[arg(long, value_name = "SIZE|none", required = true)]
+    pub quota: Option<Quota>,
+}
+
+/// A quota, or that there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota(pub Option<u64>);
+
+impl FromStr for Quota {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Quota, String> {
+        match s {
+            "none" => Ok(Quota(None)),
+            size => size.parse().map(|Bytes(bytes)| Quota(Some(bytes))),
+        }
+    }
+}
+
+/// Options of `tenant key`.
+#[derive(Debug, Args)]
+pub struct TenantKeyArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: TenantKeyAction,
+}
+
+/// What `tenant key` can do.
+#[derive(Debug, Subcommand)]
+pub enum TenantKeyAction {
+    /// List a tenant's keys, also those that were revoked
+    List {
+        /// The tenant's name
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Take no more connections by a key; one that is open comes to its end
+    Revoke {
+        /// The tenant's name
+        #[arg(value_name = "NAME")]
+        name: String,
+
+        /// The key's fingerprint, or how it begins
+        #[arg(value_name = "FINGERPRINT")]
+        key: String,
+    },
 }
 
 /// Options of `tenant invite`.

@@ -52,7 +52,7 @@ pub fn run(ctx: &Context, args: RemoteArgs) -> Result<ExitCode> {
 /// The invitation on standard input.
 pub fn read_invitation() -> Result<Invitation> {
     let mut line = String::new();
-    let read = std::io::stdin().lock().take(LONGEST).read_to_string(&mut line);
+    let read = BufReader::new(std::io::stdin().lock().take(LONGEST)).read_line(&mut line);
     read.map_err(|e| Error::new(Kind::Usage, format!("cannot read the invitation from standard input: {e}")))?;
     Invitation::parse(&line)
 }
@@ -81,8 +81,8 @@ fn agreed(invitation: &Invitation) -> Result<bool> {
     };
     let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").map_err(nobody)?;
     let text = format!(
-        "The operator of {} will hold the keys of this repository, can read every backup in it, and stores them \
-         together with other customers', each under keys of its own.\nGo on? [y/N] ",
+        "The operator of {} will hold the keys of this repository and can read every backup in it. What is pushed there \
+         is opened, and stored together with other customers' data under the pool's own keys.\nGo on? [y/N] ",
         invitation.address.place()
     );
     terminal.write_all(text.as_bytes()).map_err(nobody)?;

@@ -1,9 +1,13 @@
 //! `serve`.
 
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use repo::error::Result;
+use repo::error::{Error, Kind, Result};
+use repo::lock::{Locks, PruneGuard};
 use repo::open::Access;
 use repo::tenants::require_pool;
 use serde::Serialize;
@@ -16,8 +20,8 @@ use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::service;
 
-/// How long pushes that are under way may go on once the server is to stop.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long the packs that are arriving may take once the server is to stop. Longer ones are cut, and go on where they were.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// The start as JSON.
 #[derive(Serialize)]
@@ -27,14 +31,28 @@ struct Serving {
     host_key: String,
 }
 
+/// Keeps other servers from this pool: each would know only its own pushes, and two could write to one spool.
+fn alone(spool: &Path) -> Result<PruneGuard> {
+    let path = spool.join("lock");
+    let failed = |e| Error::io("make the spool's lock", &path, e);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(spool).map_err(failed)?;
+    OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
+    Locks::file(&path).prune(Duration::ZERO).map_err(|e| match e.kind() {
+        Kind::Locked => Error::new(Kind::Locked, "another server of this pool is running")
+            .remedy("stop it first; one server takes in all tenants"),
+        _ => e,
+    })
+}
+
 /// Runs `serve`.
 pub fn run(ctx: &Context, args: &ServeArgs) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Write)?;
     require_pool(&repo)?;
+    let spool = place(ctx)?.root.join("tenants");
+    let _alone = alone(&spool)?;
     let host_key = Door::host_key(&repo)?;
     repo.remember();
     let repo = Arc::new(repo);
-    let spool = place(ctx)?.root.join("tenants");
     let output = Arc::clone(&ctx.output);
     let tell = Box::new(move |text: &str| output.complain(format!("packmule: {text}")));
     let door = Arc::new(Door::new(Pool::new(Arc::clone(&repo), host_key.public().text(), spool), tell));

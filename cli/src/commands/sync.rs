@@ -128,6 +128,13 @@ fn to_remote(ctx: &Context, args: &SyncPushArgs, name: &str, started: Instant) -
         return Ok(ExitCode::Ok);
     }
     let count = human::count(report.failed.len() as u64, "snapshot");
+    if report.over_quota {
+        return Err(Error::new(
+            Kind::NoSpace,
+            format!("the quota at {name} is used up: {count} could not be delivered"),
+        )
+        .remedy("ask the pool's operator for more room"));
+    }
     Err(Error::damaged(format!("{count} could not be delivered; everything else was"))
         .remedy("`packmule check --read-data` tells what is damaged here"))
 }

@@ -1,9 +1,12 @@
 //! `tenant`.
 
+mod keys;
+mod show;
+
 use jiff::tz::TimeZone;
 use repo::clock::Time;
 use repo::error::{Error, Kind, Result};
-use repo::format::record::{Roles, TenantState};
+use repo::format::record::{Roles, SnapshotState, State, TenantState};
 use repo::open::{Access, Repository};
 use repo::tenants::{self, require_pool};
 use serde::Serialize;
@@ -12,7 +15,9 @@ use sync::serve::Door;
 use sync::ssh::url::Address;
 
 use super::open::open_repository;
-use crate::args::{TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs};
+use crate::args::{
+    Quota, TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction, TenantSetArgs,
+};
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::human::{self, Table};
@@ -46,12 +51,23 @@ struct Invited {
 
 /// Runs `tenant`.
 pub fn run(ctx: &Context, args: TenantArgs) -> Result<ExitCode> {
-    let access = if matches!(args.action, TenantAction::List) { Access::Read } else { Access::Write };
+    let reads = match &args.action {
+        TenantAction::List | TenantAction::Show { .. } => true,
+        TenantAction::Key(args) => matches!(args.action, TenantKeyAction::List { .. }),
+        _ => false,
+    };
+    let access = if reads { Access::Read } else { Access::Write };
     let repo = open_repository(ctx, access)?;
     require_pool(&repo)?;
     match args.action {
         TenantAction::Create(args) => create(ctx, &repo, &args)?,
         TenantAction::List => list(ctx, &repo)?,
+        TenantAction::Show { name } => show::show(ctx, &repo, &name)?,
+        TenantAction::Set(args) => set(ctx, &repo, &args)?,
+        TenantAction::Key(args) => match args.action {
+            TenantKeyAction::List { name } => keys::list(ctx, &repo, &name)?,
+            TenantKeyAction::Revoke { name, key } => keys::revoke(ctx, &repo, &name, &key)?,
+        },
         TenantAction::Invite(args) => invite(ctx, &repo, &args)?,
         TenantAction::Suspend { name } => suspend(ctx, &repo, &name, true)?,
         TenantAction::Resume { name } => suspend(ctx, &repo, &name, false)?,
@@ -68,12 +84,38 @@ fn create(ctx: &Context, repo: &Repository, args: &TenantCreateArgs) -> Result<(
     ctx.output.remark(format!("made tenant {0}; `packmule tenant invite {0}` lets its site connect", args.name))
 }
 
+fn set(ctx: &Context, repo: &Repository, args: &TenantSetArgs) -> Result<()> {
+    let (number, _) = tenants::find(&repo.log.state(), &args.name).map(|(number, tenant)| (number, tenant.made))?;
+    let Some(Quota(quota)) = args.quota else { return Ok(()) };
+    tenants::change(repo, number, &mut |tenant| {
+        tenant.quota = quota;
+        Ok(())
+    })?;
+    let says =
+        quota.map_or_else(|| "has no quota now".to_owned(), |quota| format!("may store {} now", human::size(quota)));
+    ctx.output.remark(format!("tenant {} {says}", args.name))
+}
+
+/// Snapshots of a tenant's that are not forgotten.
+fn live_snapshots(state: &State, number: u32) -> u64 {
+    let own = |s: &&SnapshotState| s.forgotten.is_none() && s.origin.as_ref().is_some_and(|o| o.tenant == number);
+    state.snapshots.values().filter(own).count() as u64
+}
+
+/// Why a tenant cannot deliver, if it cannot.
+fn standing(tenant: &TenantState) -> &'static str {
+    match (tenant.suspended, tenant.repository) {
+        (true, _) => "suspended",
+        (_, None) => "not connected yet",
+        _ => "",
+    }
+}
+
 fn list(ctx: &Context, repo: &Repository) -> Result<()> {
     let state = repo.log.state();
     let mut table = Table::new(&["Name", "Kind", "Snapshots", "Owns", "Quota", "State"]);
     for (number, tenant) in &state.tenants {
-        let of = |origin: &repo::format::record::Origin| origin.tenant == *number;
-        let snapshots = state.snapshots.values().filter(|s| s.origin.as_ref().is_some_and(of)).count() as u64;
+        let snapshots = live_snapshots(&state, *number);
         let owned = repo.index.ownership(*number)?.map(|owned| owned.bytes);
         let connected = tenant.repository.is_some();
         if ctx.output.json {
@@ -89,15 +131,16 @@ fn list(ctx: &Context, repo: &Repository) -> Result<()> {
             })?;
             continue;
         }
-        let standing = match (tenant.suspended, connected) {
-            (true, _) => "suspended",
-            (_, false) => "not connected yet",
-            _ => "",
-        };
         let sort = if tenant.sealed { "sealed" } else { "pooled" };
         let size = |bytes: Option<u64>| bytes.map(human::size).unwrap_or_default();
-        let row =
-            [tenant.name.clone(), sort.into(), snapshots.to_string(), size(owned), size(tenant.quota), standing.into()];
+        let row = [
+            tenant.name.clone(),
+            sort.into(),
+            snapshots.to_string(),
+            size(owned),
+            size(tenant.quota),
+            standing(tenant).into(),
+        ];
         table.row(row);
     }
     if !ctx.output.json {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod pool;
+
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
@@ -78,10 +80,15 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn start(mut command: Command) -> Running {
+    pub fn start(command: Command) -> Running {
+        Running::fed(command, Stdio::null())
+    }
+
+    /// With this as standard input.
+    pub fn fed(mut command: Command, input: Stdio) -> Running {
         let words = command.get_args().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
         let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
+        command.stdin(input).stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
         // A group of its own, so that what it starts goes with it.
         let child = command.process_group(0).spawn().unwrap_or_else(|e| panic!("{words}: {e}"));
         Running { child: Some(child), words, out, err }
@@ -122,6 +129,10 @@ impl Running {
 
     pub fn stderr(&mut self) -> String {
         read_again(&mut self.err)
+    }
+
+    pub fn stdout(&mut self) -> String {
+        read_again(&mut self.out)
     }
 }
 

@@ -4,17 +4,19 @@
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver as Jobs, Sender as ToDo, bounded};
-use parking_lot::Mutex;
 use repo::error::{Error, Kind, Result};
 use repo::id::{PackId, RepoId, SnapshotId, random_bytes};
 use repo::limits::MAX_MANIFEST;
 use repo::receive::Sender as Tenant;
 
-use super::Pool;
+use super::out::Out;
+use super::quota;
 use super::spool::{Arriving, LARGEST, STEP, Spool};
 use super::work::{Job, Work};
+use super::{Pool, stopping};
+use crate::ssh::server::StopFlag;
 use crate::wire::limits::MAX_PARTIAL;
-use crate::wire::{Connection, Fail, Incoming, Message, Object, Receiver, Sender, Session};
+use crate::wire::{Connection, Incoming, Message, Object, Receiver, Session};
 
 /// Jobs waiting; a client that is ahead of the work by more is not listened to.
 const WAITING: usize = 1024;
@@ -44,7 +46,12 @@ impl<'a> Begun<'a> {
             return Err(Error::new(Kind::Locked, "another push of this repository is running")
                 .remedy("wait until it has ended"));
         }
-        Ok(Begun { pool, tenant: sender, spool })
+        let begun = Begun { pool, tenant: sender, spool };
+        // What was left here on earlier visits must not keep out for days what fits.
+        if !quota::room(&pool.repo, &begun.tenant, &begun.spool, 0)? {
+            begun.spool.clear()?;
+        }
+        Ok(begun)
     }
 
     fn ready(&self) -> Result<Message> {
@@ -59,7 +66,7 @@ impl<'a> Begun<'a> {
             sealed: false,
             watermark,
             partial: partial.into_iter().map(|(id, len)| (Object::Pack(id), len)).collect(),
-            quota_left: None,
+            quota_left: quota::left(repo, &self.tenant)?,
             chunker: repo.config.chunker,
             time: repo.clock.now(),
         })
@@ -78,69 +85,111 @@ impl Drop for Begun<'_> {
 ///
 /// # Errors
 /// What ended it before its time; the client was told unless the link failed.
-pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection) -> Result<()> {
+pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection, stop: &StopFlag) -> Result<()> {
     connection.send(&begun.ready()?)?;
     connection.flush()?;
     let (sender, mut receiver) = connection.split();
-    let out = Arc::new(Mutex::new(sender));
+    let out = Arc::new(Out::new(sender));
     let (todo, jobs) = bounded(WAITING);
-    let done = std::thread::scope(|scope| {
+    let (worked, listened) = std::thread::scope(|scope| {
         let work = Work::new(pool, &begun.tenant, &begun.spool, Arc::clone(&out));
-        let worker = scope.spawn(move || work_off(work, &jobs));
-        let listened = listen(&begun.spool, &mut receiver, &out, &todo);
+        let said = &out;
+        let worker = scope.spawn(move || {
+            let done = work_off(work, &jobs, stop);
+            // At once: the client may be waiting for an answer that will not come, and say nothing until it does.
+            if let Err(e) = &done {
+                said.fail(e);
+            }
+            done
+        });
+        let mut listener = Listener { begun: &begun, out: &out, todo: &todo, stop };
+        let listened = listener.listen(&mut receiver);
         drop(todo);
-        let worked = worker.join().unwrap_or_else(|_| Err(Error::bug("the work of a push panicked")));
-        // What the work met is why nobody listened any more.
-        worked.and(listened)
+        (worker.join().unwrap_or_else(|_| Err(Error::bug("the work of a push panicked"))), listened)
     });
-    if let Err(e) = &done {
-        let mut out = out.lock();
-        let _ = out.send(&Message::Fail(Fail::of(e))).and_then(|()| out.flush());
+    if let (Ok(()), Err(e)) = (&worked, &listened) {
+        out.fail(e);
     }
-    done
-}
-
-fn work_off(mut work: Work<'_>, jobs: &Jobs<Job>) -> Result<()> {
-    jobs.iter().try_for_each(|job| work.work(job))
-}
-
-fn listen(spool: &Spool, from: &mut Receiver, out: &Mutex<Sender>, todo: &ToDo<Job>) -> Result<()> {
-    let queue = |job| todo.send(job).map_err(|_| Error::new(Kind::Interrupted, "the push has failed"));
-    while let Some(message) = from.receive()? {
-        match message {
-            Message::Put { object: Object::Pack(id), size, from: start } => {
-                if take(spool, from, out, &id, size, start)? {
-                    queue(Job::Absorb(id))?;
-                }
-            }
-            Message::Have { pieces } => queue(Job::Have(pieces))?,
-            Message::Manifest { snapshot, size } => {
-                if let Some(sealed) = manifest(from, snapshot, size)? {
-                    queue(Job::Manifest(snapshot, sealed))?;
-                }
-            }
-            Message::Again { snapshot } => queue(Job::Again(snapshot))?,
-            Message::Done { position } => queue(Job::Done(position))?,
-            Message::Ping(number) => tell(out, &Message::Pong(number))?,
-            Message::Pong(_) => {}
-            Message::Bye => break,
-            Message::Fail(fail) => return Err(fail.into_error()),
-            other => {
-                return Err(Error::new(Kind::Io, format!("the client sent {} where it may not be", other.name())));
-            }
-        }
+    // What the work met is why nobody listened any more.
+    if worked.and(listened)? {
+        // Left by a server that ended between storing a pack and removing it here. Nobody will come back for it.
+        begun.spool.clear()?;
     }
     Ok(())
 }
 
-fn tell(out: &Mutex<Sender>, message: &Message) -> Result<()> {
-    let mut out = out.lock();
-    out.send(message)?;
-    out.flush()
+/// Does what is asked until the client has ended, or `stop` is set. What is spooled by then is worked on at the next push.
+fn work_off(mut work: Work<'_>, jobs: &Jobs<Job>, stop: &StopFlag) -> Result<()> {
+    for job in jobs {
+        if stop.is_set() {
+            work.settle()?;
+            return Err(stopping());
+        }
+        work.work(job)?;
+    }
+    work.settle()
+}
+
+/// The side of a push that takes in what comes.
+struct Listener<'a> {
+    begun: &'a Begun<'a>,
+    out: &'a Out,
+    todo: &'a ToDo<Job>,
+    stop: &'a StopFlag,
+}
+
+impl Listener<'_> {
+    fn queue(&self, job: Job) -> Result<()> {
+        self.todo.send(job).map_err(|_| Error::new(Kind::Interrupted, "the push has failed"))
+    }
+
+    /// Takes in what comes; whether the client said that this was all.
+    fn listen(&mut self, from: &mut Receiver) -> Result<bool> {
+        while let Some(message) = from.receive()? {
+            match message {
+                Message::Bye => return Ok(true),
+                _ if self.stop.is_set() => return Err(stopping()),
+                Message::Put { object: Object::Pack(id), size, from: start } => {
+                    self.require_room(size.saturating_sub(start))?;
+                    if take(&self.begun.spool, from, self.out, &id, size, start)? {
+                        self.queue(Job::Absorb(id))?;
+                    }
+                }
+                Message::Have { pieces } => self.queue(Job::Have(pieces))?,
+                Message::Manifest { snapshot, size } => {
+                    if let Some(sealed) = manifest(from, snapshot, size)? {
+                        self.queue(Job::Manifest(snapshot, sealed))?;
+                    }
+                }
+                Message::Again { snapshot } => self.queue(Job::Again(snapshot))?,
+                Message::Done { position } => self.queue(Job::Done(position))?,
+                Message::Ping(number) => self.out.tell(&Message::Pong(number))?,
+                Message::Pong(_) => {}
+                Message::Fail(fail) => return Err(fail.into_error()),
+                other => {
+                    return Err(Error::new(Kind::Io, format!("the client sent {} where it may not be", other.name())));
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Refuses what would go too far above the tenant's quota.
+    fn require_room(&self, more: u64) -> Result<()> {
+        let Begun { pool, tenant, spool } = self.begun;
+        if quota::room(&pool.repo, tenant, spool, more)? {
+            return Ok(());
+        }
+        // What is spooled may be owned already: that is known when it was worked on.
+        let (told, done) = bounded(1);
+        self.queue(Job::Settle(told))?;
+        let _ = done.recv();
+        if quota::room(&pool.repo, tenant, spool, more)? { Ok(()) } else { Err(quota::full()) }
+    }
 }
 
 /// Takes a pack's bytes into the spool and says how far they are durable; whether all of it is.
-fn take(spool: &Spool, from: &mut Receiver, out: &Mutex<Sender>, id: &PackId, size: u64, start: u64) -> Result<bool> {
+fn take(spool: &Spool, from: &mut Receiver, out: &Out, id: &PackId, size: u64, start: u64) -> Result<bool> {
     let object = Object::Pack(*id);
     if size > LARGEST {
         return Err(Error::new(Kind::Io, "a pack was announced that is larger than any may be"));
@@ -148,7 +197,7 @@ fn take(spool: &Spool, from: &mut Receiver, out: &Mutex<Sender>, id: &PackId, si
     let mut arriving = spool.arrive(id, start)?;
     let told = |arriving: &mut Arriving| {
         arriving.sync()?;
-        tell(out, &Message::Durable { object: object.clone(), bytes: arriving.durable })
+        out.tell(&Message::Durable { object: object.clone(), bytes: arriving.durable })
     };
     while arriving.len < size {
         match from.next()? {
@@ -158,7 +207,7 @@ fn take(spool: &Spool, from: &mut Receiver, out: &Mutex<Sender>, id: &PackId, si
                     told(&mut arriving)?;
                 }
             }
-            Some(Incoming::Message(Message::Ping(number))) => tell(out, &Message::Pong(number))?,
+            Some(Incoming::Message(Message::Ping(number))) => out.tell(&Message::Pong(number))?,
             Some(Incoming::Message(Message::Pong(_))) => {}
             Some(Incoming::Message(Message::Fail(fail))) => return Err(fail.into_error()),
             // Cut: no more of it comes.

@@ -94,7 +94,7 @@ impl Gate for Door {
 }
 
 impl Service for Door {
-    fn serve(&self, caller: Caller, channel: Duplex, _: StopFlag) {
+    fn serve(&self, caller: Caller, channel: Duplex, stop: StopFlag) {
         let Some(grant) = caller.grant.downcast_ref::<Grant>() else { return };
         let who = match grant {
             Grant::Tenant { tenant, .. } => {
@@ -104,8 +104,13 @@ impl Service for Door {
             Grant::Guest { .. } => "a guest".to_owned(),
         };
         let from = format!("{who} ({} from {})", caller.key.fingerprint(), caller.peer);
-        match serve(&self.pool, grant, channel) {
-            Ok(()) => (self.tell)(&format!("served {from}")),
+        match serve(&self.pool, grant, channel, &stop) {
+            Ok(()) => match (grant, tenants::credential(&self.pool.repo.log.state(), &bare(&caller.key))) {
+                (Grant::Guest { .. }, Some((_, tenant, _))) => {
+                    (self.tell)(&format!("an invitation of tenant {} was taken up by {from}", tenant.name));
+                }
+                _ => (self.tell)(&format!("served {from}")),
+            },
             Err(e) if e.kind() == Kind::Unreachable => (self.tell)(&format!("lost {from}: {e}")),
             Err(e) => (self.tell)(&format!("failed {from}: {}", one_line(&e))),
         }

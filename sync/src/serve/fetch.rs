@@ -13,7 +13,8 @@ use repo::receive::Sender as Tenant;
 use repo::snapshots;
 use repo::tenants::pooled_id;
 
-use super::Pool;
+use super::{Pool, stopping};
+use crate::ssh::server::StopFlag;
 use crate::wire::limits::MAX_SNAPSHOTS;
 use crate::wire::{Connection, Message, Piece, PieceName, Reason, Session, SnapshotEntry};
 
@@ -22,11 +23,11 @@ const LEVEL: i32 = 3;
 /// Chunks whose frames are asked for ahead.
 const AHEAD: usize = 64;
 
-/// Answers a tenant's questions until it ends the connection.
+/// Answers a tenant's questions until it ends the connection, or `stop` is set.
 ///
 /// # Errors
 /// What ended the connection before its time.
-pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection) -> Result<()> {
+pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection, stop: &StopFlag) -> Result<()> {
     connection.send(&Message::Ready {
         session: Session(random_bytes()),
         tenant: tenant.name.clone(),
@@ -41,12 +42,13 @@ pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection) -> Resul
     let mut packer = Packer::new(LEVEL)?;
     while let Some(message) = connection.receive()? {
         match message {
+            Message::Bye => break,
+            _ if stop.is_set() => return Err(stopping()),
             Message::List { after } => connection.send(&list(pool, tenant, after)?)?,
             Message::Fetch { snapshot } => fetch(pool, tenant, snapshot, connection)?,
             Message::Get { pieces } => get(pool, tenant, &pieces, &mut packer, connection)?,
             Message::Ping(number) => connection.send(&Message::Pong(number))?,
             Message::Pong(_) => {}
-            Message::Bye => break,
             Message::Fail(fail) => return Err(fail.into_error()),
             other => return Err(Error::new(Kind::Io, format!("the client sent {} where it may not be", other.name()))),
         }

@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use repo::error::{Error, Result};
@@ -20,12 +22,15 @@ const LIFE: Duration = Duration::from_secs(72 * 3600);
 /// One tenant's spool.
 pub struct Spool {
     dir: PathBuf,
+    /// Bytes in it.
+    held: Arc<AtomicU64>,
 }
 
 /// A pack that arrives.
 pub struct Arriving {
     file: File,
     path: PathBuf,
+    held: Arc<AtomicU64>,
     /// Bytes written.
     pub len: u64,
     /// Bytes that are durable.
@@ -40,9 +45,10 @@ impl Spool {
     pub fn open(dir: PathBuf) -> Result<Spool> {
         let failed = |e| Error::io("make the spool", &dir, e);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
-        let spool = Spool { dir };
-        for (id, _) in spool.packs()? {
+        let spool = Spool { dir, held: Arc::default() };
+        for (id, len) in spool.packs()? {
             let path = spool.path(&id);
+            spool.held.fetch_add(len, Ordering::Relaxed);
             let age = fs::metadata(&path).and_then(|found| found.modified());
             if age.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > LIFE)) {
                 spool.remove(&id)?;
@@ -69,6 +75,19 @@ impl Spool {
         Ok(found)
     }
 
+    /// Bytes of all packs in it, as far as they have arrived.
+    pub fn bytes(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Forgets every pack.
+    ///
+    /// # Errors
+    /// As [`Spool::remove`].
+    pub fn clear(&self) -> Result<()> {
+        self.packs()?.iter().try_for_each(|(id, _)| self.remove(id))
+    }
+
     /// Goes on with a pack at byte `from`, at most what is there of it; what lies behind is dropped.
     ///
     /// # Errors
@@ -82,8 +101,9 @@ impl Spool {
             return Err(Error::new(repo::error::Kind::Io, "a pack was to go on behind what is there of it"));
         }
         file.set_len(from).map_err(failed)?;
+        self.held.fetch_sub(there - from, Ordering::Relaxed);
         file.flush().map_err(failed)?;
-        Ok(Arriving { file, path, len: from, durable: from })
+        Ok(Arriving { file, path, held: Arc::clone(&self.held), len: from, durable: from })
     }
 
     /// A pack as far as it has arrived.
@@ -101,9 +121,14 @@ impl Spool {
     /// What the system gives, if it is not that it is gone.
     pub fn remove(&self, id: &PackId) -> Result<()> {
         let path = self.path(id);
+        let len = fs::metadata(&path).map_or(0, |found| found.len());
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove a spooled pack", path, e)),
-            _ => Ok(()),
+            Ok(()) => {
+                self.held.fetch_sub(len, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(Error::io("remove a spooled pack", path, e)),
         }
     }
 
@@ -120,6 +145,7 @@ impl Arriving {
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(|e| Error::io("spool a pack in", &self.path, e))?;
         self.len += bytes.len() as u64;
+        self.held.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
@@ -154,8 +180,10 @@ mod tests {
         let mut again = spool.arrive(&id, 4).unwrap();
         again.write(b"age").unwrap();
         assert_eq!((spool.read(&id).unwrap(), again.len, again.durable), (b"package".to_vec(), 7, 4));
+        assert_eq!((spool.bytes(), Spool::open(dir.path().join("spool")).unwrap().bytes()), (7, 7));
         spool.remove(&id).unwrap();
         spool.remove(&id).unwrap();
+        assert_eq!(spool.bytes(), 0);
         assert!(spool.packs().unwrap().is_empty());
     }
 

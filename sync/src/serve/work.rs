@@ -3,19 +3,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use crossbeam_channel::Sender as Told;
 use repo::crypto::hash::ChunkKind;
 use repo::error::{Error, Kind, Result};
-use repo::format::record::{Position, Record};
+use repo::format::record::{Origin, Position, Record};
 use repo::id::{ContentHash, PackId, SnapshotId};
 use repo::limits::MIB;
 use repo::lock::COMMIT_WAIT;
 use repo::monitor::Void;
 use repo::receive::{Answer, Sender as Tenant};
+use repo::tenants::pooled_id;
 
-use super::Pool;
+use super::out::Out;
 use super::spool::Spool;
-use crate::wire::{Bitmap, Message, Object, Piece, PieceName, Reason, Sender};
+use super::{Pool, quota};
+use crate::wire::{Bitmap, Message, Object, Piece, PieceName, Reason};
 
 /// Spooled packs are made durable in the pool, and removed, after this many bytes of them.
 const SETTLE: u64 = 512 * MIB as u64;
@@ -32,6 +34,8 @@ pub enum Job {
     Manifest(SnapshotId, Vec<u8>),
     /// What a manifest lacked has come.
     Again(SnapshotId),
+    /// What was absorbed is to become the tenant's own; then say so.
+    Settle(Told<()>),
     /// Everything up to here has come.
     Done(Position),
 }
@@ -41,7 +45,7 @@ pub struct Work<'a> {
     pub pool: &'a Pool,
     pub tenant: &'a Tenant,
     pub spool: &'a Spool,
-    pub out: Arc<Mutex<Sender>>,
+    pub out: Arc<Out>,
     /// Absorbed by a receiver, and not yet settled there.
     absorbed: Vec<(PackId, u64)>,
     bytes: u64,
@@ -50,7 +54,7 @@ pub struct Work<'a> {
 
 impl<'a> Work<'a> {
     /// Nothing done yet.
-    pub fn new(pool: &'a Pool, tenant: &'a Tenant, spool: &'a Spool, out: Arc<Mutex<Sender>>) -> Work<'a> {
+    pub fn new(pool: &'a Pool, tenant: &'a Tenant, spool: &'a Spool, out: Arc<Out>) -> Work<'a> {
         Work { pool, tenant, spool, out, absorbed: Vec::new(), bytes: 0, kept: HashMap::new() }
     }
 
@@ -69,14 +73,18 @@ impl<'a> Work<'a> {
                     self.tell(&declined(snapshot, Reason::Unknown, "its manifest was not sent, or is kept no more"))
                 }
             },
+            Job::Settle(told) => {
+                self.settle()?;
+                // Who asked may have gone.
+                let _ = told.send(());
+                Ok(())
+            }
             Job::Done(position) => self.done(position),
         }
     }
 
     fn tell(&self, message: &Message) -> Result<()> {
-        let mut out = self.out.lock();
-        out.send(message)?;
-        out.flush()
+        self.out.tell(message)
     }
 
     fn absorb(&mut self, id: PackId) -> Result<()> {
@@ -98,7 +106,13 @@ impl<'a> Work<'a> {
     }
 
     /// Makes what was absorbed the pool's own; what a failed receiver lost is absorbed again.
-    fn settle(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// As [`Work::work`].
+    pub fn settle(&mut self) -> Result<()> {
+        if self.absorbed.is_empty() {
+            return Ok(());
+        }
         loop {
             let settled = self.pool.receive(|receiver, generation| receiver.settle().map(|()| generation))?;
             let (done, lost): (Vec<_>, Vec<_>) =
@@ -129,6 +143,9 @@ impl<'a> Work<'a> {
 
     fn manifest(&mut self, snapshot: SnapshotId, sealed: Vec<u8>) -> Result<()> {
         self.settle()?;
+        if let Some(reason) = self.barred(snapshot)? {
+            return self.tell(&reason);
+        }
         let answer = self.pool.receive(|receiver, _| receiver.accept(self.tenant, snapshot, &sealed, &Void::default()));
         match answer {
             Ok(Answer::Accepted { already }) => self.tell(&Message::Accepted { snapshot, already }),
@@ -144,6 +161,22 @@ impl<'a> Work<'a> {
             Err(e) if e.kind() == Kind::Damaged => self.tell(&declined(snapshot, Reason::Invalid, e.message())),
             Err(e) => Err(e),
         }
+    }
+
+    /// What is said of a snapshot that the tenant may not have recorded, whatever it is.
+    fn barred(&self, snapshot: SnapshotId) -> Result<Option<Message>> {
+        let repo = &self.pool.repo;
+        repo.log.refresh()?;
+        let state = repo.log.state();
+        let origin = Origin { tenant: self.tenant.number, id: snapshot };
+        if state.snapshots.contains_key(&pooled_id(&origin)) {
+            return Ok(None);
+        }
+        if state.tenants.get(&self.tenant.number).is_none_or(|known| known.suspended || known.removed.is_some()) {
+            return Ok(Some(declined(snapshot, Reason::Suspended, "this tenant was suspended")));
+        }
+        let full = quota::exceeded(repo, self.tenant)?;
+        Ok(full.then(|| declined(snapshot, Reason::Quota, "it would take this tenant above its quota")))
     }
 
     fn done(&mut self, position: Position) -> Result<()> {

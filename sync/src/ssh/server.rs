@@ -94,6 +94,11 @@ pub trait Service: Send + Sync {
 pub struct StopFlag(Arc<AtomicBool>);
 
 impl StopFlag {
+    /// Asks services to come to an end.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     /// True once services should come to an end.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
@@ -274,7 +279,7 @@ impl Running {
             // From here on nobody is even connected.
             let _ = runtime.block_on(&mut self.accepting);
         }
-        self.shared.stop.0.store(true, Ordering::Relaxed);
+        self.shared.stop.set();
         self.wait(grace, |counts| counts.services.is_empty() && counts.lines == 0);
         // The last packets are with russh's loop.
         self.wait(grace.min(Duration::from_millis(100)), |counts| counts.open.is_empty());
@@ -299,7 +304,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.accepting.abort();
-        self.shared.stop.0.store(true, Ordering::Relaxed);
+        self.shared.stop.set();
         self.cut();
     }
 }

@@ -30,7 +30,7 @@ fn a_key_or_a_name_that_is_not_known_gets_the_same_answer() {
     for error in [&wrong_key, &wrong_name] {
         assert_eq!(error.kind(), Kind::Refused);
         assert!(!is_transient(error));
-        assert!(error.to_string().contains("have that key registered"), "{error}");
+        assert!(error.to_string().contains("the key revoked"), "{error}");
     }
     let plain = |e: &repo::error::Error, user: &str, key: &KeyPair| {
         e.to_string().replace(user, "NAME").replace(&key.public().fingerprint(), "KEY")

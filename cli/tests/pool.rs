@@ -1,0 +1,265 @@
+//! A pool and the sites that push to it: `init --pool`, `tenant`, `serve`, `remote`, `sync push REMOTE`.
+
+mod support;
+
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use support::pool::{Cloud, add, add_unasked, feed, halfway, other_site, push, pushed};
+use support::{Running, Site, eventually, noise};
+
+const MIB: usize = 1 << 20;
+
+/// The error's text, on one line.
+fn error(err: &str) -> String {
+    err.lines().filter(|l| l.starts_with("packmule: error: ")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn two_tenants_with_equal_data_store_it_once() {
+    let cloud = Cloud::new(&["acme", "globex"]);
+    let (acme, globex) = (Site::filled(), other_site());
+    globex.write("large", &noise(2, 5 << 20));
+    globex.write("own", b"of globex alone");
+    globex.backup();
+    cloud.join("acme", &acme);
+    cloud.join("globex", &globex);
+    let first = pushed(&acme);
+    assert_eq!((&first["snapshots_sent"], &first["tenant"]), (&2.into(), &"acme".into()));
+    let alone = cloud.stored();
+    // It sends all it has: what others have does not show.
+    assert!(pushed(&globex)["bytes_sent"].as_u64().unwrap() > 5 << 20);
+    assert!(cloud.stored() < alone + 100_000, "{alone} and then {}", cloud.stored());
+    assert_eq!(cloud.pool.snapshots().len(), 3);
+    cloud.has(&globex.src());
+    assert!(cloud.tenant("globex")["owned_bytes"].as_u64().unwrap() > 5 << 20, "it owns what it shares");
+
+    // Nothing new; something new; nothing new again.
+    for site in [&acme, &globex] {
+        assert_eq!((&pushed(site)["bytes_sent"], &pushed(site)["snapshots_sent"]), (&0.into(), &0.into()));
+    }
+    acme.write("dir/more", &noise(7, 100_000));
+    acme.backup();
+    let more = pushed(&acme);
+    assert_eq!(more["snapshots_sent"], 1);
+    assert!((100_000..130_000).contains(&more["bytes_sent"].as_u64().unwrap()), "{more}");
+    let told = acme.run(&["sync", "push", "cloud"]).ok();
+    assert!(told.text().contains("up to date"), "{}", told.text());
+    cloud.has(&acme.src());
+    let listed = acme.run(&["--json", "remote", "list"]).ok().json().remove(0);
+    assert_eq!((&listed["pending_snapshots"], &listed["tenant"]), (&0.into(), &"acme".into()));
+}
+
+#[test]
+fn an_invitation_is_good_once_for_a_time_and_for_its_pool() {
+    let (cloud, other) = (Cloud::new(&["acme"]), Cloud::new(&["acme"]));
+    let site = Site::filled();
+    let line = cloud.invite("acme");
+    for cut in [0, 1, 30, line.len() / 2, line.len() - 6, line.len() - 1] {
+        add(&site, "cloud", &line[..cut]).refused(2, &["this is no invitation", "whole line"]);
+    }
+    // One made an hour too early.
+    let real = cloud.pool.command(&["-q", "tenant", "invite", "acme", "--lifetime", "1h", "--address", &cloud.address]);
+    let mut command = Command::new("faketime");
+    command.args(["-f", "-2h"]).arg(real.get_program()).args(real.get_args()).env_clear();
+    command.envs(real.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let old = Running::start(command).wait().ok().text();
+    add(&site, "cloud", &old).refused(1, &["this invitation is void"]);
+    // The secret of another pool, and the address of another pool.
+    let foreign = other.invite("acme");
+    let secret = |line: &str| line.split(':').nth(4).unwrap().to_owned();
+    add(&site, "cloud", &line.replace(&secret(&line), &secret(&foreign))).refused(1, &["this invitation is void"]);
+    let led_astray = line.replace(&cloud.address, &other.address);
+    let refused = add(&site, "cloud", &led_astray).refused(1, &[&cloud.host_key, &other.host_key]);
+    assert!(!refused.err.contains(&secret(&line)), "{}", refused.err);
+    // None of that used it up.
+    add(&site, "cloud", &line).ok();
+    add(&site, "again", &line).refused(1, &["void", "ask"]);
+    // Also where another one is open.
+    let open = cloud.invite("acme");
+    add(&site, "again", &line).refused(1, &["this invitation is void", "ask for another"]);
+    add(&site, "cloud", &open).refused(1, &["a remote 'cloud' already"]);
+    // Another repository is not this tenant's.
+    add(&other_site(), "cloud", &cloud.invite("acme")).refused(1, &["another repository"]);
+    assert_eq!(pushed(&site)["snapshots_sent"], 2);
+}
+
+#[test]
+fn nobody_hands_out_keys_without_being_asked() {
+    let cloud = Cloud::new(&["acme"]);
+    let site = Site::filled();
+    let line = cloud.invite("acme");
+    add_unasked(&site, "cloud", &line).refused(2, &["no terminal", "--yes"]);
+    feed(&site, &["remote", "remove", "cloud"], "").refused(1, &["no remote 'cloud'"]);
+    add(&site, "cloud", &line).ok();
+}
+
+#[test]
+fn another_servers_key_is_refused() {
+    let mut cloud = Cloud::new(&["acme"]);
+    let site = Site::filled();
+    cloud.join("acme", &site);
+    cloud.stop();
+    let other = Cloud::at(&cloud.address, &["acme"]);
+    assert_ne!(other.host_key, cloud.host_key);
+    push(&site).exits(1);
+    let told = site.run(&["sync", "push", "cloud"]).refused(1, &[&cloud.host_key, &other.host_key]);
+    assert!(error(&told.err).contains(&cloud.address), "{}", told.err);
+    // It is no reason to try again and again.
+    site.run(&["sync", "push", "cloud", "--retry"]).refused(1, &[&other.host_key]);
+}
+
+#[test]
+fn a_server_that_is_away_is_waited_for() {
+    let mut cloud = Cloud::new(&["acme"]);
+    let site = Site::filled();
+    cloud.join("acme", &site);
+    cloud.stop();
+    site.run(&["sync", "push", "cloud"]).refused(13, &[&cloud.address]);
+    let mut waiting = site.start(&["sync", "push", "cloud", "--retry"]);
+    eventually("it says that it waits", || waiting.stderr().contains("trying again in"));
+    // The site goes on meanwhile.
+    site.write("meanwhile", &noise(5, 50_000));
+    site.backup();
+    cloud.start();
+    waiting.wait().ok();
+    cloud.has(&site.src());
+    // Or is told to give up.
+    cloud.stop();
+    let mut waiting = site.start(&["sync", "push", "cloud", "--retry"]);
+    eventually("it says that it waits", || waiting.stderr().contains("trying again in"));
+    waiting.signal(Signal::SIGTERM);
+    assert_ne!(waiting.wait().code, 0);
+}
+
+#[test]
+fn a_suspended_tenant_is_refused_until_it_is_resumed() {
+    let cloud = Cloud::new(&["acme", "globex"]);
+    let site = Site::filled();
+    cloud.join("acme", &site);
+    cloud.pool.run(&["tenant", "suspend", "acme"]).ok();
+    assert_eq!(cloud.tenant("acme")["suspended"], true);
+    // Whether some other tenant has an open invitation or none.
+    site.run(&["sync", "push", "cloud"]).refused(1, &["suspended"]);
+    cloud.invite("globex");
+    site.run(&["sync", "push", "cloud"]).refused(1, &["not known here, or was revoked"]);
+    assert!(cloud.pool.snapshots().is_empty());
+    cloud.pool.run(&["tenant", "resume", "acme"]).ok();
+    assert_eq!(pushed(&site)["snapshots_sent"], 2);
+}
+
+#[test]
+fn a_revoked_key_is_refused_and_the_others_are_not() {
+    let cloud = Cloud::new(&["acme"]);
+    let site = Site::filled();
+    cloud.join("acme", &site);
+    add(&site, "second", &cloud.invite("acme")).ok();
+    let keys = cloud.pool.run(&["--json", "tenant", "key", "list", "acme"]).ok().json();
+    assert_eq!(keys.len(), 2);
+    assert_eq!((&keys[0]["roles"], &keys[0]["label"]), (&serde_json::json!(["push", "pull"]), &"site".into()));
+    let print = keys[0]["fingerprint"].as_str().unwrap();
+    let revoke = |key: &str| cloud.pool.run(&["tenant", "key", "revoke", "acme", key]);
+    revoke("").refused(1, &["more than one"]);
+    revoke("SHA256:AAAAnone").refused(1, &["no key in use"]);
+    let told = revoke(&print[..20]).ok().text();
+    assert!(told.contains(print), "{told}");
+    revoke(print).refused(1, &["no key in use"]);
+    let listed = cloud.pool.run(&["tenant", "key", "list", "acme"]).ok().text();
+    assert!(listed.contains(print) && listed.contains("Revoked"), "{listed}");
+    assert_eq!((&cloud.tenant("acme")["keys"], &cloud.tenant("acme")["keys_revoked"]), (&1.into(), &1.into()));
+    site.run(&["sync", "push", "cloud"]).refused(1, &["revoked"]);
+    site.run(&["sync", "push", "second"]).ok();
+    cloud.has(&site.src());
+}
+
+#[test]
+fn a_second_push_at_once_is_told_to_come_back() {
+    let cloud = Cloud::new(&["acme"]);
+    let site = Site::new();
+    site.write("large", &noise(3, 40 * MIB));
+    site.backup();
+    cloud.join("acme", &site);
+    let first = halfway(&cloud, &site);
+    site.run(&["sync", "push", "cloud"]).refused(13, &["another push of this repository is running"]);
+    first.signal(Signal::SIGCONT);
+    first.wait().ok();
+    cloud.has(&site.src());
+}
+
+#[test]
+fn a_pool_has_one_server() {
+    let mut cloud = Cloud::new(&[]);
+    let serve = ["serve", "--listen", "127.0.0.1:0"];
+    cloud.pool.run(&serve).refused(11, &["another server of this pool"]);
+    cloud.kill();
+    cloud.start();
+    Site::new().run(&serve).refused(1, &["no pool", "init --pool"]);
+}
+
+#[test]
+fn a_server_that_is_stopped_lets_pushes_come_back() {
+    let mut cloud = Cloud::new(&["acme"]);
+    let site = Site::new();
+    site.write("large", &noise(3, 80 * MIB));
+    site.backup();
+    cloud.join("acme", &site);
+    let push = halfway(&cloud, &site);
+    let server = cloud.server.take().unwrap();
+    server.signal(Signal::SIGTERM);
+    push.signal(Signal::SIGCONT);
+    push.wait().refused(13, &["the server is being stopped", "try again"]);
+    server.wait().ok();
+    assert!(cloud.pool.snapshots().is_empty());
+    let open = cloud.pool.run(&["log"]).ok().text();
+    assert!(!open.contains("adopted"), "the session ended in order: {open}");
+    cloud.start();
+    let rest = pushed(&site)["bytes_sent"].as_u64().unwrap();
+    assert!(rest < 77 << 20, "what had arrived was sent again: {rest}");
+    cloud.has(&site.src());
+    assert_eq!(cloud.spooled(), []);
+}
+
+#[test]
+fn a_quota_holds() {
+    let cloud = Cloud::new(&["acme", "globex"]);
+    let (acme, globex) = (Site::new(), other_site());
+    cloud.pool.run(&["tenant", "set", "acme", "--quota", "3M"]).ok();
+    for site in [&acme, &globex] {
+        site.write("a", &noise(1, 2 * MIB));
+        site.backup();
+    }
+    cloud.join("globex", &globex);
+    cloud.join("acme", &acme);
+    pushed(&globex);
+    // Exactly what it owns counts, though the pool has it already.
+    pushed(&acme);
+    let shown = cloud.tenant("acme");
+    assert_eq!(shown["quota"], 3 << 20);
+    assert!(shown["owned_bytes"].as_u64().unwrap() > 2 << 20, "{shown}");
+
+    acme.write("b", &noise(2, 2 * MIB));
+    acme.backup();
+    acme.run(&["sync", "push", "cloud"]).refused(14, &["quota at cloud", "1 snapshot"]);
+    assert_eq!(cloud.pool.snapshots().len(), 2);
+    // What is there is complete still, and no reason to refuse anything.
+    let done = acme.run(&["--json", "sync", "push", "cloud"]).exits(14);
+    let summary = support::pool::summary(&done);
+    assert_eq!((&summary["bytes_sent"], &summary["snapshots_failed"][0].is_string()), (&0.into(), &true));
+    cloud.pool.run(&["tenant", "set", "acme", "--quota", "5M"]).ok();
+    assert_eq!(pushed(&acme)["snapshots_sent"], 1);
+    cloud.has(&acme.src());
+
+    // Far too much is not even taken in.
+    acme.write("c", &noise(3, 150 * MIB));
+    acme.backup();
+    let before = cloud.stored();
+    acme.run(&["sync", "push", "cloud"]).refused(14, &["quota is used up", "operator"]);
+    let taken = cloud.stored() - before + cloud.spooled().iter().map(|(_, len)| len).sum::<u64>();
+    assert!(taken < 80 << 20, "{taken}");
+    acme.run(&["sync", "push", "cloud", "--retry"]).refused(14, &["quota is used up"]);
+    cloud.pool.run(&["tenant", "set", "acme", "--quota", "none"]).ok();
+    assert_eq!(pushed(&acme)["snapshots_sent"], 1);
+    assert!(cloud.tenant("acme")["quota"].is_null());
+    cloud.has(&acme.src());
+    assert_eq!(cloud.spooled(), []);
+}
