@@ -38,7 +38,8 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     }
     let options = options(&root, &args);
     let repo = open_repository(ctx, Access::Read)?;
-    let view = RepositoryView::new(repo, super::which::filter(&args.filter), Arc::clone(&ctx.output));
+    let filter = super::which::filter(&repo, &args.filter)?;
+    let view = RepositoryView::new(repo, filter, Arc::clone(&ctx.output));
     let ending = Arc::new(Ending { output: Arc::clone(&ctx.output), state: Mutex::default() });
     let asked = Arc::clone(&ending);
     fs::signal::on_stop(move || asked.ask())?;
