@@ -84,9 +84,10 @@ impl View for RepositoryView {
                 _ => Err(e),
             })
         })?;
+        let by_tenant = self.by_tenant();
         let info = |id: &SnapshotId| {
             let snapshot = state.snapshots.get(id)?;
-            let tenant = if self.by_tenant() { tenant_of(&state, snapshot) } else { None };
+            let tenant = if by_tenant { tenant_of(&state, snapshot) } else { None };
             Some(snapshot_info(id, snapshot, times.get(id)?, tenant))
         };
         Ok(ids.iter().filter_map(info).collect())

@@ -321,6 +321,36 @@ mod tests {
     }
 
     #[test]
+    fn an_id_that_a_tenant_made_up_is_never_taken_for_another_s() {
+        use crate::format::record::{Origin, TenantState};
+        let mut state = State::default();
+        for (number, name) in [(1, "acme"), (2, "globex")] {
+            state.tenants.insert(number, TenantState::new(name, false, Time::from_secs(0)));
+        }
+        let mut add = |tenant, own: SnapshotId, site: SnapshotId| {
+            let origin = Some(Origin { tenant, id: site });
+            state.snapshots.insert(own, SnapshotState { origin, ..snapshot("web1", "srv", 100, &[]) });
+        };
+        // The second's site says that its snapshot has the id which the first's has at the pool.
+        add(1, id(0xaa, 1), id(0xbb, 1));
+        add(2, id(0xcc, 2), id(0xaa, 1));
+        let times = times(&state);
+        let find = |name: Name, tenants: &[u32]| {
+            let filter = Filter { tenants: tenants.to_vec(), ..Filter::default() };
+            resolve(&state, &times, &name, &filter, &mut paths)
+        };
+        for name in [Name::Id(id(0xaa, 1)), Name::Prefix("aa".into())] {
+            let e = find(name.clone(), &[]).unwrap_err();
+            assert_eq!(e.kind(), Kind::Ambiguous);
+            assert!(e.to_string().contains("aa000000 (acme web1 srv 1970-01-01T00:01:40Z), cc000000 (globex"), "{e}");
+            assert_eq!(find(name.clone(), &[1]).unwrap(), id(0xaa, 1));
+            assert_eq!(find(name, &[2]).unwrap(), id(0xcc, 2));
+        }
+        assert_eq!(find(Name::Prefix("bb".into()), &[]).unwrap(), id(0xaa, 1));
+        assert_eq!(find(Name::Prefix("bb".into()), &[2]).unwrap_err().kind(), Kind::NotFound);
+    }
+
+    #[test]
     fn forgotten_ones_only_when_asked_for() {
         let e = find(Name::Prefix("ab".into()), &Filter::default()).unwrap_err();
         assert_eq!(e.kind(), Kind::NotFound);
