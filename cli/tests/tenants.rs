@@ -249,3 +249,31 @@ fn a_pool_is_not_backed_up_into() {
     pool.run(&["backup", "--stdin-from-command", "--", "echo", "x"]).refused(1, &said);
     assert_eq!(pool.snapshots().len(), 4);
 }
+
+#[test]
+fn damage_is_told_with_the_tenant_whose_it_is() {
+    let (pool, _acme, globex) = shared();
+    let listed = pool.run(&["snapshots", "--json", "--tenant", "globex"]).ok().json();
+    let lost = listed[0]["id"].as_str().unwrap();
+    fs::remove_file(pool.repo().join("snapshots").join(lost)).unwrap();
+    let checked = pool.run(&["check", "--json"]).exits(5);
+    let findings = checked.json();
+    let finding = findings.iter().find(|line| line["kind"] == "snapshot").expect("a finding");
+    assert_eq!((finding["tenant"].as_str(), finding["snapshot"].as_str()), (Some("globex"), Some(lost)));
+    assert_eq!(finding["original"], globex.snapshots()[0].as_str());
+    let text = pool.run(&["check"]).exits(5).text();
+    assert!(text.contains(&format!("lost snapshot: {} globex/web/data ", &lost[..8])), "{text}");
+}
+
+#[test]
+fn a_profile_may_say_whose() {
+    let (pool, _acme, _globex) = shared();
+    let profiles = pool.home().join(".config/packmule");
+    fs::create_dir_all(&profiles).unwrap();
+    fs::write(profiles.join("mine.toml"), "[forget]\nkeep-last = 1\ntenant = ['acme']\n").unwrap();
+    pool.run(&["-P", "mine", "forget"]).ok();
+    assert_eq!(told(&pool.run(&["snapshots", "--json"]).ok()), ["acme", "globex", "globex"]);
+    // What is typed wins.
+    pool.run(&["-P", "mine", "forget", "--tenant", "globex"]).ok();
+    assert_eq!(told(&pool.run(&["snapshots", "--json"]).ok()), ["acme", "globex"]);
+}

@@ -64,6 +64,17 @@ mod tests {
     }
 
     #[test]
+    fn equal_names_of_two_tenants_are_two_files() {
+        let mut found = Affected::default();
+        let told = [("acme", 1), ("globex", 2), ("acme", 3)].map(|(tenant, snapshot)| {
+            let (id, captured) = (SnapshotId([snapshot; 32]), Time::from_secs(0));
+            let about = About { id, tenant: Some(tenant), original: None, host: "web", source: "data", captured };
+            found.add(&about, Path::new("a"), "x", String::new)
+        });
+        assert_eq!((told, found.count), ([true, true, false], 2));
+    }
+
+    #[test]
     fn what_is_remembered_has_a_bound() {
         let mut found = Affected::default();
         for n in 0..MAX_KNOWN + 10 {
