@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use repo::error::Result;
 use zeroize::Zeroizing;
 
-use crate::args::{Globals, SecretArgs, TargetArgs};
+use crate::args::{Globals, NewSecretArgs, SecretArgs, TargetArgs};
 use crate::output::Output;
 use crate::progress::{Job, Progress, Rate};
 use crate::secret::{Secret, SecretSources};
@@ -74,6 +74,14 @@ impl Context {
     /// Whether [`Context::secret`] asks a person, who may mistype.
     pub fn asks_for_secret(&self) -> bool {
         self.secret.asks()
+    }
+
+    /// Refuses to read the new secret from where this one is read.
+    ///
+    /// # Errors
+    /// As [`SecretSources::leave_input_to`].
+    pub fn leave_input_to(&self, new: &NewSecretArgs) -> Result<()> {
+        self.secret.leave_input_to(new)
     }
 
     /// The password of a repository to be made.

@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use repo::error::{Error, Kind, Result};
 use zeroize::Zeroizing;
 
@@ -73,6 +74,24 @@ impl SecretSources {
                 prompt(&format!("password or recovery code of {shown}: ")).map(Secret::Password)
             }
         }
+    }
+
+    /// Refuses standard input as the place of this secret and of a new one: each is read to its end.
+    ///
+    /// # Errors
+    /// `Usage` then.
+    pub fn leave_input_to(&self, new: &NewSecretArgs) -> Result<()> {
+        let input = |file: Option<&PathBuf>| file.is_some_and(|file| file == Path::new("-"));
+        let own = match self.ordered.first() {
+            Some(Source::File(file) | Source::Identity(file)) => Some(file),
+            _ => None,
+        };
+        if !input(own) || !input(new.new_password_file.as_ref()) {
+            return Ok(());
+        }
+        let message = "standard input cannot give both the secret that opens the repository (--password-file -) and the \
+                       new password (--new-password-file -)";
+        Err(Error::new(Kind::Usage, message).remedy("give one of them by a file or a command"))
     }
 
     /// Whether nothing gives the secret, so that a person is asked.
@@ -213,7 +232,35 @@ fn need_terminal(missing: &'static str, how: &'static str) -> Result<()> {
     Err(Error::new(Kind::Usage, missing).remedy(how))
 }
 
+/// The terminal without its echo; as it was when dropped. The prompt itself switches that off only after the question
+/// stands there, and on again before the next: what is typed in between would be shown.
+struct Silent(Option<(File, Termios)>);
+
+impl Silent {
+    /// Where there is no terminal, the prompt says so.
+    fn new() -> Silent {
+        let silence = || -> Option<(File, Termios)> {
+            let terminal = File::open("/dev/tty").ok()?;
+            let before = tcgetattr(&terminal).ok()?;
+            let mut silent = before.clone();
+            silent.local_flags.remove(LocalFlags::ECHO);
+            tcsetattr(&terminal, SetArg::TCSANOW, &silent).ok()?;
+            Some((terminal, before))
+        };
+        Silent(silence())
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        if let Some((terminal, before)) = &self.0 {
+            let _ = tcsetattr(terminal, SetArg::TCSANOW, before);
+        }
+    }
+}
+
 fn prompt(question: &str) -> Result<Zeroizing<String>> {
+    let _silent = Silent::new();
     let answer = rpassword::prompt_password(question).map(Zeroizing::new).map_err(|e| match e.kind() {
         io::ErrorKind::Interrupted | io::ErrorKind::UnexpectedEof => {
             Error::new(Kind::Interrupted, "interrupted at the password prompt")
@@ -228,6 +275,7 @@ fn prompt(question: &str) -> Result<Zeroizing<String>> {
 
 fn prompt_new(how: &'static str) -> Result<Zeroizing<String>> {
     need_terminal("no new password was given", how)?;
+    let _silent = Silent::new();
     let first = prompt("new password: ")?;
     let again = prompt("the same again: ")?;
     if *first != *again {

@@ -60,6 +60,21 @@ fn what_may_not_be_looked_at_is_not_called_absent() {
 }
 
 #[test]
+fn a_filesystem_that_does_not_answer_is_no_matter_of_permission() {
+    let site = Site::filled();
+    let mut mounted = Mount::new(&site, &site.mnt(), &[]);
+    // Its server has gone; what is mounted stays and answers nothing.
+    mounted.process.signal(nix::sys::signal::Signal::SIGKILL);
+    support::eventually("the mount's server ends", || mounted.process.ended());
+    assert_eq!(fs::metadata(site.mnt().join("repo")).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+    let repo = site.mnt().join("repo");
+    for words in [&["snapshots"][..], &["backup", "."]] {
+        let ran = site.run(&[&["-r", text(&repo)], words].concat()).refused(1, &[text(&repo)]);
+        assert!(ran.err.contains("; the filesystem does not answer: check that its disk or server"), "{}", ran.err);
+    }
+}
+
+#[test]
 fn a_newer_format_is_refused_untouched() {
     let site = Site::filled();
     let config = site.repo().join("config");
@@ -339,5 +354,24 @@ fn a_clock_ten_years_off_deletes_nothing() {
     site.backup();
     site.run(&["prune", "--accept-clock"]).ok();
     site.run(&["prune"]).ok();
+    site.run(&["check", "--read-data"]).ok();
+}
+
+#[test]
+fn a_file_that_says_it_is_empty_is_read_and_reads_back() {
+    let site = Site::new();
+    let version = fs::read("/proc/version").unwrap();
+    site.run(&["backup", "/proc/version", "/proc/filesystems", "--source", "data", "--host", "web"]).ok();
+    assert_eq!(site.run(&["dump", "latest", "/proc/version"]).ok().out, version);
+    let target = site.path().join("back");
+    site.run(&["restore", "latest:/proc", "--verify", "--target", text(&target)]).ok();
+    assert_eq!(fs::read(target.join("version")).unwrap(), version);
+    assert_eq!(fs::read(target.join("filesystems")).unwrap(), fs::read("/proc/filesystems").unwrap());
+    let mounted = Mount::new(&site, &site.mnt(), &[]);
+    let found = mounted.at.join("hosts/web/data/latest/proc/version");
+    let found = if found.exists() { found } else { mounted.at.join("hosts/web/data/latest/version") };
+    assert_eq!(found.metadata().unwrap().len(), version.len() as u64);
+    assert_eq!(fs::read(found).unwrap(), version);
+    mounted.unmount();
     site.run(&["check", "--read-data"]).ok();
 }

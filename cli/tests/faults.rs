@@ -421,3 +421,14 @@ fn the_data_of_a_dump_is_all_there_is() {
         assert!(ran.out == wanted, "{words:?}");
     }
 }
+
+#[test]
+fn a_check_where_nothing_can_be_created_is_still_a_check() {
+    let site = Site::filled();
+    // Its lock can be opened for writing; only the first new file tells.
+    let _undo = mount(&["-t", "tmpfs", "-o", "ro", "tmpfs"], &site.repo().join("tmp"));
+    let ran = site.run(&["--json", "check", "--read-data"]).ok();
+    assert!(ran.err.contains("the result of the check is not recorded: cannot write "), "{}", ran.err);
+    assert_eq!(ran.json().pop().unwrap()["recorded"], false);
+    site.run(&["backup", "."]).refused(1, &["only commands that read work on it"]);
+}

@@ -136,7 +136,12 @@ fn names_that_fit_none_or_several_are_refused() {
     assert!(code == 1 && said.contains("there is no snapshot 00000000"), "{code} {said}");
     assert_eq!(said.lines().count(), 1);
     let (code, said) = fixture.fails(&["ls", "latest:/absent", "--source", "s"]);
-    assert!(code == 1 && said.contains("the snapshot has no /absent"), "{code} {said}");
+    assert!(code == 1 && said.contains("the snapshot has no /absent; `packmule ls` lists"), "{code} {said}");
+    let target = fixture.dir.path().join("there");
+    std::fs::write(&target, b"kept").unwrap();
+    let (code, said) = fixture.fails(&["dump", "latest:/top", "--source", "s", "-t", target.to_str().unwrap()]);
+    assert!(code == 1 && said.contains("there: File exists") && said.contains("; name another file"), "{code} {said}");
+    assert_eq!(std::fs::read(&target).unwrap(), b"kept");
 }
 
 #[test]
@@ -235,6 +240,9 @@ fn tags_change_and_the_log_tells() {
         (&ids[1].as_str().into(), &serde_json::json!(["x", "y"]))
     );
     assert!(fixture.json(&["tag", "latest~1", "--add", "x"]).is_empty());
+    let cleared = fixture.json(&["tag", "latest~1", "--set", ""]);
+    assert_eq!(cleared[0]["tags"], serde_json::json!([]));
+    fixture.json(&["tag", "latest~1", "--set", "x,y"]);
     assert_eq!(fixture.json(&["snapshots", "--tag", "x,y"]).len(), 1);
     let last = fixture.json(&["log", "--last", "1"]);
     assert_eq!((&last[0]["kind"], last.len()), (&"tagged".into(), 1));

@@ -111,7 +111,7 @@ pub struct NewSlots<'a> {
 
 /// What `init` gets.
 pub struct Created {
-    /// A fresh keyring of one epoch.
+    /// The keyring that was given.
     pub keyring: Keyring,
     /// For the config. Without a recovery code nobody has the private half.
     pub owner_public: [u8; 32],
@@ -119,12 +119,16 @@ pub struct Created {
     pub recovery_code: Option<RecoveryCode>,
 }
 
-/// Makes the keyring, the owner's key and the first slots of a new repository.
-pub fn create_slots(backend: &dyn Backend, repo_id: RepoId, wanted: &NewSlots<'_>) -> Result<Created> {
+/// Makes the owner's key and the first slots of a new repository with this keyring.
+pub fn create_slots(
+    backend: &dyn Backend,
+    repo_id: RepoId,
+    keyring: Keyring,
+    wanted: &NewSlots<'_>,
+) -> Result<Created> {
     if wanted.passphrase.is_none() && wanted.recipients.is_empty() && !wanted.recovery_code {
         return Err(Error::new(Kind::Usage, "a repository needs a password, a recipient or a recovery code"));
     }
-    let keyring = Keyring::generate();
     let maker = Maker { backend, repo_id, keyring: &keyring };
     let owner = Key::random();
     if let Some((passphrase, label)) = wanted.passphrase {

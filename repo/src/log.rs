@@ -74,15 +74,19 @@ struct Sound {
 }
 
 impl Log {
-    /// Begins the journal of a new repository.
+    /// Begins the journal of a new repository, whose newest master key is that of `epoch`.
     ///
     /// # Errors
     /// `Exists` if there is one.
-    pub fn create(backend: Arc<dyn Backend>, keys: Arc<Keys>) -> Result<Log> {
+    pub fn create(backend: Arc<dyn Backend>, keys: Arc<Keys>, epoch: u32) -> Result<Log> {
         let log = Log::new(backend, keys, State::default(), None);
         let mut inner = log.inner.lock();
         if log.put(&mut inner, Record::Checkpoint { state: Box::default() })? == Put::Exists {
             return Err(Error::new(Kind::Exists, "a log exists already").at(log.backend.path(&Object::Log(1))));
+        }
+        if epoch > 0 {
+            let at = log.clock.now();
+            log.put(&mut inner, Record::KeyEpoch { epoch, at })?;
         }
         drop(inner);
         Ok(log)

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::backend::local::{Local, Unmade};
+use crate::backend::local::{Local, Unmade, cannot_look};
 use crate::backend::{Backend, Object};
 use crate::chunker::ChunkerParams;
 use crate::clock::Clock;
 use crate::crypto::FORMAT_VERSION;
-use crate::crypto::keys::Keys;
+use crate::crypto::keys::{Keyring, Keys};
 use crate::crypto::slot::RecoveryCode;
 use crate::error::{Error, Kind, Result};
 use crate::format::config::{Config, UnverifiedConfig};
@@ -122,11 +122,40 @@ impl<'a> Init<'a> {
 /// `Exists` when there is a repository already, `Refused` when there is something else; what the system gives. Nothing
 /// that was made stays then.
 pub fn init(root: &Path, wanted: &Init<'_>) -> Result<(RepoId, Option<RecoveryCode>)> {
-    init_over(&Unmade::look(root), root, wanted)
+    init_over(&Unmade::look(root), root, wanted, Identity::new())
+}
+
+/// As [`init`], but makes an empty repository with the id and the keys of one that was lost, so that its snapshots can be
+/// brought back.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_anew(root: &Path, wanted: &Init<'_>, identity: Identity) -> Result<Option<RecoveryCode>> {
+    init_over(&Unmade::look(root), root, wanted, identity).map(|(_, code)| code)
+}
+
+/// What makes a repository the one it is.
+pub struct Identity {
+    /// Its id.
+    pub id: RepoId,
+    /// Its master keys.
+    pub keyring: Keyring,
+}
+
+impl Identity {
+    /// Of a repository that never was.
+    fn new() -> Identity {
+        Identity { id: RepoId::random(), keyring: Keyring::generate() }
+    }
 }
 
 /// As [`init`], of a place that was as `unmade` tells.
-fn init_over(unmade: &Unmade, root: &Path, wanted: &Init<'_>) -> Result<(RepoId, Option<RecoveryCode>)> {
+fn init_over(
+    unmade: &Unmade,
+    root: &Path,
+    wanted: &Init<'_>,
+    identity: Identity,
+) -> Result<(RepoId, Option<RecoveryCode>)> {
     let undone = |e: Error| match e.kind() {
         // Another is making one in the same place, or has just done so: all that is there is that one's.
         Kind::Locked | Kind::Exists | Kind::Refused => e,
@@ -138,7 +167,7 @@ fn init_over(unmade: &Unmade, root: &Path, wanted: &Init<'_>) -> Result<(RepoId,
     let backend = Local::create(root).map_err(undone)?;
     let busy = |e: Error| if e.kind() == Kind::Locked { another(root) } else { e };
     let _only_one = Locks::file(&backend.lock_path()).commit(Duration::ZERO).map_err(busy).map_err(undone)?;
-    init_in(Arc::new(backend), wanted).map_err(undone)
+    init_with(Arc::new(backend), wanted, identity).map_err(undone)
 }
 
 fn another(root: &Path) -> Error {
@@ -151,16 +180,24 @@ fn another(root: &Path) -> Error {
 /// # Errors
 /// What the backend gives; `Exists` when there is a config.
 pub fn init_in(backend: Arc<dyn Backend>, wanted: &Init<'_>) -> Result<(RepoId, Option<RecoveryCode>)> {
+    init_with(backend, wanted, Identity::new())
+}
+
+fn init_with(
+    backend: Arc<dyn Backend>,
+    wanted: &Init<'_>,
+    identity: Identity,
+) -> Result<(RepoId, Option<RecoveryCode>)> {
     wanted.chunker.validate()?;
     for object in [Object::Config, Object::ConfigCopy] {
         if backend.size(&object)?.is_some() {
             return Err(Error::new(Kind::Exists, "there is a repository already:").at(backend.path(&object)));
         }
     }
-    let repo_id = RepoId::random();
-    let created = keyslots::create_slots(backend.as_ref(), repo_id, &wanted.slots)?;
+    let Identity { id: repo_id, keyring } = identity;
+    let created = keyslots::create_slots(backend.as_ref(), repo_id, keyring, &wanted.slots)?;
     let keys = Arc::new(Keys::derive(&created.keyring, repo_id));
-    Log::create(Arc::clone(&backend), Arc::clone(&keys))?;
+    Log::create(Arc::clone(&backend), Arc::clone(&keys), created.keyring.epochs() - 1)?;
     let config = Config {
         version: FORMAT_VERSION,
         repo_id,
@@ -186,7 +223,7 @@ impl Sealed {
         let there = |path: &Path| match path.metadata() {
             Ok(meta) => Ok(Some(meta)),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-            Err(e) => Err(Error::io("look at", path, e).remedy("use a user who may read the repository")),
+            Err(e) => Err(cannot_look(path, e)),
         };
         if !there(&place.root)?.is_some_and(|meta| meta.is_dir()) {
             return Err(none().remedy("check the path, or make one with `packmule init`"));

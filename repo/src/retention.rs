@@ -1,7 +1,8 @@
 //! Retention: which snapshots of one history are kept. Pure; the rules are restic's.
 //!
 //! Going from the newest to the oldest, a rule that counts periods keeps the first snapshot it meets of each period until
-//! its count is used up; the oldest of all is kept too while the count is not. What any rule keeps is kept.
+//! its count is used up; the oldest of all is kept too while the count is not, though its period has one. What any rule
+//! keeps is kept.
 
 use crate::clock::{Civil, Time};
 use crate::id::SnapshotId;
@@ -66,6 +67,16 @@ pub enum Reason {
     Monthly,
     /// It is its year's.
     Yearly,
+    /// It is the oldest, and hours were to spare; its own has another.
+    OldestHourly,
+    /// It is the oldest, and days were to spare.
+    OldestDaily,
+    /// It is the oldest, and weeks were to spare.
+    OldestWeekly,
+    /// It is the oldest, and months were to spare.
+    OldestMonthly,
+    /// It is the oldest, and years were to spare.
+    OldestYearly,
     /// It is young enough.
     Within,
     /// It has the tags.
@@ -83,8 +94,25 @@ impl Reason {
             Reason::Weekly => "weekly snapshot",
             Reason::Monthly => "monthly snapshot",
             Reason::Yearly => "yearly snapshot",
+            Reason::OldestHourly => "oldest hourly snapshot",
+            Reason::OldestDaily => "oldest daily snapshot",
+            Reason::OldestWeekly => "oldest weekly snapshot",
+            Reason::OldestMonthly => "oldest monthly snapshot",
+            Reason::OldestYearly => "oldest yearly snapshot",
             Reason::Within => "within the span",
             Reason::Tags => "has the tags",
+        }
+    }
+
+    /// Of the rule that keeps one snapshot a period: that this is none of those.
+    fn oldest(self) -> Reason {
+        match self {
+            Reason::Hourly => Reason::OldestHourly,
+            Reason::Daily => Reason::OldestDaily,
+            Reason::Weekly => Reason::OldestWeekly,
+            Reason::Monthly => Reason::OldestMonthly,
+            Reason::Yearly => Reason::OldestYearly,
+            other => other,
         }
     }
 }
@@ -178,14 +206,15 @@ impl Bucket {
             return None;
         }
         let period = self.period(at, ordinal);
-        if self.last == Some(period) && !oldest {
+        let taken = self.last == Some(period);
+        if taken && !oldest {
             return None;
         }
         self.last = Some(period);
         if let Count::Newest(left) = &mut self.left {
             *left -= 1;
         }
-        Some(self.reason)
+        Some(if taken { self.reason.oldest() } else { self.reason })
     }
 
     fn period(&self, at: Civil, ordinal: i64) -> i64 {

@@ -251,7 +251,7 @@ mod tests {
     fn repository() -> (Arc<Log>, Locks, Clock) {
         let keys = Arc::new(Keys::derive(&Keyring::generate(), RepoId::random()));
         let clock = Clock::manual(Time::now(), true);
-        let log = Log::create(Arc::new(Memory::new()), keys).unwrap().with_clock(clock.clone());
+        let log = Log::create(Arc::new(Memory::new()), keys, 0).unwrap().with_clock(clock.clone());
         (Arc::new(log), Locks::memory(), clock)
     }
 

@@ -176,8 +176,8 @@ pub fn invited(state: &State, token: &[u8; 32], now: Time) -> Option<(u32, Invit
 pub struct Redeemed<'a> {
     /// The SSH key, as OpenSSH writes it.
     pub public: &'a str,
-    /// The tenant's repository.
-    pub repository: RepoId,
+    /// The tenant's repository; none from a site that is to become it anew.
+    pub repository: Option<RepoId>,
     /// Its keyring; none for a sealed tenant and for agents.
     pub keyring: Option<&'a Keyring>,
 }
@@ -209,12 +209,17 @@ pub fn redeem(repo: &Repository, token: &[u8; 32], with: &Redeemed<'_>) -> Resul
         if open == tenant.invites.len() {
             return Err(void());
         }
-        match tenant.repository {
-            Some(known) if known != with.repository => {
+        match (with.repository, tenant.repository) {
+            (None, Some(_)) if invite.roles.allow(Roles::RESTORE) => {}
+            (None, _) => {
+                return Err(Error::new(Kind::Refused, "this invitation does not make a site anew")
+                    .remedy("ask for one that does: `packmule tenant invite --restore`"));
+            }
+            (Some(new), Some(known)) if new != known => {
                 return Err(Error::new(Kind::Refused, "this tenant has another repository already")
                     .remedy("make a tenant for each repository, or remove this one"));
             }
-            _ => tenant.repository = Some(with.repository),
+            (Some(new), _) => tenant.repository = Some(new),
         }
         if !tenant.sealed
             && let Some(keyring) = &keyring
@@ -246,9 +251,22 @@ pub fn seal_keyring(keys: &Keys, tenant: u32, keyring: &Keyring) -> Vec<u8> {
 /// # Errors
 /// `Refused` if it has not connected yet or is sealed; `Damaged`.
 pub fn keys_of(keys: &Keys, number: u32, tenant: &TenantState) -> Result<Keys> {
-    let (Some(repository), false) = (tenant.repository, tenant.keyring.is_empty()) else {
-        return Err(Error::new(Kind::Refused, format!("there are no keys of tenant '{}' here", tenant.name)));
-    };
+    let repository = tenant.repository.ok_or_else(|| no_keys(tenant))?;
+    Ok(Keys::derive(&keyring_of(keys, number, tenant)?, repository))
+}
+
+/// A pooled tenant's keyring, for the tenant.
+///
+/// # Errors
+/// As [`keys_of`].
+pub fn keyring_of(keys: &Keys, number: u32, tenant: &TenantState) -> Result<Keyring> {
+    if tenant.keyring.is_empty() {
+        return Err(no_keys(tenant));
+    }
     let plain = Zeroizing::new(keys.open(Object::TenantKeyring, &number.to_le_bytes(), &tenant.keyring)?);
-    Ok(Keys::derive(&Keyring::from_bytes(&plain)?, repository))
+    Keyring::from_bytes(&plain)
+}
+
+fn no_keys(tenant: &TenantState) -> Error {
+    Error::new(Kind::Refused, format!("there are no keys of tenant '{}' here", tenant.name))
 }

@@ -3,7 +3,9 @@
 //! Everything above `ssh` runs over any byte stream ([`stream::Duplex`]), so that it is tested without a network.
 
 mod delta;
+pub mod fetch;
 pub mod invitation;
+pub mod pull;
 pub mod push;
 pub mod remote;
 pub mod sealed;

@@ -2,6 +2,7 @@
 
 mod deliver;
 mod door;
+mod fetch;
 mod spool;
 mod work;
 
@@ -128,6 +129,14 @@ fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection) -> Resu
             }
             deliver::Begun::new(pool, *tenant, repository).map(Some)
         }
+        (Some(Message::Begin { purpose: Purpose::Pull, .. }), Grant::Tenant { tenant, roles }) => {
+            if !roles.allow(Roles::PULL) {
+                return Err(Error::new(Kind::Refused, "this key may not fetch what was delivered"));
+            }
+            pool.repo.refresh(&Void::default())?;
+            let tenant = repo::receive::Sender::of(&pool.repo, *tenant)?;
+            fetch::serve(pool, &tenant, connection).map(|()| None)
+        }
         (Some(Message::Redeem { token, repository, keyring, .. }), grant) => {
             let (tenant, roles) = match grant {
                 Grant::Guest { public } => redeem(pool, public, &token, repository, keyring.as_ref())?,
@@ -157,9 +166,8 @@ fn redeem(
     repository: Option<RepoId>,
     keyring: Option<&Secret>,
 ) -> Result<(u32, Roles)> {
-    let unsaid = || Error::new(Kind::Unsupported, "this server cannot make a site anew yet");
     let keyring = keyring.map(|bytes| Keyring::from_bytes(bytes.expose())).transpose()?;
-    let with = Redeemed { public, repository: repository.ok_or_else(unsaid)?, keyring: keyring.as_ref() };
+    let with = Redeemed { public, repository, keyring: keyring.as_ref() };
     let (tenant, credential) = tenants::redeem(&pool.repo, token.expose(), &with)?;
     Ok((tenant, credential.roles))
 }
@@ -167,7 +175,15 @@ fn redeem(
 fn welcome(pool: &Pool, tenant: u32, roles: Roles) -> Result<Message> {
     let state = pool.repo.log.state();
     let known = state.tenants.get(&tenant).ok_or_else(|| Error::new(Kind::Refused, "this tenant was removed"))?;
-    let role = if roles.allow(Roles::PUSH) { Role::Push } else { Role::Pull };
+    let role = if roles.allow(Roles::RESTORE) { Role::Restore } else { Role::Push };
+    // A site that is made anew gets back what the first one gave.
+    let (repository, keyring) = match role {
+        Role::Restore if !known.sealed => {
+            let keyring = tenants::keyring_of(&pool.repo.keys, tenant, known)?;
+            (known.repository, Some(Secret::new(keyring.to_bytes().to_vec())))
+        }
+        _ => (None, None),
+    };
     let (name, host_key) = (known.name.clone(), pool.host_key.clone());
-    Ok(Message::Welcome { tenant: name, role, sealed: known.sealed, host_key, repository: None, keyring: None })
+    Ok(Message::Welcome { tenant: name, role, sealed: known.sealed, host_key, repository, keyring })
 }

@@ -11,12 +11,15 @@ use std::sync::Arc;
 use parties::{join, pool};
 use repo::backend::Object;
 use repo::check::ReadData;
+use repo::crypto::hash::ChunkKind;
+use repo::crypto::slot::Argon2Cost;
 use repo::error::{Error, Kind, Result};
 use repo::forget::{self, forget_named};
 use repo::format::record::{Origin, Roles};
-use repo::id::SnapshotId;
+use repo::id::{ContentHash, SnapshotId};
+use repo::keyslots::{NewSlots, Secret};
 use repo::monitor::Void;
-use repo::open::Repository;
+use repo::open::{Access, Identity, Init, Place, Repository, Sealed, init_anew};
 use repo::prune::{self, prune};
 use repo::receive::Sender;
 use repo::tenants::pooled_id;
@@ -24,6 +27,8 @@ use site::{Site, checked, noise, readable};
 use sync::push::{Options, Report, push};
 use sync::serve::{Grant, Pool, serve};
 use sync::stream::pair;
+use sync::wire::{Message, PieceName};
+use sync::{fetch, pull};
 
 /// A pool that serves, and its disk.
 struct Cloud {
@@ -81,6 +86,131 @@ impl Cloud {
         assert_eq!((outcome.problems, &told[..]), (0, &[] as &[String]));
         assert!(self.repo().log.state().sessions.is_empty(), "no session is left open");
     }
+}
+
+/// An empty repository that is `of` made anew: with its id and keys, and nothing else.
+fn anew(of: &Repository) -> (tempfile::TempDir, Repository) {
+    let dir = tempfile::tempdir().unwrap();
+    let cost = Argon2Cost::new(8, 1, 1).unwrap();
+    let slots = NewSlots { passphrase: Some(("another", "new")), cost, recipients: &[], recovery_code: false };
+    let identity = Identity { id: of.config.repo_id, keyring: of.unlocked.keyring.duplicate() };
+    let root = dir.path().join("repo");
+    init_anew(&root, &Init::new(slots), identity).unwrap();
+    let place = Place { root, index_dir: None, cache: dir.path().join("cache") };
+    let sealed = Sealed::open(place, Access::Write).unwrap();
+    let repo = sealed.unlock(&Secret::Passphrase("another".to_owned().into()), &Void::default()).unwrap();
+    (dir, repo)
+}
+
+impl Cloud {
+    /// Pulls what the tenant has here; every connection breaks after `cut` bytes, if that is given.
+    fn pull(&self, tenant: &Sender, to: &Repository, cut: Option<u64>) -> Result<pull::Report> {
+        let number = tenant.number;
+        std::thread::scope(|scope| {
+            let (tx, rx) = std::sync::mpsc::channel();
+            scope.spawn(move || {
+                for server in rx {
+                    scope.spawn(move || {
+                        let _ = serve(&self.pool, &Grant::Tenant { tenant: number, roles: Roles::PULL }, server);
+                    });
+                }
+            });
+            let dial = move || {
+                let (client, server) = pair(1 << 20, cut);
+                tx.send(server).unwrap();
+                Ok(client)
+            };
+            pull::pull(to, Box::new(dial), "test", None, &Void::default())
+        })
+    }
+}
+
+#[test]
+fn a_lost_site_comes_back_and_the_next_push_sends_nothing() {
+    let (cloud, site) = (Cloud::new(), Site::filled());
+    let repo = site.open();
+    let tenant = join(cloud.repo(), "acme", &repo);
+    cloud.pushed(&tenant, &repo);
+    let other = Site::filled();
+    let stranger = other.open();
+    let their = join(cloud.repo(), "globex", &stranger);
+    cloud.pushed(&their, &stranger);
+    let (_dir, back) = anew(&repo);
+    let report = cloud.pull(&tenant, &back, None).unwrap();
+    assert_eq!((report.snapshots, &report.failed[..]), (2, &[][..]));
+    assert!(readable(&back) == readable(&repo), "another content");
+    let (outcome, told) = checked(&back, ReadData::All);
+    assert_eq!((outcome.problems, &told[..]), (0, &[] as &[String]));
+    let again = cloud.pull(&tenant, &back, None).unwrap();
+    assert_eq!((again.snapshots, again.chunks), (0, 0));
+    let pushed = cloud.pushed(&tenant, &back);
+    assert_eq!((pushed.bytes, pushed.snapshots), (0, 0), "{pushed:?}");
+    // And goes on from there.
+    site.write("dir/more", &noise(9, 70_000));
+    site.backup(&back);
+    let pushed = cloud.pushed(&tenant, &back);
+    assert!(pushed.snapshots == 1 && pushed.bytes < 100_000, "{pushed:?}");
+}
+
+#[test]
+fn a_pull_whose_link_breaks_goes_on_where_it_was() {
+    let (cloud, site) = (Cloud::new(), Site::filled());
+    let repo = site.open();
+    let tenant = join(cloud.repo(), "acme", &repo);
+    cloud.pushed(&tenant, &repo);
+    let (_dir, back) = anew(&repo);
+    let (mut cut, mut tries) = (500, 0);
+    while let Err(e) = cloud.pull(&tenant, &back, Some(cut)) {
+        assert_eq!(e.kind(), Kind::Unreachable, "{e}");
+        cut = cut * 3 / 2;
+        tries += 1;
+    }
+    assert!(tries > 5, "{tries}");
+    assert!(readable(&back) == readable(&repo));
+    let (outcome, told) = checked(&back, ReadData::All);
+    assert_eq!((outcome.problems, &told[..]), (0, &[] as &[String]));
+}
+
+#[test]
+fn a_tenant_fetches_only_what_it_delivered() {
+    let cloud = Cloud::new();
+    let (a, b) = (Site::filled(), Site::new());
+    let (ra, rb) = (a.open(), b.open());
+    let (ta, tb) = (join(cloud.repo(), "acme", &ra), join(cloud.repo(), "globex", &rb));
+    cloud.pushed(&ta, &ra);
+    b.write("x", b"something of its own, which is long enough to be a chunk".repeat(20).as_slice());
+    b.backup(&rb);
+    cloud.pushed(&tb, &rb);
+    let (client, server) = pair(1 << 20, None);
+    let stolen: Vec<(ContentHash, ChunkKind)> = {
+        let mut all = Vec::new();
+        for id in ra.log.state().snapshots.keys() {
+            let manifest = repo::snapshots::manifest(&ra, id).unwrap();
+            repo::tree::closure::walk(ra.store().as_ref(), &manifest, &Void::default(), &mut |h, kind| {
+                all.push((*h, kind));
+                Ok(true)
+            })
+            .unwrap();
+        }
+        all
+    };
+    let theirs = *ra.log.state().snapshots.keys().next().unwrap();
+    std::thread::scope(|scope| {
+        let grant = Grant::Tenant { tenant: tb.number, roles: Roles::PULL };
+        let pool = &cloud.pool;
+        scope.spawn(move || serve(pool, &grant, server));
+        let mut connection = fetch::begin(client, rb.config.repo_id, "test").unwrap();
+        assert_eq!(fetch::snapshots(&mut connection).unwrap().len(), 1);
+        let e = fetch::manifest(&mut connection, &rb.keys, &theirs).err().unwrap();
+        assert_eq!(e.kind(), Kind::NotFound);
+        let pieces: Vec<PieceName> = stolen.iter().map(|(h, kind)| PieceName { kind: *kind, h: *h }).collect();
+        connection.send(&Message::Get { pieces: pieces.clone() }).unwrap();
+        connection.flush().unwrap();
+        match connection.receive().unwrap() {
+            Some(Message::Absent { pieces: absent }) => assert_eq!(absent.len(), pieces.len()),
+            other => panic!("{other:?}"),
+        }
+    });
 }
 
 fn forget_all_but_newest(repo: &Repository) {

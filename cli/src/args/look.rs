@@ -214,8 +214,8 @@ pub struct TagArgs {
     #[arg(value_name = "SNAP")]
     pub snapshots: Vec<SnapshotName>,
 
-    /// Replace all tags by these
-    #[arg(long, value_name = "TAG[,TAG…]", conflicts_with_all = ["add", "remove"])]
+    /// Replace all tags by these; by none with ''
+    #[arg(long, value_name = "TAG[,TAG…]", value_parser = TagList::or_none, conflicts_with_all = ["add", "remove"])]
     pub set: Vec<TagList>,
 
     /// Add these tags

@@ -138,6 +138,14 @@ impl FromStr for TagList {
 }
 
 impl TagList {
+    /// As a list to be set, which may be empty.
+    ///
+    /// # Errors
+    /// As its parsing.
+    pub fn or_none(s: &str) -> Result<TagList, String> {
+        if s.is_empty() { Ok(TagList(Vec::new())) } else { s.parse() }
+    }
+
     /// The tags of several arguments, each once, in the order given.
     pub fn flatten(lists: &[TagList]) -> Vec<String> {
         let mut out: Vec<String> = Vec::new();
@@ -285,6 +293,8 @@ mod tests {
         assert!("a,,b".parse::<TagList>().is_err());
         assert!("".parse::<TagList>().is_err());
         assert!("a\nb".parse::<TagList>().is_err());
+        assert_eq!((TagList::or_none(""), TagList::or_none("a")), (Ok(TagList(vec![])), "a".parse()));
+        assert!(TagList::or_none(",").is_err());
         let lists = ["a,b".parse().unwrap(), "b,c".parse().unwrap()];
         assert_eq!(TagList::flatten(&lists), ["a", "b", "c"]);
     }

@@ -92,8 +92,10 @@ impl What<'_> {
 
     /// A file that is not complete does not stay.
     fn to_target(&self, target: &Path) -> Result<u64> {
-        let mut out =
-            OpenOptions::new().write(true).create_new(true).open(target).map_err(|e| Error::io("create", target, e))?;
+        let mut out = OpenOptions::new().write(true).create_new(true).open(target).map_err(|e| {
+            let e = Error::io("create", target, e);
+            if e.kind() == Kind::Exists { e.remedy("name another file, or remove that one first") } else { e }
+        })?;
         let written = self.write(&mut out).and_then(|failed| {
             out.sync_all().map_err(|e| Error::io("write to", target, e))?;
             Ok(failed)

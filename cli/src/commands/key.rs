@@ -100,6 +100,7 @@ fn created(secs: u64) -> Option<Timestamp> {
 }
 
 fn add(ctx: &Context, args: KeyAddArgs) -> Result<()> {
+    ctx.leave_input_to(&args.new)?;
     let repo = open_repository(ctx, Access::Write)?;
     let label = args.label.unwrap_or_else(default_label);
     let (backend, id, keyring) = (repo.backend.as_ref(), repo.config.repo_id, &repo.unlocked.keyring);
@@ -130,6 +131,7 @@ fn remove(ctx: &Context, args: &KeyRemoveArgs) -> Result<()> {
 }
 
 fn passwd(ctx: &Context, args: &KeyPasswdArgs) -> Result<()> {
+    ctx.leave_input_to(&args.new)?;
     let repo = open_repository(ctx, Access::Write)?;
     let backend = repo.backend.as_ref();
     // Nobody is to think of a password that is then refused.

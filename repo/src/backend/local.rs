@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use super::{Area, Backend, Object, Put, ends_early, read_only, too_large};
 use crate::error::{Error, Kind, Result};
 use crate::id::PackId;
+pub(crate) use layout::cannot_look;
 use publish::Publisher;
 use temp::Temp;
 pub use unmade::Unmade;

@@ -130,8 +130,8 @@ impl<'a> Assembler<'a> {
                 }
                 self.add(entry, stat, action, &path)
             }
-            Event::File { entry, content, budget, action, path, named } => {
-                let result = self.file(entry, &content, action, &path, named);
+            Event::File { entry, content, budget, action, path, named, before } => {
+                let result = self.file(entry, &content, (action, before), &path, named);
                 self.budget.give(budget);
                 result
             }
@@ -198,7 +198,7 @@ impl<'a> Assembler<'a> {
         &mut self,
         mut entry: Entry,
         content: &Receiver<Msg>,
-        action: Action,
+        (action, before): (Action, Option<Box<Entry>>),
         path: &Path,
         named: bool,
     ) -> Result<()> {
@@ -208,7 +208,8 @@ impl<'a> Assembler<'a> {
                     let text = format!("{} kept changing while it was read", crate::error::printable(path));
                     self.monitor.event(Report::Warning(&text));
                 }
-                self.add(entry, stat, action, path)
+                let same = before.is_some_and(|before| *before == entry);
+                self.add(entry, stat, if same { Action::Unchanged } else { action }, path)
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => self.failures.gone(path, named),
             Err(e) => self.failures.report(path, "read", e),
@@ -312,7 +313,7 @@ impl<'a> Assembler<'a> {
             let sent = jobs.send(Job { from, meta, out });
             drop(jobs);
             sent.map_err(|_| Error::bug("a reader ended without a word"))?;
-            let result = self.file(entry, &content, action, path, named);
+            let result = self.file(entry, &content, (action, None), path, named);
             over.store(true, Ordering::Relaxed);
             result
         })

@@ -61,6 +61,9 @@ pub enum Event {
         path: PathBuf,
         /// Whether the user asked for just this.
         named: bool,
+        /// The same file in the previous snapshot, where its size is not what the filesystem says: so it is on sysfs,
+        /// and only reading tells whether it has changed.
+        before: Option<Box<Entry>>,
     },
     /// Another name of a file that came before.
     Link {

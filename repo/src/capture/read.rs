@@ -24,6 +24,10 @@ pub const WHOLE: u64 = MIB as u64;
 const WINDOW: usize = MIB;
 /// Pieces of a large file that wait to be taken.
 pub const QUEUE: usize = 16;
+/// How much is read of a file that says it is empty and is not, as all of procfs does. The longest text of the kernel's
+/// that ends (its symbols) has some 20 MiB; what is longer has no end worth waiting for: the page map of a process has
+/// 256 GiB, and others make content for as long as they are read.
+const UNMEASURED: u64 = 64 * MIB as u64;
 /// How often a file that changes is read anew before it is taken as it is.
 const RETRIES: u32 = 3;
 
@@ -127,8 +131,15 @@ impl Reader<'_> {
                 // Replaced by something else since it was listed: gone, as far as this snapshot is concerned.
                 return Err(io::Error::from_raw_os_error(libc::ENOENT).into());
             }
-            self.send(Msg::Begin(before, xattrs_of(&file)))?;
-            self.content(&file, &before)?;
+            let head = if before.size == 0 { beginning(&file)? } else { Vec::new() };
+            if head.is_empty() {
+                self.send(Msg::Begin(before, xattrs_of(&file)))?;
+                self.content(&file, &before)?;
+            } else {
+                let size = if is_all(&head) { head.len() as u64 } else { UNMEASURED };
+                self.send(Msg::Begin(Meta { size, ..before }, xattrs_of(&file)))?;
+                self.unmeasured(head, &file)?;
+            }
             let stable = stat(&file)?.same_content(&before);
             if stable || attempt == RETRIES {
                 return self.send(Msg::End(!stable));
@@ -170,6 +181,22 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// The content of a file that has some though its size is 0; it begins with `head`.
+    fn unmeasured(&mut self, head: Vec<u8>, file: &File) -> Result<(), Stop> {
+        if head.len() <= FILE_INLINE {
+            return self.send(Msg::Inline(head));
+        }
+        let left = if is_all(&head) { 0 } else { UNMEASURED - WHOLE };
+        let mut bytes = head.as_slice().chain(file.take(left));
+        let got = self.chunks(u64::MAX, |buf, _| bytes.read(buf))?;
+        // One that has a size by now is somebody's who began to write it: it is read again.
+        if got == UNMEASURED && stat(file)?.size == 0 {
+            let why = "it says that it is empty, but does not end within 64 MiB; leave it out with --exclude";
+            return Err(io::Error::other(why).into());
+        }
+        Ok(())
+    }
+
     /// Cuts what `read` gives, at most `len` bytes, and sends each chunk hashed. Returns how many bytes there were.
     fn chunks(&mut self, len: u64, mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>) -> Result<u64, Stop> {
         let params = self.params;
@@ -201,6 +228,19 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// What a file of size 0 gives all the same, as far as that is read at once. It is read in order and in even portions:
+/// some of procfs can be read in no other way.
+fn beginning(file: &File) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    file.take(WHOLE).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+/// Whether the file ended before as much was read as was asked for.
+fn is_all(head: &[u8]) -> bool {
+    (head.len() as u64) < WHOLE
 }
 
 /// Reads until `buf` is full or the end; `read` gets the offset from the buffer's start.

@@ -79,8 +79,9 @@ impl Check<'_> {
         }
         if self.repo.access == Access::Write {
             match self.record(&gone) {
-                // A check of a full disk is still a check.
-                Err(e) if e.kind() == Kind::NoSpace => {
+                // A check of a full disk is still a check, and so is one where only the attempt tells that nothing can
+                // be written.
+                Err(e) if matches!(e.kind(), Kind::NoSpace | Kind::ReadOnly) => {
                     self.monitor.event(Event::Warning(&format!("the result of the check is not recorded: {e}")));
                 }
                 done => {

@@ -43,7 +43,7 @@ impl House {
             recipients: &[(&recipient, "escrow")],
             recovery_code: true,
         };
-        let created = create_slots(&backend, REPO, &wanted).unwrap();
+        let created = create_slots(&backend, REPO, Keyring::generate(), &wanted).unwrap();
         House { backend, created, identity }
     }
 
@@ -97,11 +97,11 @@ fn every_slot_opens_the_same_keyring() {
 #[test]
 fn slots_are_asked_for_and_labels_are_checked() {
     let none = NewSlots { passphrase: None, cost: cheap(), recipients: &[], recovery_code: false };
-    assert_eq!(kind(create_slots(&Memory::new(), REPO, &none)), Some(Kind::Usage));
+    assert_eq!(kind(create_slots(&Memory::new(), REPO, Keyring::generate(), &none)), Some(Kind::Usage));
     let empty = NewSlots { passphrase: Some(("", "")), ..none };
-    assert_eq!(kind(create_slots(&Memory::new(), REPO, &empty)), Some(Kind::Usage));
+    assert_eq!(kind(create_slots(&Memory::new(), REPO, Keyring::generate(), &empty)), Some(Kind::Usage));
     let labelled = NewSlots { passphrase: Some(("p", "a\nb")), ..empty };
-    assert_eq!(kind(create_slots(&Memory::new(), REPO, &labelled)), Some(Kind::Usage));
+    assert_eq!(kind(create_slots(&Memory::new(), REPO, Keyring::generate(), &labelled)), Some(Kind::Usage));
     let house = House::new();
     let ring = &house.created.keyring;
     assert_eq!(kind(add_recipient(&house.backend, REPO, ring, "", "age1nonsense")), Some(Kind::Usage));

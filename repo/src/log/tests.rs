@@ -20,7 +20,7 @@ impl Bench {
     fn new() -> Bench {
         let keys = Arc::new(Keys::derive(&Keyring::generate(), RepoId::random()));
         let bench = Bench { disk: Memory::new(), keys, locks: Locks::memory() };
-        Log::create(Arc::new(bench.disk.clone()), bench.keys.clone()).unwrap();
+        Log::create(Arc::new(bench.disk.clone()), bench.keys.clone(), 0).unwrap();
         bench
     }
 
@@ -49,7 +49,7 @@ fn damage(n: u64) -> Record {
 #[test]
 fn what_is_appended_is_loaded() {
     let bench = Bench::new();
-    assert_eq!(Log::create(Arc::new(bench.disk.clone()), bench.keys.clone()).err().unwrap().kind(), Kind::Exists);
+    assert_eq!(Log::create(Arc::new(bench.disk.clone()), bench.keys.clone(), 0).err().unwrap().kind(), Kind::Exists);
     let log = bench.load().unwrap();
     let before = log.state();
     let first = bench.append(&log, damage(1)).unwrap();
@@ -344,7 +344,7 @@ fn a_journal_on_disk_survives_reopening() {
     let local = Arc::new(Local::create(dir.path()).unwrap());
     let locks = Locks::file(&local.lock_path());
     let keys = Arc::new(Keys::derive(&Keyring::generate(), RepoId::random()));
-    let log = Log::create(local.clone(), keys.clone()).unwrap();
+    let log = Log::create(local.clone(), keys.clone(), 0).unwrap();
     let snapshots = vec![SnapshotId::random()];
     log.append(&locks.commit(COMMIT_WAIT).unwrap(), Record::Pinned { snapshots }).unwrap();
     let again = Log::load(local, keys, &Void::default()).unwrap();
@@ -380,7 +380,7 @@ fn killed_writers_lose_nothing_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let local = Arc::new(Local::create(dir.path()).unwrap());
     local.put(&Object::Config, b"config").unwrap();
-    drop(Log::create(local.clone(), fixed_keys()).unwrap());
+    drop(Log::create(local.clone(), fixed_keys(), 0).unwrap());
     let mut acknowledged = Vec::new();
     for round in 0..6u64 {
         let start = |from: u64| {

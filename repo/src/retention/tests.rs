@@ -78,6 +78,20 @@ fn counted_rules() {
 }
 
 #[test]
+fn the_oldest_kept_for_want_of_others_is_called_so() {
+    let rules = Policy { daily: n(7), monthly: n(3), yearly: n(2), ..Policy::default() };
+    let reasons = |policy: &Policy, times: &[&str]| decide(policy, history(times), UTC).pop().unwrap().keep;
+    // The last of its month, but not of its day.
+    assert_eq!(reasons(&rules, &DAYS[..3]), [Reason::OldestDaily, Reason::OldestMonthly, Reason::OldestYearly]);
+    assert_eq!(reasons(&rules, &DAYS[1..]), [Reason::Daily]);
+    // Nothing to spare, or none beside it.
+    assert_eq!(reasons(&Policy { daily: n(2), ..Policy::default() }, &DAYS[..3]), []);
+    assert_eq!(reasons(&rules, &DAYS[..1]), [Reason::Daily, Reason::Monthly, Reason::Yearly]);
+    assert_eq!(Reason::OldestDaily.words(), "oldest daily snapshot");
+    assert_eq!(Reason::Last.oldest(), Reason::Last);
+}
+
+#[test]
 fn weeks_do_not_break_at_new_year() {
     let policy = Policy { weekly: n(2), ..Policy::default() };
     let times = ["2025-12-20 12:00", "2025-12-28 12:00", "2025-12-29 12:00", "2026-01-01 12:00", "2026-01-04 12:00"];

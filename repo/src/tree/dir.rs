@@ -48,7 +48,9 @@ pub fn resolve(source: &dyn FrameSource, root: &Entry, path: &SnapPath) -> Resul
 }
 
 fn not_found(path: &SnapPath) -> Error {
-    Error::new(Kind::NotFound, "the snapshot has no").at(Path::new("/").join(path.as_path()))
+    Error::new(Kind::NotFound, "the snapshot has no")
+        .at(Path::new("/").join(path.as_path()))
+        .remedy("`packmule ls` lists what it has, and `packmule find` says which snapshots have a name")
 }
 
 /// The directory's entries in name order from the `start`-th on.

@@ -5,6 +5,7 @@ mod common;
 mod faults;
 mod named;
 mod site;
+mod unmeasured;
 mod xfs;
 
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};

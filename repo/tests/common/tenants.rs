@@ -29,7 +29,7 @@ pub fn join(pool: &Repository, name: &str, site: &Repository) -> Sender {
     let roles = Roles::PUSH.and(Roles::PULL);
     let expires = pool.clock.now().plus(Duration::from_secs(3600));
     let token = tenants::invite(pool, number, roles, "site", "", expires).unwrap();
-    let (repository, keyring) = (site.config.repo_id, Some(&site.unlocked.keyring));
+    let (repository, keyring) = (Some(site.config.repo_id), Some(&site.unlocked.keyring));
     let with = Redeemed { public: &format!("ssh-ed25519 {name}"), repository, keyring };
     assert_eq!(tenants::redeem(pool, &token, &with).unwrap().0, number);
     assert_eq!(tenants::redeem(pool, &token, &with).unwrap_err().kind(), Kind::Refused, "a token serves once");

@@ -110,11 +110,34 @@ pub(super) fn check(root: &Path) -> Result<PathBuf> {
     let config = root.join(CONFIG);
     match fs::metadata(&config).or_else(|e| fs::metadata(root.join(CONFIG_COPY)).map_err(|_| e)) {
         Ok(found) if found.is_file() => require_areas(&root).map(|()| root),
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(Error::io("open", config, e)),
+        Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(cannot_look(&config, e))
+        }
         _ => Err(Error::new(Kind::NoRepository, "there is no repository at")
             .at(root)
             .remedy("make one with `packmule init`, or check that its disk is mounted")),
     }
+}
+
+/// A failure to see whether something is there, which is not to say that it is not.
+pub(crate) fn cannot_look(path: &Path, e: io::Error) -> Error {
+    let remedy = match e.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => "use a user who may read the repository",
+        Some(
+            libc::EIO
+            | libc::ESTALE
+            | libc::ETIMEDOUT
+            | libc::ENOTCONN
+            | libc::ECONNABORTED
+            | libc::EHOSTDOWN
+            | libc::EHOSTUNREACH
+            | libc::ENODEV
+            | libc::ENXIO
+            | libc::ESHUTDOWN,
+        ) => "the filesystem does not answer: check that its disk or server is there, and mount it again",
+        _ => "check the path",
+    };
+    Error::io("look at", path, e).or_remedy(remedy)
 }
 
 /// Refuses a repository of which a part is not there: to take it for empty would be to take everything for lost.
@@ -127,7 +150,7 @@ fn require_areas(root: &Path) -> Result<()> {
         let dir = root.join(area.dir());
         match fs::metadata(&dir) {
             Ok(found) if found.is_dir() => {}
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("look at", dir, e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(cannot_look(&dir, e)),
             _ => return absent("a directory of the repository is missing:", &dir),
         }
     }

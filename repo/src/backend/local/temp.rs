@@ -82,16 +82,18 @@ impl Drop for Temp {
     }
 }
 
-/// A refusal to create a file: `ReadOnly` where permission is what lacks, and never `NotFound`, which
+/// A refusal to create a file: `ReadOnly` where permission is what lacks or the filesystem knows no creating (FUSE
+/// filesystems over archives and images), and never `NotFound`, which
 /// is said of objects only.
 pub(super) fn cannot_write(path: &Path, e: io::Error) -> Error {
     let kind = match e.raw_os_error() {
-        Some(libc::EACCES | libc::EPERM) => Some(Kind::ReadOnly),
+        Some(libc::EACCES | libc::EPERM | libc::ENOSYS | libc::EOPNOTSUPP) => Some(Kind::ReadOnly),
         Some(libc::ENOENT) => Some(Kind::Io),
         _ => None,
     };
     let e = Error::io("write", path, e);
-    if let Some(kind) = kind { e.with_kind(kind) } else { e }
+    let e = if let Some(kind) = kind { e.with_kind(kind) } else { e };
+    if e.kind() == Kind::ReadOnly { e.or_remedy("only commands that read work on it") } else { e }
 }
 
 /// Removes the temporary files that nobody writes any more. What cannot be looked at or removed stays for the next time.
@@ -118,4 +120,19 @@ fn take_abandoned(path: &Path) -> Option<File> {
         }
     };
     abandoned.then_some(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_create_files_cannot_be_written() {
+        let kind = |errno| cannot_write(Path::new("/p"), io::Error::from_raw_os_error(errno)).kind();
+        for errno in [libc::EROFS, libc::EACCES, libc::EPERM, libc::ENOSYS, libc::EOPNOTSUPP] {
+            assert_eq!(kind(errno), Kind::ReadOnly, "{errno}");
+        }
+        assert_eq!((kind(libc::ENOSPC), kind(libc::EIO)), (Kind::NoSpace, Kind::Io));
+        assert_eq!(kind(libc::ENOENT), Kind::Io);
+    }
 }

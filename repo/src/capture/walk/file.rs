@@ -26,7 +26,12 @@ impl Walk<'_> {
         let path = at.real().to_owned();
         let mut entry = self.entry(name, meta);
         let action = if known.is_some() { Action::Changed } else { Action::New };
-        let same = known.and_then(|k| self.unchanged(k, meta));
+        let (same, before) = match known {
+            Some(known) if self.unchanged(&known, meta) => (Some(known.entry), None),
+            Some(known) => (None, Some(known.entry)),
+            None => (None, None),
+        };
+        let before = before.filter(|before| before.kind == EntryType::File && before.size != meta.size).map(Box::new);
         if meta.nlink > 1 {
             let (group, last) = self.link(meta, &at.snap);
             entry.link_group = Some(group);
@@ -44,14 +49,14 @@ impl Walk<'_> {
                 as_file.mode = 0o600;
             }
             let endless = Meta { size: u64::MAX, ..*meta };
-            return self.read(Origin::Device(path.clone()), as_file, &endless, action, path, named);
+            return self.read(Origin::Device(path.clone()), as_file, &endless, (action, None), path, named);
         }
         if let Some(same) = same {
             let same = Entry { link_group: entry.link_group, user: entry.user, group: entry.group, ..same };
             return self.send(Event::Ready { entry: same, stat, xattrs: Vec::new(), action: Action::Unchanged, path });
         }
         match meta.kind {
-            EntryType::File => self.read(Origin::Name(dir, name.to_vec()), entry, meta, action, path, named),
+            EntryType::File => self.read(Origin::Name(dir, name.to_vec()), entry, meta, (action, before), path, named),
             _ => self.special(&dir, meta, entry, action, path, named),
         }
     }
@@ -91,7 +96,15 @@ impl Walk<'_> {
     }
 
     /// Sends a job to the readers and the event that takes its result.
-    fn read(&self, from: Origin, entry: Entry, meta: &Meta, action: Action, path: PathBuf, named: bool) -> Result<()> {
+    fn read(
+        &self,
+        from: Origin,
+        entry: Entry,
+        meta: &Meta,
+        (action, before): (Action, Option<Box<Entry>>),
+        path: PathBuf,
+        named: bool,
+    ) -> Result<()> {
         let whole = meta.size <= WHOLE;
         let budget = if whole { meta.size + KIB as u64 } else { 0 };
         self.budget.take(budget);
@@ -99,7 +112,7 @@ impl Walk<'_> {
         let (out, content) = bounded(queue);
         let gone = || Error::new(Kind::Interrupted, "the backup ended early");
         self.jobs.send(Job { from, meta: *meta, out }).map_err(|_| gone())?;
-        self.send(Event::File { entry, content, budget, action, path, named })
+        self.send(Event::File { entry, content, budget, action, path, named, before })
     }
 
     /// A stream as the one file of the snapshot's root, called `name`.
@@ -115,7 +128,7 @@ impl Walk<'_> {
         let entry = self.entry(name, meta);
         let path = PathBuf::from(std::ffi::OsString::from_vec(name.to_vec()));
         let endless = Meta { size: u64::MAX, ..*meta };
-        self.read(Origin::Stream(pipe), entry, &endless, Action::New, path, false)?;
+        self.read(Origin::Stream(pipe), entry, &endless, (Action::New, None), path, false)?;
         self.send(Event::Leave)
     }
 
@@ -136,8 +149,8 @@ impl Walk<'_> {
         (group, None)
     }
 
-    /// The known entry, if nothing about it can have changed.
-    fn unchanged(&self, known: Known, meta: &Meta) -> Option<Entry> {
+    /// Whether nothing about the known entry can have changed.
+    fn unchanged(&self, known: &Known, meta: &Meta) -> bool {
         let entry = &known.entry;
         let same = entry.kind == meta.kind
             && entry.mtime == meta.mtime
@@ -146,8 +159,7 @@ impl Walk<'_> {
             && known.stat == Some(stat_of(meta))
             && self.settled_before.is_some_and(|time| settled(meta, time))
             && (entry.mode, entry.uid, entry.gid) == (meta.mode, meta.uid, meta.gid);
-        let reuse = same && !self.rules.force && !entry.unstable && (self.usable)(entry);
-        reuse.then_some(known.entry)
+        same && !self.rules.force && !entry.unstable && (self.usable)(entry)
     }
 
     pub(super) fn entry(&self, name: &[u8], meta: &Meta) -> Entry {

@@ -1,0 +1,197 @@
+//! Bringing back what a pool has of this repository: chunks are verified, sealed with this repository's own keys and stored;
+//! a snapshot is recorded, under its own id, when all it reaches is durable.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use repo::capture::SessionSink;
+use repo::crypto::hash::ChunkKind;
+use repo::error::{Error, Kind, Result};
+use repo::format::manifest::Manifest;
+use repo::format::record::Outcome;
+use repo::id::{ContentHash, SnapshotId};
+use repo::monitor::{Counters, Event, Monitor};
+use repo::open::Repository;
+use repo::pack::source::{Chunk, FrameSource};
+use repo::pack::store::PackStore;
+use repo::pack::writer::{PackWriter, Route, WriterParams};
+use repo::session::Session;
+use repo::snapshots;
+use repo::tree::closure;
+
+use crate::fetch::{self, Dial, Remote};
+
+/// Chunks of data asked for ahead of the one that is stored.
+const AHEAD: usize = 192;
+/// Snapshots brought in before they are recorded together.
+const TOGETHER: usize = 16;
+/// zstd's level.
+const LEVEL: i32 = 3;
+
+/// What a pull did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Snapshots that are here now and were not.
+    pub snapshots: u64,
+    /// Chunks stored.
+    pub chunks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Snapshots that the pool could not give, and why.
+    pub failed: Vec<(SnapshotId, String)>,
+}
+
+/// Brings in the snapshots that the pool has and this repository lacks; only those in `wanted`, if that is given.
+///
+/// # Errors
+/// `Unreachable` when the link fails: what has come is kept. `NotFound` if the pool lacks one that is wanted; `Interrupted`;
+/// what this repository gives.
+pub fn pull(
+    repo: &Repository,
+    dial: Dial,
+    program: &str,
+    wanted: Option<&[SnapshotId]>,
+    monitor: &dyn Monitor,
+) -> Result<Report> {
+    let id = repo.config.repo_id;
+    let mut connection = fetch::begin(dial()?, id, program)?;
+    let mut there = fetch::snapshots(&mut connection)?;
+    if let Some(wanted) = wanted {
+        if let Some(absent) = wanted.iter().find(|id| !there.iter().any(|entry| entry.id == **id)) {
+            return Err(Error::new(Kind::NotFound, format!("the pool has no snapshot {}", absent.short())));
+        }
+        there.retain(|entry| wanted.contains(&entry.id));
+    }
+    there.sort_by_key(|entry| entry.received);
+    let session = Arc::new(Session::begin(Arc::clone(&repo.log), repo.locks.clone(), "pull", None)?);
+    let state = repo.refresh(monitor)?;
+    there.retain(|entry| !state.snapshots.contains_key(&entry.id));
+    Counters::add(&monitor.counters().total_files, there.len() as u64);
+    let source = Nearest { here: repo.packs(), there: Remote::new(dial, id, program) };
+    let mut pull = Pull { repo, session: &session, source, report: Report::default() };
+    for group in there.chunks(TOGETHER) {
+        let mut manifests = Vec::new();
+        for entry in group {
+            match fetch::manifest(&mut connection, &repo.keys, &entry.id) {
+                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => {
+                    pull.report.failed.push((entry.id, e.to_string()));
+                }
+                other => manifests.push(other?),
+            }
+        }
+        pull.group(manifests, monitor)?;
+    }
+    let Pull { report, .. } = pull;
+    match Arc::try_unwrap(session) {
+        Ok(session) => session.end(Outcome::Done).map(|_| report),
+        Err(_) => Err(Error::bug("a session of pulling is still in use at its end")),
+    }
+}
+
+/// This repository where it has a chunk, the pool where it has not.
+struct Nearest {
+    here: Arc<PackStore>,
+    there: Remote,
+}
+
+impl FrameSource for Nearest {
+    fn chunk(&self, h: &ContentHash, kind: ChunkKind) -> Result<Chunk> {
+        match self.here.locate(h)? {
+            // What is damaged here is had from there.
+            Some((_, info)) if info.usable() => self.here.chunk(h, kind).or_else(|_| self.there.chunk(h, kind)),
+            _ => self.there.chunk(h, kind),
+        }
+    }
+
+    fn prefetch(&self, chunks: &[(ContentHash, ChunkKind)]) {
+        let absent = |h: &ContentHash| !matches!(self.here.locate(h), Ok(Some((_, info))) if info.usable());
+        let wanted: Vec<_> = chunks.iter().filter(|(h, _)| absent(h)).copied().collect();
+        if !wanted.is_empty() {
+            self.there.prefetch(&wanted);
+        }
+    }
+}
+
+struct Pull<'a> {
+    repo: &'a Repository,
+    session: &'a Arc<Session>,
+    source: Nearest,
+    report: Report,
+}
+
+impl Pull<'_> {
+    /// Stores what these reach, and records them.
+    fn group(&mut self, manifests: Vec<Manifest>, monitor: &dyn Monitor) -> Result<()> {
+        let params = WriterParams {
+            keys: Arc::clone(&self.repo.keys),
+            index: self.repo.index.clone(),
+            session: self.session.id(),
+            pack_size: self.repo.config.pack_size as usize,
+            level: LEVEL,
+        };
+        let mut writer = PackWriter::start(params, Box::new(SessionSink::new(self.repo, Arc::clone(self.session))));
+        let mut whole = Vec::new();
+        for manifest in manifests {
+            match self.one(&manifest, &mut writer, monitor) {
+                Ok(()) => whole.push(manifest),
+                Err(e) if e.kind() == Kind::Damaged => {
+                    monitor.event(Event::Warning(&format!(
+                        "snapshot {} is not whole at the pool: {e}",
+                        manifest.id.short()
+                    )));
+                    self.report.failed.push((manifest.id, e.to_string()));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        writer.finish()?;
+        for manifest in whole {
+            snapshots::record(self.repo, self.session, &manifest)?;
+            self.report.snapshots += 1;
+            Counters::add(&monitor.counters().files, 1);
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, manifest: &Manifest, writer: &mut PackWriter, monitor: &dyn Monitor) -> Result<()> {
+        let (source, report, least) = (&self.source, &mut self.report, self.repo.config.chunker.min as usize);
+        let mut seen = HashSet::new();
+        let mut waiting: VecDeque<(ContentHash, ChunkKind)> = VecDeque::new();
+        let mut store = |h: &ContentHash, kind: ChunkKind| -> Result<()> {
+            if writer.has(h)? {
+                return Ok(());
+            }
+            let chunk = source.chunk(h, kind)?;
+            let route = match kind {
+                ChunkKind::Data if chunk.len() >= least => Route::Large,
+                ChunkKind::Data => Route::Small,
+                ChunkKind::Tree | ChunkKind::Node => Route::Meta,
+            };
+            if writer.store(route, kind, *h, &chunk)? {
+                report.chunks += 1;
+                report.bytes += chunk.len() as u64;
+                Counters::add(&monitor.counters().bytes, chunk.len() as u64);
+            }
+            Ok(())
+        };
+        closure::walk(source, manifest, monitor, &mut |h, kind| {
+            // Trees are read anyway; what is below one that this repository has may still be missing.
+            if kind != ChunkKind::Data {
+                let new = seen.insert(*h);
+                if new {
+                    store(h, kind)?;
+                }
+                return Ok(new);
+            }
+            source.prefetch(&[(*h, kind)]);
+            waiting.push_back((*h, kind));
+            if waiting.len() > AHEAD
+                && let Some((h, kind)) = waiting.pop_front()
+            {
+                store(&h, kind)?;
+            }
+            Ok(false)
+        })?;
+        waiting.iter().try_for_each(|(h, kind)| store(h, *kind))
+    }
+}
