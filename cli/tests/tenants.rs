@@ -30,7 +30,7 @@ fn joins(pool: &Arc<Repository>, name: &str, site: &Site) {
     let expires = pool.clock.now().plus(Duration::from_secs(3600));
     let token = tenants::invite(pool, number, Roles::PUSH, "site", "", expires).unwrap();
     let public = format!("ssh-ed25519 {name}");
-    let (repository, keyring) = (own.config.repo_id, Some(&own.unlocked.keyring));
+    let (repository, keyring) = (Some(own.config.repo_id), Some(&own.unlocked.keyring));
     tenants::redeem(pool, &token, &Redeemed { public: &public, repository, keyring }).unwrap();
     let sender = Sender::of(pool, number).unwrap();
     let mut receiver = Receiver::begin(Arc::clone(pool), &Void::default()).unwrap();
