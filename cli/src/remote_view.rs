@@ -111,6 +111,7 @@ fn info(manifest: &Manifest) -> SnapshotInfo {
         captured: manifest.captured,
         order: (manifest.recorded, 0),
         tags: manifest.tags.clone(),
+        tenant: None,
     }
 }
 

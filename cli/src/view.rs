@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use repo::error::{Error, Kind, Result};
 use repo::format::manifest::Manifest;
 use repo::format::record::SnapshotState;
+use repo::history::tenant_of;
 use repo::id::SnapshotId;
 use repo::monitor::Void;
 use repo::open::Repository;
@@ -45,14 +46,20 @@ impl RepositoryView {
 }
 
 /// A snapshot as a mount has it.
-pub fn snapshot_info(id: &SnapshotId, snapshot: &SnapshotState, moment: &Moment, tags: Vec<String>) -> SnapshotInfo {
+pub fn snapshot_info(
+    id: &SnapshotId,
+    snapshot: &SnapshotState,
+    moment: &Moment,
+    tenant: Option<String>,
+) -> SnapshotInfo {
     SnapshotInfo {
         id: *id,
+        tenant: tenant.map(Into::into),
         host: snapshot.host.clone(),
         source: snapshot.source.clone(),
         captured: snapshot.captured.0,
         order: (moment.recorded.0, moment.seq),
-        tags,
+        tags: snapshot.tags.iter().cloned().collect(),
     }
 }
 
@@ -77,12 +84,18 @@ impl View for RepositoryView {
                 _ => Err(e),
             })
         })?;
+        let by_tenant = self.by_tenant();
         let info = |id: &SnapshotId| {
             let snapshot = state.snapshots.get(id)?;
-            let tags = snapshot.tags.iter().cloned().collect();
-            Some(snapshot_info(id, snapshot, times.get(id)?, tags))
+            let tenant = if by_tenant { tenant_of(&state, snapshot) } else { None };
+            Some(snapshot_info(id, snapshot, times.get(id)?, tenant))
         };
         Ok(ids.iter().filter_map(info).collect())
+    }
+
+    fn by_tenant(&self) -> bool {
+        // One tenant's tree stands alone.
+        self.repo.log.state().pool && self.filter.tenants.len() != 1
     }
 
     fn manifest(&self, id: &SnapshotId) -> Result<Manifest> {

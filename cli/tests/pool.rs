@@ -68,8 +68,14 @@ fn an_invitation_is_good_once_for_a_time_and_for_its_pool() {
     // The secret of another pool, and the address of another pool.
     let foreign = other.invite("acme");
     let secret = |line: &str| line.split(':').nth(4).unwrap().to_owned();
-    add(&site, "cloud", &line.replace(&secret(&line), &secret(&foreign))).refused(1, &["this invitation is void"]);
-    let led_astray = line.replace(&cloud.address, &other.address);
+    let changed = |from: &str, to: &str| -> String {
+        let line = line.replace(from, to);
+        let body = line.trim().rsplit_once(':').unwrap().0;
+        let check: String = blake3::hash(body.as_bytes()).as_bytes()[..4].iter().map(|b| format!("{b:02x}")).collect();
+        format!("{body}:{check}")
+    };
+    add(&site, "cloud", &changed(&secret(&line), &secret(&foreign))).refused(1, &["this invitation is void"]);
+    let led_astray = changed(&cloud.address, &other.address);
     let refused = add(&site, "cloud", &led_astray).refused(1, &[&cloud.host_key, &other.host_key]);
     assert!(!refused.err.contains(&secret(&line)), "{}", refused.err);
     // None of that used it up.

@@ -5,6 +5,8 @@
 //! snapshots/<time>_<host>_<source> -> the same, flat            ids/<id8>, tags/<tag>/… likewise
 //! versions/<host>/<source>/        every distinct version of every file: see `versions`
 //! ```
+//! At a pool each tenant has such a tree of its own, `tenants/<tenant>/…`, and nothing in one leads into another.
+//!
 //! A layout is immutable; a refresh builds the next one from it. Inode numbers are hashes of names and targets, so
 //! they are the same in every layout and every mount; a listing's positions are never given to another entry while
 //! the mount lives, so that a listing under way neither skips nor repeats what stays.
@@ -20,20 +22,46 @@ use crate::view::SnapshotInfo;
 
 /// Where a listing's own entries begin: 1 and 2 are `.` and `..`.
 pub const FIRST: u64 = 3;
-/// The directories below the root, in listing order.
+/// The directories at the top of a tree of snapshots, in listing order.
 const TOP: [&str; 5] = ["hosts", "ids", "snapshots", "tags", "versions"];
+/// The directory of the tenants' trees.
+const TENANTS: &str = "tenants";
 
 /// A snapshot with its names.
 #[derive(Debug)]
 pub struct Snap {
     /// As the view gave it.
     pub info: SnapshotInfo,
+    /// The tenant as a name, if it stands below one.
+    pub tenant: Option<Arc<str>>,
     /// The host as a name.
     pub host: Arc<str>,
     /// The source as a name.
     pub source: Arc<str>,
     /// The time as a name, unique in the source.
     pub time: Arc<str>,
+}
+
+impl Snap {
+    /// Where it stands, from the mount point.
+    pub fn path(&self) -> String {
+        format!("{}{}", self.base(), self.below())
+    }
+
+    /// Where the versions of its source stand, from the mount point.
+    pub fn versions(&self) -> String {
+        format!("{}versions/{}/{}", self.base(), self.host, self.source)
+    }
+
+    /// The top of the tree it stands in, from the mount point.
+    fn base(&self) -> String {
+        self.tenant.as_ref().map_or_else(String::new, |tenant| format!("{TENANTS}/{tenant}/"))
+    }
+
+    /// Where it stands in that tree.
+    fn below(&self) -> String {
+        format!("hosts/{}/{}/{}", self.host, self.source, self.time)
+    }
 }
 
 /// What an entry leads to.
@@ -43,7 +71,7 @@ pub enum Target {
     Dir(u64),
     /// A snapshot's root.
     Snapshot(u32),
-    /// A symbolic link to a snapshot, from this many directories below the mount point; 0: from beside it.
+    /// A symbolic link to a snapshot, from this many directories below the top of its tree; 0: from beside it.
     Link(u8, u32),
     /// The versions of a source, whose directory below `hosts` has this inode.
     Versions(u64),
@@ -110,15 +138,16 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout of these snapshots; `old` is the one that is shown until now.
-    pub fn new(mut infos: Vec<SnapshotInfo>, old: Option<&Layout>) -> Layout {
+    /// The layout of these snapshots, by tenant if that is asked for or any is of a tenant; `old` is the one that is shown
+    /// until now.
+    pub fn new(mut infos: Vec<SnapshotInfo>, by_tenant: bool, old: Option<&Layout>) -> Layout {
         // Within a second the one recorded first has the plain name.
         infos.sort_by_key(|s| (s.order, s.id));
         infos.dedup_by_key(|s| s.id);
         let snaps = name_snapshots(infos, old);
         let mut build =
             Builder { old, layout: Layout { snaps: Vec::new(), dirs: HashMap::new(), others: HashMap::new() } };
-        build.all(&snaps);
+        build.all(&snaps, by_tenant);
         build.layout.snaps = snaps;
         build.layout
     }
@@ -165,7 +194,7 @@ impl Layout {
         let snap = self.snap(index);
         match depth {
             0 => snap.time.to_string(),
-            _ => format!("{}hosts/{}/{}/{}", "../".repeat(depth.into()), snap.host, snap.source, snap.time),
+            _ => "../".repeat(depth.into()) + &snap.below(),
         }
     }
 
@@ -194,18 +223,19 @@ fn name_snapshots(infos: Vec<SnapshotInfo>, old: Option<&Layout>) -> Vec<Snap> {
     let mut intern = |raw: &str| -> Arc<str> {
         interned.entry(raw.to_owned()).or_insert_with(|| encode(raw, NAME_MAX).into()).clone()
     };
-    let own = |snap: &Snap| (snap.host.clone(), snap.source.clone(), snap.time.clone());
+    let own = |snap: &Snap| (snap.tenant.clone(), snap.host.clone(), snap.source.clone(), snap.time.clone());
     let mut taken: HashSet<_> = infos.iter().filter_map(|s| shown.get(&s.id).map(|snap| own(snap))).collect();
     infos
         .into_iter()
         .map(|info| {
             let (host, source) = (intern(&info.host), intern(&info.source));
+            let tenant = info.tenant.as_deref().map(&mut intern);
             let new = || {
                 let plain = time(info.captured);
-                unique(&plain, &info.id, |t| taken.insert((host.clone(), source.clone(), t.clone())))
+                unique(&plain, &info.id, |t| taken.insert((tenant.clone(), host.clone(), source.clone(), t.clone())))
             };
             let time = shown.get(&info.id).map(|snap| snap.time.clone()).unwrap_or_else(new);
-            Snap { info, host, source, time }
+            Snap { info, tenant, host, source, time }
         })
         .collect()
 }
@@ -233,20 +263,52 @@ struct Builder<'a> {
 type Entries = Vec<(Arc<str>, u64, Target)>;
 
 impl Builder<'_> {
-    fn all(&mut self, snaps: &[Snap]) {
-        let top = TOP.map(|name| Hash::name(ROOT, name.as_bytes()));
-        let [hosts, ids, flat, tags, versions] = top;
-        self.sources(snaps, hosts, versions);
-        self.flat(snaps, flat, ids);
-        self.tags(snaps, tags);
-        let entries = TOP.iter().zip(top).map(|(name, ino)| (Arc::from(*name), ino, Target::Dir(ino))).collect();
+    fn all(&mut self, snaps: &[Snap], by_tenant: bool) {
+        let mut trees: BTreeMap<Option<&Arc<str>>, Vec<u32>> = BTreeMap::new();
+        for (i, snap) in snaps.iter().enumerate() {
+            trees.entry(snap.tenant.as_ref()).or_default().push(i as u32);
+        }
+        let own = trees.remove(&None).unwrap_or_default();
+        let mut entries = Entries::new();
+        if by_tenant || !trees.is_empty() {
+            entries.push(self.tenants(snaps, &trees));
+        }
+        // At a pool only a repaired log leaves snapshots whose tenant nobody knows.
+        if entries.is_empty() || !own.is_empty() {
+            entries.extend(self.tree(snaps, ROOT, &own));
+        }
         self.dir(ROOT, ROOT, entries, snaps, 0..snaps.len() as u32);
     }
 
-    fn sources(&mut self, snaps: &[Snap], hosts: u64, versions: u64) {
+    /// The directory of the tenants, with the tree of each.
+    fn tenants(&mut self, snaps: &[Snap], trees: &BTreeMap<Option<&Arc<str>>, Vec<u32>>) -> (Arc<str>, u64, Target) {
+        let tenants = Hash::name(ROOT, TENANTS.as_bytes());
+        let mut entries = Entries::new();
+        for (name, members) in trees.iter().filter_map(|(name, members)| Some(((*name)?, members))) {
+            let ino = Hash::name(tenants, name.as_bytes());
+            let below = self.tree(snaps, ino, members);
+            self.dir(ino, tenants, below, snaps, members.iter().copied());
+            entries.push((name.clone(), ino, Target::Dir(ino)));
+        }
+        self.dir(tenants, ROOT, entries, snaps, trees.values().flatten().copied());
+        (TENANTS.into(), tenants, Target::Dir(tenants))
+    }
+
+    /// Everything below the directory `base`, with these snapshots alone. Returns its entries.
+    fn tree(&mut self, snaps: &[Snap], base: u64, members: &[u32]) -> Entries {
+        let top = TOP.map(|name| Hash::name(base, name.as_bytes()));
+        let [hosts, ids, flat, tags, versions] = top;
+        self.sources(snaps, members, base, [hosts, versions]);
+        self.flat(snaps, members, base, [flat, ids]);
+        self.tags(snaps, members, base, tags);
+        TOP.iter().zip(top).map(|(name, ino)| (Arc::from(*name), ino, Target::Dir(ino))).collect()
+    }
+
+    fn sources(&mut self, snaps: &[Snap], members: &[u32], base: u64, [hosts, versions]: [u64; 2]) {
         let mut tree: BTreeMap<&Arc<str>, BTreeMap<&Arc<str>, Vec<u32>>> = BTreeMap::new();
-        for (i, snap) in snaps.iter().enumerate() {
-            tree.entry(&snap.host).or_default().entry(&snap.source).or_default().push(i as u32);
+        for i in members {
+            let snap = &snaps[*i as usize];
+            tree.entry(&snap.host).or_default().entry(&snap.source).or_default().push(*i);
         }
         let (mut all_hosts, mut all_versions) = (Entries::new(), Entries::new());
         for (host, sources) in tree {
@@ -266,9 +328,9 @@ impl Builder<'_> {
             all_hosts.push((host.clone(), host_ino, Target::Dir(host_ino)));
             all_versions.push((host.clone(), versions_ino, Target::Dir(versions_ino)));
         }
-        let all = || 0..snaps.len() as u32;
-        self.dir(hosts, ROOT, all_hosts, snaps, all());
-        self.dir(versions, ROOT, all_versions, snaps, all());
+        let all = || members.iter().copied();
+        self.dir(hosts, base, all_hosts, snaps, all());
+        self.dir(versions, base, all_versions, snaps, all());
     }
 
     fn source(&mut self, snaps: &[Snap], parent: u64, ino: u64, members: &[u32]) {
@@ -284,20 +346,21 @@ impl Builder<'_> {
         self.dir(ino, parent, entries, snaps, members.iter().copied());
     }
 
-    fn flat(&mut self, snaps: &[Snap], flat: u64, ids: u64) {
-        let all = || 0..snaps.len() as u32;
+    fn flat(&mut self, snaps: &[Snap], members: &[u32], base: u64, [flat, ids]: [u64; 2]) {
+        let all = || members.iter().copied();
         let entries = self.links(snaps, flat, 1, all(), &flat_name);
-        self.dir(flat, ROOT, entries, snaps, all());
+        self.dir(flat, base, entries, snaps, all());
         let entries = self.links(snaps, ids, 1, all(), &|snap| snap.info.id.short());
-        self.dir(ids, ROOT, entries, snaps, all());
+        self.dir(ids, base, entries, snaps, all());
     }
 
-    fn tags(&mut self, snaps: &[Snap], tags: u64) {
+    fn tags(&mut self, snaps: &[Snap], members: &[u32], base: u64, tags: u64) {
         let mut tree: BTreeMap<Arc<str>, Vec<u32>> = BTreeMap::new();
-        for (i, snap) in snaps.iter().enumerate() {
+        for i in members {
+            let snap = &snaps[*i as usize];
             let names: HashSet<String> = snap.info.tags.iter().map(|tag| encode(tag, NAME_MAX)).collect();
             for name in names {
-                tree.entry(name.into()).or_default().push(i as u32);
+                tree.entry(name.into()).or_default().push(*i);
             }
         }
         let mut entries = Entries::new();
@@ -309,7 +372,7 @@ impl Builder<'_> {
             entries.push((tag, ino, Target::Dir(ino)));
             below.extend(members);
         }
-        self.dir(tags, ROOT, entries, snaps, below.into_iter());
+        self.dir(tags, base, entries, snaps, below.into_iter());
     }
 
     /// Links to `members` in the directory `dir`, by the name `plain` gives or one like it. Those the old layout has in

@@ -12,6 +12,8 @@ use repo::pack::source::FrameSource;
 pub struct SnapshotInfo {
     /// The snapshot.
     pub id: SnapshotId,
+    /// The tenant below whose directory it stands; none: it stands at the mount point itself.
+    pub tenant: Option<Arc<str>>,
     /// The host it was captured on, as captured: it is encoded before it becomes a name.
     pub host: String,
     /// The source's name, as captured.
@@ -47,6 +49,12 @@ pub trait View: Send + Sync {
     /// # Errors
     /// As [`View::version`].
     fn snapshots(&self) -> Result<Vec<SnapshotInfo>>;
+
+    /// Whether this is a pool that is shown tenant by tenant: then `tenants` stands at the mount point however few
+    /// snapshots there are. Asked once a mount.
+    fn by_tenant(&self) -> bool {
+        false
+    }
 
     /// The snapshot's manifest.
     ///

@@ -3,72 +3,17 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fs::errno::{Fail, errno};
 use fs::layout::Change;
 use fs::number::ROOT;
-use fs::ops::{Appearance, Found, Listed, Ops, Presentation, Seek};
+use fs::ops::{Appearance, Found, Ops, Presentation, Seek};
 use proptest::prelude::*;
 use repo::format::tree::{Content, Entry, EntryType, XattrValue};
-use support::{Memory, Rng, SECOND, Store, T0, id};
+use support::{Memory, Rng, SECOND, Store, T0, id, list, names, ops, presented, read_all, walk};
 
 const SNAPSHOT: &str = "hosts/web1/etc/2026-11-22T09-51-56Z";
-
-fn ops(memory: &Arc<Memory>) -> Ops {
-    presented(memory, None)
-}
-
-fn presented(memory: &Arc<Memory>, presentation: Option<Presentation>) -> Ops {
-    Ops::new(memory.clone(), Appearance { owner: (7, 8), presentation, threads: 1 }).unwrap()
-}
-
-fn walk(ops: &Ops, path: &str) -> u64 {
-    path.split('/').filter(|p| !p.is_empty()).fold(ROOT, |at, name| match ops.lookup(at, name.as_bytes()).unwrap() {
-        Found::Entry(found) => found.attr.ino,
-        _ => panic!("no {name} in {path}"),
-    })
-}
-
-fn list(ops: &Ops, ino: u64) -> Vec<Listed> {
-    let (mut out, mut at) = (Vec::new(), 0);
-    loop {
-        let mut listing = ops.list(ino, at).unwrap();
-        let before = out.len();
-        // Few at a time, as the kernel does.
-        while let Some(entry) = ops.next(&mut listing) {
-            if out.len() - before == 5 {
-                ops.unlist(&entry);
-                break;
-            }
-            at = entry.next;
-            out.push(entry);
-        }
-        if out.len() == before {
-            assert_eq!((&out[0].name[..], &out[1].name[..]), (&b"."[..], &b".."[..]));
-            return out.split_off(2);
-        }
-    }
-}
-
-fn names(ops: &Ops, path: &str) -> Vec<String> {
-    let mut names: Vec<_> =
-        list(ops, walk(ops, path)).iter().map(|e| String::from_utf8_lossy(&e.name).into_owned()).collect();
-    names.sort();
-    names
-}
-
-fn read_all(ops: &Ops, ino: u64, step: u32) -> Result<Vec<u8>, i32> {
-    let (mut out, mut scratch) = (Vec::new(), Vec::new());
-    loop {
-        let got = ops.read(ino, out.len() as u64, step, &mut scratch).map_err(|e| errno(&e))?.to_vec();
-        if got.is_empty() {
-            return Ok(out);
-        }
-        out.extend(got);
-    }
-}
 
 /// A random directory and its model.
 fn random_dir(store: &Store, rng: &mut Rng, depth: u32) -> (Vec<Entry>, BTreeMap<Vec<u8>, Node>) {

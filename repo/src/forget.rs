@@ -3,11 +3,13 @@
 //! Forgetting only records. A forgotten snapshot stays readable, and a root for [`crate::prune`], for the hold.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::clock::Time;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, printable};
 use crate::format::record::{Record, SnapshotState, State};
+use crate::history::History;
 use crate::id::SnapshotId;
 use crate::limits::RESERVE;
 use crate::lock::{COMMIT_WAIT, CommitGuard};
@@ -39,10 +41,8 @@ impl Default for Options {
 /// What a policy says of one history.
 #[derive(Clone, Debug)]
 pub struct Group {
-    /// Its host.
-    pub host: String,
-    /// Its source.
-    pub source: String,
+    /// Which.
+    pub history: History,
     /// Its snapshots, newest first.
     pub decisions: Vec<Decision>,
 }
@@ -88,7 +88,7 @@ pub fn forget_named(
     forget(repo, options, monitor, &choose)
 }
 
-/// Forgets what `policy` does not keep, by host and source, of the snapshots that `selected` admits.
+/// Forgets what `policy` does not keep, history by history, of the snapshots that `selected` admits.
 ///
 /// # Errors
 /// `Usage` for a policy without a rule, `Refused` if a history would lose all its snapshots, `Clock`; nothing is
@@ -116,7 +116,7 @@ fn apply_policy(
     selected: &dyn Fn(&SnapshotId, &SnapshotState) -> bool,
     zone: Zone<'_>,
 ) -> Result<Outcome> {
-    let mut histories: BTreeMap<(&str, &str), Vec<Candidate>> = BTreeMap::new();
+    let mut histories: BTreeMap<History, Vec<Candidate>> = BTreeMap::new();
     for (id, s) in &state.snapshots {
         if s.forgotten.is_some() || !selected(id, s) {
             continue;
@@ -129,17 +129,18 @@ fn apply_policy(
             tags: s.tags.iter().cloned().collect(),
             pinned: s.pinned,
         };
-        histories.entry((&s.host, &s.source)).or_default().push(candidate);
+        histories.entry(History::of(s)).or_default().push(candidate);
     }
     let mut outcome = Outcome::default();
-    for ((host, source), history) in histories {
-        let decisions = decide(policy, history, zone);
+    for (history, candidates) in histories {
+        let decisions = decide(policy, candidates, zone);
         if decisions.iter().all(|d| d.keep.is_empty()) {
-            let why = format!("these rules would forget every snapshot of {host}:{source}");
+            let why =
+                format!("these rules would forget every snapshot of {}", printable(Path::new(&history.words(state))));
             return Err(Error::new(Kind::Refused, why).remedy("add --keep-last 1, or name the snapshots"));
         }
         outcome.forgotten.extend(decisions.iter().filter(|d| d.keep.is_empty()).map(|d| d.id));
-        outcome.groups.push(Group { host: host.to_owned(), source: source.to_owned(), decisions });
+        outcome.groups.push(Group { history, decisions });
     }
     Ok(outcome)
 }

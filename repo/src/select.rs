@@ -3,10 +3,12 @@
 //! "Newest" goes by [`crate::times`]: the order of the log where clocks were wrong.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use crate::clock::Time;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, printable};
 use crate::format::record::{SnapshotState, State};
+use crate::history::{History, tenant_name};
 use crate::id::SnapshotId;
 use crate::times::Times;
 
@@ -16,7 +18,7 @@ const LISTED: usize = 8;
 /// A snapshot as a user names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Name {
-    /// The whole id.
+    /// The whole id; at a pool the pool's, or the one at the tenant's own repository.
     Id(SnapshotId),
     /// The first hexadecimal digits of one, in lower case.
     Prefix(String),
@@ -27,6 +29,8 @@ pub enum Name {
 /// Which snapshots come into question. Empty lists let everything pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
+    /// At a pool: of any of these tenants, by number. Says whose ids are meant, too.
+    pub tenants: Vec<u32>,
     /// Of any of these hosts.
     pub hosts: Vec<String>,
     /// Of any of these sources.
@@ -45,10 +49,16 @@ pub struct Filter {
 pub type PathsOf<'a> = &'a mut dyn FnMut(&SnapshotId) -> Result<Vec<Vec<u8>>>;
 
 impl Filter {
+    /// Whether a snapshot is of a tenant that is asked for.
+    fn concerns(&self, snapshot: &SnapshotState) -> bool {
+        self.tenants.is_empty() || snapshot.origin.is_some_and(|origin| self.tenants.contains(&origin.tenant))
+    }
+
     /// Whether a snapshot passes, its paths and time left aside.
     pub fn admits(&self, snapshot: &SnapshotState) -> bool {
         let any = |list: &[String], of: &String| list.is_empty() || list.contains(of);
-        any(&self.hosts, &snapshot.host)
+        self.concerns(snapshot)
+            && any(&self.hosts, &snapshot.host)
             && any(&self.sources, &snapshot.source)
             && (self.tags.is_empty() || self.tags.iter().any(|all| all.iter().all(|tag| snapshot.tags.contains(tag))))
             && (self.forgotten || snapshot.forgotten.is_none())
@@ -76,10 +86,11 @@ pub fn matching(state: &State, times: &Times, filter: &Filter, paths_of: PathsOf
 }
 
 /// The one snapshot that is meant. The filter decides what `latest` chooses from; an id or a prefix finds any
-/// snapshot, forgotten ones only if the filter has them.
+/// snapshot, forgotten ones and those of other tenants only if the filter has them.
 ///
 /// # Errors
-/// `NotFound`; `Ambiguous`, with the list, for a prefix of several ids or a `latest` of several hosts or sources;
+/// `NotFound`; `Ambiguous`, with the list, for an id or a prefix of several snapshots or a `latest` of several
+/// histories;
 /// what `paths_of` gives.
 pub fn resolve(
     state: &State,
@@ -117,26 +128,50 @@ pub fn resolve_all(
 }
 
 fn by_id(state: &State, id: &SnapshotId, filter: &Filter) -> Result<SnapshotId> {
-    match state.snapshots.get(id) {
-        Some(snapshot) => admit(id, snapshot, filter),
-        None => Err(Error::new(Kind::NotFound, format!("there is no snapshot {}", id.short()))),
+    // A tenant chooses the ids of what it delivers: one may be what the pool calls another tenant's snapshot.
+    let named = |s: &SnapshotState| s.origin.is_some_and(|origin| origin.id == *id);
+    let fits: Vec<_> = candidates(state, filter).filter(|(of, s)| *of == id || named(s)).collect();
+    match fits.as_slice() {
+        [] => Err(Error::new(Kind::NotFound, format!("there is no snapshot {}{}", id.short(), whose(state, filter)))),
+        [(id, snapshot)] => admit(id, snapshot, filter),
+        several => {
+            let list = listing(several.iter().map(|(id, s)| describe(state, id, s)));
+            let message = format!("{} snapshots are called {}: {list}", several.len(), id.short());
+            Err(Error::new(Kind::Ambiguous, message).remedy("say whose with --tenant"))
+        }
     }
 }
 
 fn by_prefix(state: &State, prefix: &str, filter: &Filter) -> Result<SnapshotId> {
-    let fits: Vec<_> = state.snapshots.iter().filter(|(id, _)| id.to_hex().starts_with(prefix)).collect();
+    let begins = |id: &SnapshotId| id.to_hex().starts_with(prefix);
+    let named = |s: &SnapshotState| s.origin.is_some_and(|origin| begins(&origin.id));
+    let fits: Vec<_> = candidates(state, filter).filter(|(id, s)| begins(id) || named(s)).collect();
     // A forgotten one does not make a live one's prefix ambiguous.
     let live: Vec<_> = fits.iter().filter(|(_, s)| filter.forgotten || s.forgotten.is_none()).collect();
     match (live.as_slice(), fits.as_slice()) {
         ([(id, _)], _) => Ok(**id),
-        ([], []) => Err(Error::new(Kind::NotFound, format!("no snapshot's id begins with {prefix}"))),
+        ([], []) => {
+            let message = format!("no snapshot's id begins with {prefix}{}", whose(state, filter));
+            Err(Error::new(Kind::NotFound, message))
+        }
         ([], [(id, snapshot), ..]) => admit(id, snapshot, filter),
         (several, _) => {
-            let list = listing(several.iter().map(|(id, s)| describe(id, s)));
+            let list = listing(several.iter().map(|(id, s)| describe(state, id, s)));
             let message = format!("{} snapshots' ids begin with {prefix}: {list}", several.len());
             Err(Error::new(Kind::Ambiguous, message).remedy("give more digits"))
         }
     }
+}
+
+/// The snapshots that an id can mean.
+fn candidates<'a>(state: &'a State, filter: &Filter) -> impl Iterator<Item = (&'a SnapshotId, &'a SnapshotState)> {
+    state.snapshots.iter().filter(|(_, snapshot)| filter.concerns(snapshot))
+}
+
+/// ` of acme`, if the filter says whose snapshots come into question.
+fn whose(state: &State, filter: &Filter) -> String {
+    let names: Vec<String> = filter.tenants.iter().map(|number| tenant_name(state, *number)).collect();
+    if names.is_empty() { String::new() } else { format!(" of {}", names.join(" or ")) }
 }
 
 fn admit(id: &SnapshotId, snapshot: &SnapshotState, filter: &Filter) -> Result<SnapshotId> {
@@ -151,20 +186,24 @@ fn admit(id: &SnapshotId, snapshot: &SnapshotState, filter: &Filter) -> Result<S
 
 fn latest(state: &State, times: &Times, back: u32, filter: &Filter, paths_of: PathsOf<'_>) -> Result<SnapshotId> {
     let found = matching(state, times, filter, paths_of)?;
-    let histories: BTreeSet<(&str, &str)> =
-        found.iter().filter_map(|id| state.snapshots.get(id)).map(|s| (s.host.as_str(), s.source.as_str())).collect();
+    let histories: BTreeSet<History> = found.iter().filter_map(|id| state.snapshots.get(id)).map(History::of).collect();
     if histories.len() > 1 {
-        let list = listing(histories.iter().map(|(host, source)| format!("{host} {source}")));
-        let message = format!("\"latest\" could be of {} hosts and sources: {list}", histories.len());
-        return Err(Error::new(Kind::Ambiguous, message).remedy("say which with --host and --source"));
+        let list = listing(histories.iter().map(|history| history.words(state)));
+        let (what, which) = match histories.iter().any(|history| history.tenant.is_some()) {
+            true => ("tenants, hosts and sources", "say which with --tenant, --host and --source"),
+            false => ("hosts and sources", "say which with --host and --source"),
+        };
+        let message = format!("\"latest\" could be of {} {what}: {list}", histories.len());
+        return Err(Error::new(Kind::Ambiguous, message).remedy(which));
     }
     let none = || Error::new(Kind::NotFound, "there is no such snapshot");
-    let of = histories.first().map(|(host, source)| format!("{host} {source}"));
+    let of = histories.first().map(|history| printable(Path::new(&history.words(state))));
     match found.iter().rev().nth(back as usize) {
         Some(id) => Ok(*id),
-        None if state.snapshots.is_empty() => {
-            Err(none().remedy("the repository has none yet; `packmule backup` makes one"))
-        }
+        None if state.snapshots.is_empty() => Err(none().remedy(match state.pool {
+            true => "the pool has none yet; `packmule sync push` at a tenant's site brings some",
+            false => "the repository has none yet; `packmule backup` makes one",
+        })),
         None => match of {
             None => match before_all(state, times, filter, paths_of)? {
                 Some(oldest) => Err(none().remedy(format!("the oldest is {oldest}"))),
@@ -181,12 +220,12 @@ fn before_all(state: &State, times: &Times, filter: &Filter, paths_of: PathsOf<'
         return Ok(None);
     }
     let found = matching(state, times, &Filter { at: None, ..filter.clone() }, paths_of)?;
-    Ok(found.first().and_then(|id| Some(describe(id, state.snapshots.get(id)?))))
+    Ok(found.first().and_then(|id| Some(describe(state, id, state.snapshots.get(id)?))))
 }
 
-/// A snapshot in a few words: `ab12cd34 (web1 srv-data 2026-11-22T09:51:56Z)`.
-pub fn describe(id: &SnapshotId, snapshot: &SnapshotState) -> String {
-    format!("{} ({} {} {})", id.short(), snapshot.host, snapshot.source, snapshot.captured)
+/// A snapshot in a few words: `ab12cd34 (web1 srv-data 2026-11-22T09:51:56Z)`, at a pool with its tenant first.
+pub fn describe(state: &State, id: &SnapshotId, snapshot: &SnapshotState) -> String {
+    format!("{} ({} {})", id.short(), History::of(snapshot).words(state), snapshot.captured)
 }
 
 fn listing(items: impl ExactSizeIterator<Item = String>) -> String {
@@ -279,6 +318,36 @@ mod tests {
         assert_eq!(find(Name::Latest(0), &at(199)).unwrap(), id(0xaa, 1));
         assert_eq!(find(Name::Latest(0), &at(200)).unwrap(), id(0xaa, 2));
         assert!(find(Name::Latest(0), &at(99)).is_err());
+    }
+
+    #[test]
+    fn an_id_that_a_tenant_made_up_is_never_taken_for_another_s() {
+        use crate::format::record::{Origin, TenantState};
+        let mut state = State::default();
+        for (number, name) in [(1, "acme"), (2, "globex")] {
+            state.tenants.insert(number, TenantState::new(name, false, Time::from_secs(0)));
+        }
+        let mut add = |tenant, own: SnapshotId, site: SnapshotId| {
+            let origin = Some(Origin { tenant, id: site });
+            state.snapshots.insert(own, SnapshotState { origin, ..snapshot("web1", "srv", 100, &[]) });
+        };
+        // The second's site says that its snapshot has the id which the first's has at the pool.
+        add(1, id(0xaa, 1), id(0xbb, 1));
+        add(2, id(0xcc, 2), id(0xaa, 1));
+        let times = times(&state);
+        let find = |name: Name, tenants: &[u32]| {
+            let filter = Filter { tenants: tenants.to_vec(), ..Filter::default() };
+            resolve(&state, &times, &name, &filter, &mut paths)
+        };
+        for name in [Name::Id(id(0xaa, 1)), Name::Prefix("aa".into())] {
+            let e = find(name.clone(), &[]).unwrap_err();
+            assert_eq!(e.kind(), Kind::Ambiguous);
+            assert!(e.to_string().contains("aa000000 (acme web1 srv 1970-01-01T00:01:40Z), cc000000 (globex"), "{e}");
+            assert_eq!(find(name.clone(), &[1]).unwrap(), id(0xaa, 1));
+            assert_eq!(find(name, &[2]).unwrap(), id(0xcc, 2));
+        }
+        assert_eq!(find(Name::Prefix("bb".into()), &[]).unwrap(), id(0xaa, 1));
+        assert_eq!(find(Name::Prefix("bb".into()), &[2]).unwrap_err().kind(), Kind::NotFound);
     }
 
     #[test]

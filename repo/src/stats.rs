@@ -1,4 +1,4 @@
-//! Sizes: of the files, each chunk once, and as stored; of every host and source, and of all together.
+//! Sizes: of the files, each chunk once, and as stored; of every history, and of all together.
 
 mod marks;
 
@@ -8,6 +8,7 @@ pub(crate) use self::marks::Marks;
 pub use self::marks::Sum;
 use crate::error::{Error, Kind, Result};
 use crate::format::record::State;
+use crate::history::History;
 use crate::id::SnapshotId;
 use crate::monitor::{Counters, Event, Monitor};
 use crate::open::Repository;
@@ -32,8 +33,8 @@ pub struct Stats {
 /// The figures of a repository.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// By host and source.
-    pub histories: BTreeMap<(String, String), Stats>,
+    /// By history.
+    pub histories: BTreeMap<History, Stats>,
     /// Of all snapshots together; chunks that histories share count once.
     pub whole: Stats,
     /// How many packs the repository has, whatever is in them.
@@ -47,10 +48,10 @@ pub struct Report {
 /// # Errors
 /// `Interrupted`; what the index gives.
 pub fn stats(repo: &Repository, state: &State, ids: &[SnapshotId], monitor: &dyn Monitor) -> Result<Report> {
-    let mut groups: BTreeMap<(String, String), Vec<SnapshotId>> = BTreeMap::new();
+    let mut groups: BTreeMap<History, Vec<SnapshotId>> = BTreeMap::new();
     for id in ids {
         if let Some(s) = state.snapshots.get(id) {
-            groups.entry((s.host.clone(), s.source.clone())).or_default().push(*id);
+            groups.entry(History::of(s)).or_default().push(*id);
         }
     }
     let store = repo.packs();

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::format::record::{SnapshotState, State};
+use crate::history::History;
 use crate::id::SnapshotId;
 use crate::times::{Moment, Times};
 
-/// One host and source.
+/// One history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Freshness {
     /// Its newest snapshot.
@@ -43,18 +44,18 @@ impl Freshness {
     }
 }
 
-/// Every host and source that has a snapshot which passes, forgotten ones left aside.
+/// Every history that has a snapshot which passes, forgotten ones left aside.
 pub fn status(
     state: &State,
     times: &Times,
     admits: &dyn Fn(&SnapshotId, &SnapshotState) -> bool,
-) -> BTreeMap<(String, String), Freshness> {
-    let mut found: BTreeMap<(String, String), Freshness> = BTreeMap::new();
+) -> BTreeMap<History, Freshness> {
+    let mut found: BTreeMap<History, Freshness> = BTreeMap::new();
     for (id, s) in state.snapshots.iter().filter(|(id, s)| s.forgotten.is_none() && admits(id, s)) {
         let Some(moment) = times.get(id).copied() else { continue };
         let ahead = u64::from(moment.ahead);
         let this = Freshness { newest: *id, captured: s.captured, received: s.received, snapshots: 1, ahead, moment };
-        let entry = found.entry((s.host.clone(), s.source.clone()));
+        let entry = found.entry(History::of(s));
         entry
             .and_modify(|known| {
                 let (snapshots, ahead) = (known.snapshots + 1, known.ahead + ahead);
@@ -133,7 +134,7 @@ mod tests {
         let now = Time::from_secs(1000);
         let times = Times::of(&state, now);
         let found = status(&state, &times, &|_, _| true);
-        let of = |host: &str| &found[&(host.to_owned(), "s".to_owned())];
+        let of = |host: &str| &found[&History { tenant: None, host: host.to_owned(), source: "s".to_owned() }];
         let a = of("a");
         assert_eq!((a.newest, a.snapshots, a.ahead), (SnapshotId([3; 32]), 3, 0));
         assert_eq!(a.age(Time::from_secs(200)), Duration::from_secs(40));

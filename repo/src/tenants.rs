@@ -1,5 +1,7 @@
 //! The tenants of a pool: made, found, changed, and their keys kept.
 
+use std::collections::BTreeSet;
+
 use zeroize::Zeroizing;
 
 use crate::clock::Time;
@@ -76,6 +78,19 @@ pub fn find<'a>(state: &'a State, name: &str) -> Result<(u32, &'a TenantState)> 
                 .remedy("`packmule tenant list` shows those there are")
         },
     )
+}
+
+/// The numbers of the tenants that a user names, each once.
+///
+/// # Errors
+/// `Refused` for any name at a repository that is no pool; as [`find`].
+pub fn numbers(state: &State, names: &[String]) -> Result<Vec<u32>> {
+    if !names.is_empty() && !state.pool {
+        let e = Error::new(Kind::Refused, "this repository is no pool: it has no tenants to choose from");
+        return Err(e.remedy("leave --tenant out"));
+    }
+    let found: Result<BTreeSet<u32>> = names.iter().map(|name| Ok(find(state, name)?.0)).collect();
+    Ok(found?.into_iter().collect())
 }
 
 /// Makes a tenant; returns its number, which is never used again.

@@ -33,11 +33,17 @@ pub struct HistoryFilter {
     /// The rest.
     #[command(flatten)]
     pub rest: FilterRest,
+    /// At a pool: let retention rules forget snapshots of every tenant; without this they need --tenant
+    #[arg(long, conflicts_with = "tenant")]
+    pub all_tenants: bool,
 }
 
 /// What every filter has.
 #[derive(Debug, Clone, Default, Args)]
 pub struct FilterRest {
+    /// At a pool: only snapshots of this tenant, whatever names them (may be given several times)
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Vec<String>,
     /// Only snapshots of this source (may be given several times)
     #[arg(long, value_name = "NAME")]
     pub source: Vec<String>,

@@ -21,7 +21,7 @@ pub struct SnapshotsArgs {
     #[arg(long)]
     pub forgotten: bool,
 
-    /// Show only the newest N of each host and source
+    /// Show only the newest N of each host and source (at a pool: of each tenant)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub latest: Option<u32>,
 

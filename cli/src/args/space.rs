@@ -49,7 +49,7 @@ pub struct ForgetArgs {
     pub filter: HistoryFilter,
 }
 
-/// Retention rules, applied per host and source; a snapshot that any rule keeps is kept.
+/// Retention rules, applied per host and source, at a pool of each tenant; a snapshot that any rule keeps is kept.
 #[derive(Debug, Clone, Default, Args)]
 #[group(id = "keep", multiple = true)]
 #[command(next_help_heading = "Retention rules (per host and source; what any rule keeps is kept)")]
@@ -95,6 +95,10 @@ pub struct UnforgetArgs {
     /// Forgotten snapshots by id or unique prefix, as `snapshots --forgotten` shows them
     #[arg(value_name = "SNAP", required = true)]
     pub snapshots: Vec<SnapshotName>,
+
+    /// At a pool: only snapshots of this tenant (may be given several times)
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Vec<String>,
 }
 
 /// Options of `prune`.

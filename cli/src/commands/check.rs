@@ -31,6 +31,8 @@ struct Line {
     pack: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot: Option<String>,
+    #[serde(flatten)]
+    whose: json::Whose,
     #[serde(skip_serializing_if = "Option::is_none")]
     hostname: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -199,11 +201,12 @@ fn brief(error: &Error, root: &Path) -> String {
     })
 }
 
-/// `host/source:time:path` as people write it, with the snapshot's short id.
+/// `host/source:time:path`, at a pool with the tenant first, as people write it, with the snapshot's short id.
 fn place(about: &About<'_>, path: Option<&std::path::Path>) -> String {
     let time = json::Time::from_nanos(about.captured.0).map_or_else(String::new, |t| human::time(t.0));
     let path = path.map_or_else(String::new, |p| format!(" /{}", printable(p).trim_start_matches('/')));
-    format!("{} {}/{} {time}{path}", about.id.short(), about.host, about.source)
+    let tenant = about.tenant.map_or_else(String::new, |tenant| format!("{tenant}/"));
+    format!("{} {tenant}{}/{} {time}{path}", about.id.short(), about.host, about.source)
 }
 
 fn text(finding: &Finding<'_>, root: &Path) -> String {
@@ -241,6 +244,10 @@ fn line(finding: &Finding<'_>) -> Line {
         message,
         pack: pack.map(|id| id.to_hex()),
         snapshot: about.map(|a| a.id.to_hex()),
+        whose: json::Whose {
+            tenant: about.and_then(|a| a.tenant).map(str::to_owned),
+            original: about.and_then(|a| a.original).map(|id| id.to_hex()),
+        },
         hostname: about.map(|a| a.host.to_owned()),
         source: about.map(|a| a.source.to_owned()),
         time: about.and_then(|a| json::Time::from_nanos(a.captured.0)),

@@ -21,7 +21,7 @@ use crate::select::Selection;
 /// Runs `diff`.
 pub fn run(ctx: &Context, args: DiffArgs) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Read)?;
-    let filter = which::filter(&args.filter);
+    let filter = which::filter(&repo, &args.filter)?;
     let (from, old) = selected(&repo, &args.from, &filter)?;
     let (to, new) = selected(&repo, &args.to, &filter)?;
     if !ctx.output.json {

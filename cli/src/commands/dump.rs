@@ -29,7 +29,7 @@ pub fn run(ctx: &Context, args: DumpArgs) -> Result<ExitCode> {
         ctx.output.only_data();
     }
     let repo = open_repository(ctx, Access::Read)?;
-    let id = which::resolve(&repo, &args.snapshot.snapshot, &which::filter(&args.filter))?;
+    let id = which::resolve(&repo, &args.snapshot.snapshot, &which::filter(&repo, &args.filter)?)?;
     let root = manifest(&repo, &id)?.root;
     let store = repo.store();
     let inside = args

@@ -9,6 +9,7 @@ use repo::error::{Kind, Result};
 use repo::find::{Patterns, Query, Version, find};
 use repo::format::record::State;
 use repo::format::tree::Entry;
+use repo::history::{History, tenant_of};
 use repo::id::SnapshotId;
 use repo::open::{Access, Repository};
 use repo::path::SnapPath;
@@ -29,24 +30,24 @@ pub fn run(ctx: &Context, args: FindArgs) -> Result<ExitCode> {
     let query = query(&args)?;
     let repo = open_repository(ctx, Access::Read)?;
     let state = repo.log.state();
-    let ids = which::resolve_all(&repo, &args.snapshot, &which::filter(&args.filter))?;
-    let mut histories: BTreeMap<(String, String), Vec<SnapshotId>> = BTreeMap::new();
+    let ids = which::resolve_all(&repo, &args.snapshot, &which::filter(&repo, &args.filter)?)?;
+    let mut histories: BTreeMap<History, Vec<SnapshotId>> = BTreeMap::new();
     for id in ids {
         if let Some(s) = state.snapshots.get(&id) {
-            histories.entry((s.host.clone(), s.source.clone())).or_default().push(id);
+            histories.entry(History::of(s)).or_default().push(id);
         }
     }
     let mounted = mount_paths(&state, &Times::of(&state, repo.clock.now()));
     let store = repo.store();
     let monitor = ctx.monitor(Job::Look("entries"));
     let (mut failed, mut matches) = (0, 0u64);
-    for ((host, source), ids) in &histories {
+    for (of, ids) in &histories {
         let (ids, roots, lost) = roots(ctx, &repo, ids)?;
         failed += lost;
-        let history = History { ctx, state: &state, mounted: &mounted, host, source, ids: &ids, long: args.long };
+        let searched = Searched { ctx, state: &state, mounted: &mounted, of, ids: &ids, long: args.long };
         failed += find(store.as_ref(), &roots, &query, &monitor, &mut |path, versions| {
             matches += 1;
-            history.show(path, versions)
+            searched.show(path, versions)
         })?;
     }
     drop(monitor);
@@ -88,34 +89,31 @@ fn roots(ctx: &Context, repo: &Repository, ids: &[SnapshotId]) -> Result<(Vec<Sn
     Ok((readable, roots, lost))
 }
 
-/// Where a mount shows each snapshot, relative to the mount's directory.
+/// Where a mount shows each snapshot, relative to the mount's directory. At a pool: one of all tenants.
 fn mount_paths(state: &State, times: &Times) -> HashMap<SnapshotId, String> {
     let shown = state.snapshots.iter().filter(|(_, s)| s.forgotten.is_none());
     let infos: Vec<SnapshotInfo> =
-        shown.filter_map(|(id, s)| Some(snapshot_info(id, s, times.get(id)?, Vec::new()))).collect();
+        shown.filter_map(|(id, s)| Some(snapshot_info(id, s, times.get(id)?, tenant_of(state, s)))).collect();
     let count = infos.len() as u32;
-    let layout = Layout::new(infos, None);
-    (0..count)
-        .map(|i| layout.snap(i))
-        .map(|snap| (snap.info.id, format!("hosts/{}/{}/{}", snap.host, snap.source, snap.time)))
-        .collect()
+    let layout = Layout::new(infos, state.pool, None);
+    (0..count).map(|i| layout.snap(i)).map(|snap| (snap.info.id, snap.path())).collect()
 }
 
-struct History<'a> {
+/// A history that is searched.
+struct Searched<'a> {
     ctx: &'a Context,
     state: &'a State,
     mounted: &'a HashMap<SnapshotId, String>,
-    host: &'a str,
-    source: &'a str,
+    of: &'a History,
     ids: &'a [SnapshotId],
     long: bool,
 }
 
-impl History<'_> {
+impl Searched<'_> {
     fn show(&self, path: &SnapPath, versions: &[Version]) -> Result<()> {
         let output = &self.ctx.output;
         if !output.json {
-            let of = human::path(format!("{} {}", self.host, self.source).as_bytes());
+            let of = human::path(self.of.words(self.state).as_bytes());
             let count = human::count(versions.len() as u64, "version");
             output.line(format!("/{}  ({of}, {count})", human::path(path.as_bytes())))?;
         }
@@ -129,13 +127,15 @@ impl History<'_> {
         else {
             return Ok(());
         };
+        let newest = self.state.snapshots.get(id);
         let mount = self.mounted.get(id).map_or("", String::as_str);
         let mount_path = [mount.as_bytes(), b"/", path.as_bytes()].concat();
         if self.ctx.output.json {
             return self.ctx.output.message(&json::FindMatch {
                 node: entry::node(path.as_bytes(), &version.entry),
-                hostname: self.host.to_owned(),
-                source: self.source.to_owned(),
+                whose: newest.map(|s| json::Whose::of(self.state, s)).unwrap_or_default(),
+                hostname: self.of.host.clone(),
+                source: self.of.source.clone(),
                 snapshot: id.to_hex(),
                 first_seen: json::Time::of(first),
                 last_seen: json::Time::of(last),

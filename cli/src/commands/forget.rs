@@ -7,6 +7,7 @@ use repo::clock::Time;
 use repo::error::{Error, Kind, Result};
 use repo::forget::{Group, Options, Outcome, forget_by_policy, forget_named};
 use repo::format::record::{SnapshotState, State};
+use repo::history::tenant_name;
 use repo::id::SnapshotId;
 use repo::open::{Access, Repository};
 use repo::prune;
@@ -28,6 +29,8 @@ use crate::select::SnapshotName;
 #[derive(Serialize)]
 #[serde(tag = "message_type", rename = "forget_group")]
 struct GroupMessage {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
     host: String,
     source: String,
     keep: Vec<json::Snapshot>,
@@ -84,7 +87,8 @@ pub fn run(ctx: &Context, args: ForgetArgs) -> Result<ExitCode> {
 
 fn forget(ctx: &Context, repo: &Repository, args: &ForgetArgs) -> Result<Outcome> {
     let options = Options { accept_clock: args.accept_clock, dry_run: args.dry_run, ..Options::default() };
-    let filter = which::history_filter(&args.filter);
+    let filter = which::history_filter(repo, &args.filter)?;
+    require_whose(&repo.log.state(), args, &filter)?;
     let progress = ctx.monitor(Job::Other("snapshots"));
     if !args.snapshots.is_empty() {
         return forget_named(repo, &named(repo, &args.snapshots, &filter)?, &options, &progress);
@@ -100,6 +104,20 @@ fn forget(ctx: &Context, repo: &Repository, args: &ForgetArgs) -> Result<Outcome
     let zone = TimeZone::system();
     let offset = |time: Time| i64::from(zone.to_offset(human::timestamp(time)).seconds());
     forget_by_policy(repo, &policy(&args.keep), &selected, &offset, &options, &progress)
+}
+
+/// Rules that are meant for one tenant must not thin out the others'.
+fn require_whose(state: &State, args: &ForgetArgs, filter: &Filter) -> Result<()> {
+    let all = args.filter.all_tenants;
+    match (state.pool, args.snapshots.is_empty()) {
+        (false, _) if all => Err(Error::new(Kind::Refused, "this repository is no pool: it has no tenants")
+            .remedy("leave --all-tenants out")),
+        (true, true) if !all && filter.tenants.is_empty() => {
+            Err(Error::new(Kind::Usage, "this is a pool, and nothing says to whose snapshots the rules apply")
+                .remedy("give --tenant NAME, or --all-tenants for every tenant's"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The snapshots named; an id may be of one that is forgotten already, which is then said.
@@ -147,7 +165,7 @@ fn tell_json(output: &Output, repo: &Repository, state: &State, outcome: &Outcom
                 Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => None,
                 Err(e) => return Err(e),
             };
-            messages.push(snapshots::message(id, snapshot, summary.as_ref()));
+            messages.push(snapshots::message(state, id, snapshot, summary.as_ref()));
         }
         Ok(messages)
     };
@@ -158,8 +176,9 @@ fn tell_json(output: &Output, repo: &Repository, state: &State, outcome: &Outcom
             matches: d.keep.iter().map(|reason| reason.words()).collect(),
         };
         output.message(&GroupMessage {
-            host: group.host.clone(),
-            source: group.source.clone(),
+            tenant: group.history.tenant.map(|number| tenant_name(state, number)),
+            host: group.history.host.clone(),
+            source: group.history.source.clone(),
             reasons: keep.iter().map(reason).collect(),
             keep: messages(&keep)?,
             remove: messages(&remove)?,
@@ -193,7 +212,7 @@ fn tell(output: &Output, state: &State, outcome: &Outcome, args: &ForgetArgs) ->
 
 /// One history as a table, newest first.
 fn show(output: &Output, state: &State, group: &Group) -> Result<()> {
-    output.line(format!("{} {}:", human::path(group.host.as_bytes()), human::path(group.source.as_bytes())))?;
+    output.line(format!("{}:", human::path(group.history.words(state).as_bytes())))?;
     let mut table = human::Table::new(&["ID", "Time", "Tags", "Kept as"]);
     for decision in &group.decisions {
         let Some(snapshot) = state.snapshots.get(&decision.id) else { continue };

@@ -20,10 +20,10 @@ use crate::progress::Job;
 pub fn run(ctx: &Context, args: LsArgs) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Read)?;
     let state = repo.log.state();
-    let id = which::resolve(&repo, &args.snapshot.snapshot, &which::filter(&args.filter))?;
+    let id = which::resolve(&repo, &args.snapshot.snapshot, &which::filter(&repo, &args.filter)?)?;
     let manifest = manifest(&repo, &id)?;
     if let (true, Some(snapshot)) = (ctx.output.json, state.snapshots.get(&id)) {
-        ctx.output.message(&snapshots::message(&id, snapshot, Some(&Summary::of(&manifest))))?;
+        ctx.output.message(&snapshots::message(&state, &id, snapshot, Some(&Summary::of(&manifest))))?;
     }
     let store = repo.store();
     let places = match args.paths.as_slice() {

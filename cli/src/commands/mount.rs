@@ -62,7 +62,7 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
 }
 
 fn view(ctx: &Context, repo: Repository, args: &MountArgs) -> Result<Arc<dyn View>> {
-    let (filter, output) = (super::which::filter(&args.filter), Arc::clone(&ctx.output));
+    let (filter, output) = (super::which::filter(&repo, &args.filter)?, Arc::clone(&ctx.output));
     let Some(name) = &args.remote else { return Ok(Arc::new(RepositoryView::new(repo, filter, output))) };
     if filter != Filter::default() {
         return Err(Error::new(Kind::Unsupported, "a remote is mounted as a whole: filters do not apply")

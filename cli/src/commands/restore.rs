@@ -20,7 +20,7 @@ use crate::progress::Job;
 pub fn run(ctx: &Context, args: RestoreArgs) -> Result<ExitCode> {
     let options = options(&args)?;
     let repo = open_repository(ctx, Access::Read)?;
-    let id = which::resolve(&repo, &args.snapshot.snapshot, &which::filter(&args.filter))?;
+    let id = which::resolve(&repo, &args.snapshot.snapshot, &which::filter(&repo, &args.filter)?)?;
     let manifest = snapshots::manifest(&repo, &id)?;
     let progress = ctx.monitor(Job::Restore { dry_run: args.dry_run });
     let result = restore(&repo, &manifest, &args.snapshot.path, &args.target, &options, &progress);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use repo::error::{Kind, Result};
 use repo::forget::HOLD;
 use repo::format::record::{SnapshotState, State};
+use repo::history::{History, tenant_of};
 use repo::id::SnapshotId;
 use repo::open::{Access, Repository};
 use repo::snapshots::{Summaries, Summary};
@@ -21,7 +22,7 @@ use crate::output::json;
 pub fn run(ctx: &Context, args: SnapshotsArgs) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Read)?;
     let state = repo.log.state();
-    let mut filter = which::filter(&args.filter);
+    let mut filter = which::filter(&repo, &args.filter)?;
     filter.forgotten = args.forgotten;
     let mut ids = which::resolve_all(&repo, &args.snapshots, &filter)?;
     if args.forgotten {
@@ -35,13 +36,13 @@ pub fn run(ctx: &Context, args: SnapshotsArgs) -> Result<ExitCode> {
     Ok(if failed { ExitCode::Failed } else { ExitCode::Ok })
 }
 
-/// The newest so many of each host and source; `ids` is oldest first, and so is the result.
+/// The newest so many of each history; `ids` is oldest first, and so is the result.
 fn newest_of_each(state: &State, ids: &[SnapshotId], newest: u32) -> Vec<SnapshotId> {
-    let mut seen: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    let mut seen: BTreeMap<History, u32> = BTreeMap::new();
     let mut kept: Vec<SnapshotId> = Vec::new();
     for id in ids.iter().rev() {
         let Some(s) = state.snapshots.get(id) else { continue };
-        let count = seen.entry((&s.host, &s.source)).or_default();
+        let count = seen.entry(History::of(s)).or_default();
         *count += 1;
         if *count <= newest {
             kept.push(*id);
@@ -55,10 +56,12 @@ fn newest_of_each(state: &State, ids: &[SnapshotId], newest: u32) -> Vec<Snapsho
 fn show(ctx: &Context, repo: &Repository, state: &State, ids: &[SnapshotId], forgotten: bool) -> Result<bool> {
     let mut summaries = Summaries::new(repo, state);
     let mut failed = false;
-    let mut table = match forgotten {
-        false => Table::new(&["ID", "Time", "Host", "Source", "Tags", ">Files", ">Size", "Paths"]),
-        true => Table::new(&["ID", "Time", "Host", "Source", "Tags", ">Files", ">Size", "Kept until"]),
-    };
+    let last = if forgotten { "Kept until" } else { "Paths" };
+    let mut titles = vec!["ID", "Time", "Host", "Source", "Tags", ">Files", ">Size", last];
+    if state.pool {
+        titles.insert(2, "Tenant");
+    }
+    let mut table = Table::new(&titles);
     for id in ids {
         let Some(snapshot) = state.snapshots.get(id) else { continue };
         let summary = match summaries.get(id) {
@@ -71,9 +74,13 @@ fn show(ctx: &Context, repo: &Repository, state: &State, ids: &[SnapshotId], for
             Err(e) => return Err(e),
         };
         if ctx.output.json {
-            ctx.output.message(&message(id, snapshot, summary.as_ref()))?;
+            ctx.output.message(&message(state, id, snapshot, summary.as_ref()))?;
         } else {
-            table.row(row(id, snapshot, summary.as_ref(), forgotten));
+            let mut cells = Vec::from(row(id, snapshot, summary.as_ref(), forgotten));
+            if state.pool {
+                cells.insert(2, tenant_of(state, snapshot).unwrap_or_default());
+            }
+            table.row(cells);
         }
     }
     if !ctx.output.json {
@@ -107,13 +114,14 @@ fn row(id: &SnapshotId, snapshot: &SnapshotState, summary: Option<&Summary>, for
 }
 
 /// A snapshot as JSON.
-pub fn message(id: &SnapshotId, snapshot: &SnapshotState, summary: Option<&Summary>) -> json::Snapshot {
+pub fn message(state: &State, id: &SnapshotId, snapshot: &SnapshotState, summary: Option<&Summary>) -> json::Snapshot {
     let text = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
     json::Snapshot {
         time: json::Time::of(snapshot.captured),
         recorded: json::Time::of(snapshot.recorded),
         parent: summary.and_then(|s| s.parent).map(|id| id.to_hex()),
         paths: summary.iter().flat_map(|s| &s.paths).map(text).collect(),
+        whose: json::Whose::of(state, snapshot),
         hostname: snapshot.host.clone(),
         source: snapshot.source.clone(),
         tags: snapshot.tags.iter().cloned().collect(),

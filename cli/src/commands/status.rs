@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use repo::clock::Time;
 use repo::error::Result;
 use repo::format::record::{CheckState, State};
+use repo::history::{History, tenant_name};
 use repo::open::Access;
 use repo::status::{Freshness, damage_is_open, status};
 use repo::times::Times;
@@ -21,7 +22,7 @@ use crate::output::{Output, json};
 
 /// What is told, and whether it is as it should be.
 struct Report<'a> {
-    found: &'a BTreeMap<(String, String), Freshness>,
+    found: &'a BTreeMap<History, Freshness>,
     state: &'a State,
     now: Time,
     is_late: &'a dyn Fn(&Freshness) -> bool,
@@ -34,7 +35,7 @@ struct Report<'a> {
 pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Read)?;
     let state = repo.log.state();
-    let ids = which::resolve_all(&repo, &[], &which::filter(&args.filter))?;
+    let ids = which::resolve_all(&repo, &[], &which::filter(&repo, &args.filter)?)?;
     let chosen: std::collections::BTreeSet<_> = ids.into_iter().collect();
     let now = repo.clock.now();
     let found = status(&state, &Times::of(&state, now), &|id, _| chosen.contains(id));
@@ -63,10 +64,12 @@ pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
 
 impl Report<'_> {
     fn tell_json(&self, output: &Output) -> Result<()> {
-        for ((host, source), f) in self.found {
+        for (history, f) in self.found {
+            let newest = self.state.snapshots.get(&f.newest);
             output.message(&json::SourceStatus {
-                hostname: host.clone(),
-                source: source.clone(),
+                whose: newest.map(|s| json::Whose::of(self.state, s)).unwrap_or_default(),
+                hostname: history.host.clone(),
+                source: history.source.clone(),
                 snapshot_id: f.newest.to_hex(),
                 time: json::Time::of(f.captured),
                 received: json::Time::of(f.received),
@@ -93,17 +96,22 @@ impl Report<'_> {
 
     /// With `-q` only what gives exit code 5.
     fn tell(&self, output: &Output) -> Result<()> {
-        let mut table = Table::new(&["Host", "Source", "Newest", "Time", ">Age", ">Snapshots", ""]);
+        let pool = self.state.pool;
+        let mut titles = vec!["Host", "Source", "Newest", "Time", ">Age", ">Snapshots", ""];
+        if pool {
+            titles.insert(0, "Tenant");
+        }
+        let mut table = Table::new(&titles);
         let (mut rows, mut ahead) = (0, 0);
-        for ((host, source), f) in self.found {
+        for (history, f) in self.found {
             let late = (self.is_late)(f);
             if output.quiet && !late {
                 continue;
             }
             (rows, ahead) = (rows + 1, ahead + f.ahead);
-            table.row([
-                host.clone(),
-                source.clone(),
+            let mut cells = vec![
+                history.host.clone(),
+                history.source.clone(),
                 f.newest.short(),
                 human::time(human::timestamp(f.captured)),
                 age(f.age(self.now)),
@@ -113,7 +121,11 @@ impl Report<'_> {
                     (_, true) => "LATE".to_owned(),
                     _ => String::new(),
                 },
-            ]);
+            ];
+            if pool {
+                cells.insert(0, history.tenant.map_or_else(String::new, |number| tenant_name(self.state, number)));
+            }
+            table.row(cells);
         }
         match (self.found.is_empty(), self.late) {
             (true, true) => output.line("no snapshots: LATE")?,

@@ -22,13 +22,14 @@ pub fn run(ctx: &Context, args: TagArgs) -> Result<ExitCode> {
         add: tags(&args.add),
     };
     let repo = open_repository(ctx, Access::Write)?;
-    let ids = which::resolve_all(&repo, &args.snapshots, &which::filter(&args.filter))?;
-    let mut changed = 0;
+    let ids = which::resolve_all(&repo, &args.snapshots, &which::filter(&repo, &args.filter)?)?;
+    let (state, mut changed) = (repo.log.state(), 0);
     tag(&repo, &ids, &change, &mut |id, tags| {
         changed += 1;
         let tags: Vec<String> = tags.iter().cloned().collect();
         if ctx.output.json {
-            return ctx.output.message(&json::Tagged { snapshot_id: id.to_hex(), tags });
+            let whose = state.snapshots.get(id).map(|s| json::Whose::of(&state, s)).unwrap_or_default();
+            return ctx.output.message(&json::Tagged { snapshot_id: id.to_hex(), whose, tags });
         }
         let shown = if tags.is_empty() { "no tags".to_owned() } else { human::path(tags.join(",").as_bytes()) };
         ctx.output.line(format!("{}: {shown}", id.short()))

@@ -8,32 +8,40 @@ use repo::id::SnapshotId;
 use repo::open::Repository;
 use repo::select::{self, Filter, Name};
 use repo::snapshots::Summaries;
+use repo::tenants;
 use repo::times::Times;
 
 use crate::args;
 use crate::select::SnapshotName;
 
 /// The filter options as the engine takes them.
-pub fn filter(args: &args::Filter) -> Filter {
-    Filter {
+///
+/// # Errors
+/// As [`tenants::numbers`].
+pub fn filter(repo: &Repository, args: &args::Filter) -> Result<Filter> {
+    Ok(Filter {
         hosts: args.host.clone(),
         at: args.at.as_ref().map(|at| Time(i64::try_from(at.last().as_nanosecond()).unwrap_or(i64::MAX))),
-        ..rest(&args.rest)
-    }
+        ..rest(repo, &args.rest)?
+    })
 }
 
 /// As [`filter`], for commands whose `-H` means something else.
-pub fn history_filter(args: &args::HistoryFilter) -> Filter {
-    Filter { hosts: args.host.clone(), ..rest(&args.rest) }
+///
+/// # Errors
+/// As [`filter`].
+pub fn history_filter(repo: &Repository, args: &args::HistoryFilter) -> Result<Filter> {
+    Ok(Filter { hosts: args.host.clone(), ..rest(repo, &args.rest)? })
 }
 
-fn rest(args: &args::FilterRest) -> Filter {
-    Filter {
+fn rest(repo: &Repository, args: &args::FilterRest) -> Result<Filter> {
+    Ok(Filter {
+        tenants: tenants::numbers(&repo.log.state(), &args.tenant)?,
         sources: args.source.clone(),
         tags: args.tag.iter().map(|list| list.0.clone()).collect(),
         paths: args.path.iter().map(|p| p.as_os_str().as_bytes().to_vec()).collect(),
         ..Filter::default()
-    }
+    })
 }
 
 /// The name as the engine takes it.

@@ -410,7 +410,8 @@ impl Mount {
         let outside = fs::metadata(at.parent().unwrap()).unwrap().dev();
         eventually("the mount comes up", || {
             assert!(!process.ended(), "mount ended: {}", process.stderr());
-            fs::symlink_metadata(at).is_ok_and(|m| m.dev() != outside) && at.join("hosts").exists()
+            fs::symlink_metadata(at).is_ok_and(|m| m.dev() != outside)
+                && (at.join("hosts").exists() || at.join("tenants").exists())
         });
         Mount { at: at.to_owned(), _undo: undo, process }
     }

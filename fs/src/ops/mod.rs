@@ -62,6 +62,7 @@ pub struct Ops {
     roots: Mutex<LruCache<u64, Arc<Node>>>,
     counts: Mutex<LruCache<ContentHash, u64>>,
     names: Mutex<LruCache<(u64, u64), tree::Names>>,
+    by_tenant: bool,
     usage: Mutex<Option<(Instant, Usage)>>,
     reported: Mutex<HashSet<u64>>,
     started: i64,
@@ -85,7 +86,8 @@ impl Ops {
     /// What the view gives.
     pub fn new(view: Arc<dyn View>, appearance: Appearance) -> Result<Ops> {
         let version = view.version()?;
-        let layout = Arc::new(Layout::new(view.snapshots()?, None));
+        let by_tenant = view.by_tenant();
+        let layout = Arc::new(Layout::new(view.snapshots()?, by_tenant, None));
         let source = view.source();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Ok(Ops {
@@ -99,6 +101,7 @@ impl Ops {
             roots: Mutex::new(LruCache::new(capacity(ROOTS))),
             counts: Mutex::new(LruCache::new(capacity(COUNTS))),
             names: Mutex::new(LruCache::new(capacity(8))),
+            by_tenant,
             usage: Mutex::default(),
             reported: Mutex::default(),
             started: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
@@ -115,7 +118,7 @@ impl Ops {
         if version == shown {
             return Ok(Vec::new());
         }
-        let next = Arc::new(Layout::new(self.view.snapshots()?, Some(&old)));
+        let next = Arc::new(Layout::new(self.view.snapshots()?, self.by_tenant, Some(&old)));
         let mut changes = old.changes(&next);
         if !changes.is_empty() {
             changes.extend(old.version_roots().chain(self.table.unions()).map(Change::Listing));
@@ -193,7 +196,7 @@ impl Ops {
             return Ok(node.clone());
         }
         let snap = layout.snap(index);
-        let path = format!("hosts/{}/{}/{}", snap.host, snap.source, snap.time);
+        let path = snap.path();
         match self.view.manifest(&snap.info.id) {
             Ok(manifest) => {
                 let node = Arc::new(Node::root(up, &path, snap.info.id, manifest.root));
@@ -220,7 +223,7 @@ impl Ops {
             return node.clone();
         }
         let history = layout.history(source_dir);
-        let path = history.first().map_or_else(String::new, |s| format!("versions/{}/{}", s.host, s.source));
+        let path = history.first().map_or_else(String::new, |snap| snap.versions());
         let slot = crate::versions::Slot::new(source_dir);
         let node = Arc::new(Node::union(None, up, ino, path.as_bytes(), slot));
         self.roots.lock().put(ino, node.clone());

@@ -233,8 +233,7 @@ impl Ops {
                 Ok(manifest) => gather.add(&moment, manifest.root),
                 Err(e) if e.kind() == repo::error::Kind::NotFound => {}
                 Err(e) => {
-                    let path = || format!("hosts/{}/{}/{}", snap.host, snap.source, snap.time);
-                    self.report(Hash::snapshot(&snap.info.id), path, &e);
+                    self.report(Hash::snapshot(&snap.info.id), || snap.path(), &e);
                 }
             }
         }

@@ -4,8 +4,11 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use fs::errno::errno;
+use fs::number::ROOT;
+use fs::ops::{Appearance, Found, Listed, Ops, Presentation};
 use fs::view::{SnapshotInfo, Usage, View};
 use parking_lot::Mutex;
 use repo::crypto::hash::{ChunkKind, content_hash};
@@ -152,6 +155,7 @@ pub struct Memory {
     version: AtomicU64,
     pub manifests: AtomicU64,
     pub reports: Mutex<Vec<String>>,
+    pub by_tenant: AtomicBool,
 }
 
 /// 2026-11-22T09-51-56Z
@@ -168,10 +172,26 @@ impl Memory {
     }
 
     pub fn add(&self, id: SnapshotId, host: &str, source: &str, captured: i64, tags: &[&str], root: Entry) {
+        self.add_of(None, id, host, source, captured, tags, root);
+    }
+
+    /// As `add`, of a tenant.
+    #[allow(clippy::too_many_arguments)]
+    pub fn add_of(
+        &self,
+        tenant: Option<&str>,
+        id: SnapshotId,
+        host: &str,
+        source: &str,
+        captured: i64,
+        tags: &[&str],
+        root: Entry,
+    ) {
         let tags: Vec<String> = tags.iter().map(|t| t.to_string()).collect();
         let (host, source) = (host.to_owned(), source.to_owned());
         let info = SnapshotInfo {
             id,
+            tenant: tenant.map(Into::into),
             host: host.clone(),
             source: source.clone(),
             captured,
@@ -213,6 +233,10 @@ impl View for Memory {
         Ok(self.state.lock().values().map(|(info, _)| info.clone()).collect())
     }
 
+    fn by_tenant(&self) -> bool {
+        self.by_tenant.load(Ordering::SeqCst)
+    }
+
     fn manifest(&self, id: &SnapshotId) -> Result<Manifest> {
         self.manifests.fetch_add(1, Ordering::SeqCst);
         let found = self.state.lock().get(id).map(|(_, m)| m.clone());
@@ -229,6 +253,60 @@ impl View for Memory {
 
     fn report(&self, path: &str, error: &Error) {
         self.reports.lock().push(format!("{path}: {error}"));
+    }
+}
+
+pub fn ops(memory: &Arc<Memory>) -> Ops {
+    presented(memory, None)
+}
+
+pub fn presented(memory: &Arc<Memory>, presentation: Option<Presentation>) -> Ops {
+    Ops::new(memory.clone(), Appearance { owner: (7, 8), presentation, threads: 1 }).unwrap()
+}
+
+pub fn walk(ops: &Ops, path: &str) -> u64 {
+    path.split('/').filter(|p| !p.is_empty()).fold(ROOT, |at, name| match ops.lookup(at, name.as_bytes()).unwrap() {
+        Found::Entry(found) => found.attr.ino,
+        _ => panic!("no {name} in {path}"),
+    })
+}
+
+pub fn list(ops: &Ops, ino: u64) -> Vec<Listed> {
+    let (mut out, mut at) = (Vec::new(), 0);
+    loop {
+        let mut listing = ops.list(ino, at).unwrap();
+        let before = out.len();
+        // Few at a time, as the kernel does.
+        while let Some(entry) = ops.next(&mut listing) {
+            if out.len() - before == 5 {
+                ops.unlist(&entry);
+                break;
+            }
+            at = entry.next;
+            out.push(entry);
+        }
+        if out.len() == before {
+            assert_eq!((&out[0].name[..], &out[1].name[..]), (&b"."[..], &b".."[..]));
+            return out.split_off(2);
+        }
+    }
+}
+
+pub fn names(ops: &Ops, path: &str) -> Vec<String> {
+    let mut names: Vec<_> =
+        list(ops, walk(ops, path)).iter().map(|e| String::from_utf8_lossy(&e.name).into_owned()).collect();
+    names.sort();
+    names
+}
+
+pub fn read_all(ops: &Ops, ino: u64, step: u32) -> std::result::Result<Vec<u8>, i32> {
+    let (mut out, mut scratch) = (Vec::new(), Vec::new());
+    loop {
+        let got = ops.read(ino, out.len() as u64, step, &mut scratch).map_err(|e| errno(&e))?.to_vec();
+        if got.is_empty() {
+            return Ok(out);
+        }
+        out.extend(got);
     }
 }
 

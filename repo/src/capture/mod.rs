@@ -170,8 +170,16 @@ pub struct Outcome {
 ///
 /// # Errors
 /// `Interrupted` when the user stops it: what was stored stays and is not stored again. `Refused` for a source
-/// inside the repository or one whose paths changed. Unreadable files are no error: `stats.errors` counts them.
+/// inside the repository or one whose paths changed, and at a pool. Unreadable files are no error: `stats.errors` counts them.
 pub fn backup(repo: &Repository, options: Options, monitor: &dyn Monitor) -> Result<Outcome> {
+    if repo.log.state().pool {
+        // Without an owner it would be in no tenant's view, quota or retention.
+        return Err(Error::new(
+            Kind::Refused,
+            "a pool takes in what its tenants push, and makes no backups of its own",
+        )
+        .remedy("back up into a repository of its own (`packmule init`), and push that here: `packmule sync push`"));
+    }
     let mut job = commit::Job::new(repo, &options, monitor)?;
     if let Some(parent) = &job.parent {
         Counters::add(&monitor.counters().total_files, parent.stats.files);

@@ -54,6 +54,10 @@ pub enum ReadData {
 pub struct About<'a> {
     /// Its id.
     pub id: SnapshotId,
+    /// At a pool: its tenant's name.
+    pub tenant: Option<&'a str>,
+    /// At a pool: its id at the tenant's own repository.
+    pub original: Option<SnapshotId>,
     /// Its host.
     pub host: &'a str,
     /// Its source.

@@ -19,6 +19,7 @@ use crate::format::manifest::Manifest;
 use crate::format::node::DirChild;
 use crate::format::record::{Position, SnapshotState};
 use crate::format::tree::{Content, DirRef, Entry};
+use crate::history::tenant_of;
 use crate::id::{ChunkId, ContentHash, PackId, SnapshotId};
 use crate::index::Location;
 use crate::limits::MAX_DEPTH;
@@ -129,7 +130,8 @@ impl Check<'_> {
             seen,
         };
         for (id, snapshot) in &state.snapshots {
-            walk.snapshot(id, snapshot)?;
+            let tenant = tenant_of(&state, snapshot);
+            walk.snapshot(id, snapshot, tenant.as_deref())?;
         }
         let missing = walk.missing;
         self.lost_packs(&missing)
@@ -137,10 +139,11 @@ impl Check<'_> {
 }
 
 impl Walk<'_, '_> {
-    fn snapshot(&mut self, id: &SnapshotId, known: &SnapshotState) -> Result<()> {
+    fn snapshot(&mut self, id: &SnapshotId, known: &SnapshotState, tenant: Option<&str>) -> Result<()> {
         self.check.stopped()?;
         (self.current, self.gone) = (*id, false);
-        let about = About { id: *id, host: &known.host, source: &known.source, captured: known.captured };
+        let (host, source, original) = (&*known.host, &*known.source, known.origin.map(|origin| origin.id));
+        let about = About { id: *id, tenant, original, host, source, captured: known.captured };
         let manifest = match self.manifest(id, known) {
             Ok(manifest) => manifest,
             Err(e) => {

@@ -27,7 +27,7 @@ impl Affected {
     /// no snapshot had it so far.
     pub fn add(&mut self, about: &About<'_>, path: &Path, reason: &str, place: impl Fn() -> String) -> bool {
         self.snapshots.entry(about.id).or_insert_with(|| (place(), 0)).1 += 1;
-        let hash = self.hasher.hash_one((about.host, about.source, path, reason));
+        let hash = self.hasher.hash_one((about.tenant, about.host, about.source, path, reason));
         let new = if self.known.len() < MAX_KNOWN { self.known.insert(hash) } else { !self.known.contains(&hash) };
         self.count += u64::from(new);
         new
@@ -46,7 +46,8 @@ mod tests {
 
     fn add(to: &mut Affected, snapshot: u8, path: &str, reason: &str) -> bool {
         let id = SnapshotId([snapshot; 32]);
-        let about = About { id, host: "web", source: "data", captured: Time::from_secs(0) };
+        let about =
+            About { id, tenant: None, original: None, host: "web", source: "data", captured: Time::from_secs(0) };
         to.add(&about, Path::new(path), reason, || format!("snapshot {snapshot}"))
     }
 
@@ -60,6 +61,17 @@ mod tests {
         let of = |n, files| format!("affected snapshot: snapshot {n}: {files}");
         assert_eq!(lines, [of(1, "1 file"), of(2, "3 files"), of(3, "1 file")]);
         assert_eq!(found.count, 3);
+    }
+
+    #[test]
+    fn equal_names_of_two_tenants_are_two_files() {
+        let mut found = Affected::default();
+        let told = [("acme", 1), ("globex", 2), ("acme", 3)].map(|(tenant, snapshot)| {
+            let (id, captured) = (SnapshotId([snapshot; 32]), Time::from_secs(0));
+            let about = About { id, tenant: Some(tenant), original: None, host: "web", source: "data", captured };
+            found.add(&about, Path::new("a"), "x", String::new)
+        });
+        assert_eq!((told, found.count), ([true, true, false], 2));
     }
 
     #[test]

@@ -1,8 +1,29 @@
 //! Messages that show what is stored: snapshots, entries, matches, differences, sizes; and a new repository.
 
+use repo::format::record::{SnapshotState, State};
+use repo::history::tenant_of;
 use serde::Serialize;
 
 use super::{MountPath, PathField, Time};
+
+/// At a pool: whose a snapshot is. Nothing elsewhere.
+#[derive(Debug, Default, Serialize)]
+pub struct Whose {
+    /// The tenant's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// The snapshot's id at the tenant's own repository, all 64 digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original: Option<String>,
+}
+
+impl Whose {
+    /// Of a snapshot in `state`.
+    pub fn of(state: &State, snapshot: &SnapshotState) -> Whose {
+        let original = snapshot.origin.map(|origin| origin.id.to_hex());
+        Whose { tenant: tenant_of(state, snapshot), original }
+    }
+}
 
 /// `snapshot`: a line of `snapshots`, and the first of `ls`.
 #[derive(Debug, Serialize)]
@@ -17,6 +38,9 @@ pub struct Snapshot {
     pub parent: Option<String>,
     /// As given to backup.
     pub paths: Vec<String>,
+    /// Whose.
+    #[serde(flatten)]
+    pub whose: Whose,
     /// The host.
     pub hostname: String,
     /// The source.
@@ -101,6 +125,9 @@ pub struct FindMatch {
     /// The entry.
     #[serde(flatten)]
     pub node: Node,
+    /// Whose the newest snapshot is.
+    #[serde(flatten)]
+    pub whose: Whose,
     /// The host.
     pub hostname: String,
     /// The source.
@@ -162,6 +189,9 @@ pub struct DiffSide {
 #[derive(Debug, Default, Serialize)]
 #[serde(tag = "message_type", rename = "stats")]
 pub struct Stats {
+    /// At a pool; absent for the whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// Absent for the whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,

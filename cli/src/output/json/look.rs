@@ -2,12 +2,15 @@
 
 use serde::Serialize;
 
-use super::{PathField, Time};
+use super::{PathField, Time, Whose};
 
 /// `source`: a line of `status`, one host and source.
 #[derive(Debug, Serialize)]
 #[serde(tag = "message_type", rename = "source")]
 pub struct SourceStatus {
+    /// Whose the newest snapshot is.
+    #[serde(flatten)]
+    pub whose: Whose,
     /// The host.
     pub hostname: String,
     /// The source.
@@ -78,6 +81,9 @@ pub struct CheckStatus {
 pub struct Tagged {
     /// The snapshot.
     pub snapshot_id: String,
+    /// Whose.
+    #[serde(flatten)]
+    pub whose: Whose,
     /// Its tags now.
     pub tags: Vec<String>,
 }
