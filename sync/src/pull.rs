@@ -88,7 +88,10 @@ fn choose(there: &[SnapshotEntry], name: &str) -> Result<SnapshotId> {
     let mut fits = there.iter().filter(|entry| !name.is_empty() && entry.id.to_hex().starts_with(&name));
     match (fits.next(), fits.next()) {
         (Some(entry), None) => Ok(entry.id),
-        (None, _) => Err(Error::new(Kind::NotFound, format!("the pool has no snapshot '{}'", name.escape_debug()))),
+        (None, _) => {
+            let none = Error::new(Kind::NotFound, format!("the pool has no snapshot '{}'", name.escape_debug()));
+            Err(none.remedy("`packmule mount DIR --remote NAME` shows what it has, in `ids`"))
+        }
         (Some(_), Some(_)) => {
             Err(Error::new(Kind::Ambiguous, format!("several snapshots begin with '{name}'"))
                 .remedy("give more digits"))

@@ -125,7 +125,7 @@ pub fn feed(site: &Site, words: &[&str], input: &str) -> Ran {
     fed(site, site.command(words), input)
 }
 
-fn fed(site: &Site, command: Command, input: &str) -> Ran {
+pub fn fed(site: &Site, command: Command, input: &str) -> Ran {
     let path = site.path().join("input");
     fs::write(&path, input).unwrap();
     Running::fed(command, Stdio::from(File::open(path).unwrap())).wait()
