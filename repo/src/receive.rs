@@ -19,7 +19,7 @@ use crate::format::footer::{Footer, FrameInfo};
 use crate::format::pack::{HEADER, TRAILER, parse_header, parse_trailer};
 use crate::id::{ChunkId, ContentHash, PackId};
 use crate::limits::MAX_FOOTER;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Void};
 use crate::open::Repository;
 use crate::pack::read::{open_footer, open_frame, verify_chunk};
 use crate::pack::writer::{PackWriter, Route, WriterParams};
@@ -40,7 +40,7 @@ pub struct Sender {
     /// What people call it.
     pub name: String,
     /// What its packs and manifests open with.
-    pub keys: Keys,
+    pub keys: Arc<Keys>,
 }
 
 impl Sender {
@@ -52,7 +52,7 @@ impl Sender {
         let state = repo.log.state();
         let none = || Error::new(Kind::Refused, "this tenant was removed or suspended");
         let tenant = state.tenants.get(&number).filter(|t| t.removed.is_none() && !t.suspended).ok_or_else(none)?;
-        let keys = tenants::keys_of(&repo.keys, number, tenant)?;
+        let keys = Arc::new(tenants::keys_of(&repo.keys, number, tenant)?);
         Ok(Sender { number, name: tenant.name.clone(), keys })
     }
 }
@@ -63,7 +63,13 @@ pub struct Receiver {
     session: Arc<Session>,
     writer: Option<PackWriter>,
     /// What was absorbed and is not yet durable, by tenant.
-    fresh: BTreeMap<u32, Vec<(ChunkId, u32)>>,
+    fresh: BTreeMap<u32, Fresh>,
+}
+
+/// What of a tenant's was absorbed.
+struct Fresh {
+    keys: Arc<Keys>,
+    chunks: Vec<(ChunkId, u32)>,
 }
 
 impl Receiver {
@@ -103,7 +109,8 @@ impl Receiver {
                 }
             }
         }
-        self.fresh.entry(from.number).or_default().extend(owned);
+        let new = || Fresh { keys: Arc::clone(&from.keys), chunks: Vec::new() };
+        self.fresh.entry(from.number).or_insert_with(new).chunks.extend(owned);
         Ok(())
     }
 
@@ -136,7 +143,14 @@ impl Receiver {
         if let Some(writer) = self.writer.take() {
             writer.finish()?;
         }
-        fresh.iter().try_for_each(|(tenant, chunks)| self.repo.index.own(*tenant, chunks))
+        for (tenant, Fresh { keys, chunks }) in &fresh {
+            // Where a prune has put in doubt what it owned before, that comes first: what is there of it may be too much.
+            if self.repo.index.ownership(*tenant)?.is_none() {
+                derive_owned(&self.repo, *tenant, keys, &Void::default())?;
+            }
+            self.repo.index.own(*tenant, chunks)?;
+        }
+        Ok(())
     }
 
     /// Ends the session.

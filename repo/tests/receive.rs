@@ -13,11 +13,13 @@ use repo::backend::{Backend, Object};
 use repo::check::ReadData;
 use repo::crypto::hash::ChunkKind;
 use repo::error::Kind;
+use repo::forget::{self, forget_named};
 use repo::format::record::Origin;
 use repo::id::{ContentHash, PackId, SnapshotId};
 use repo::limits::MAX_MANIFEST;
 use repo::monitor::Void;
 use repo::open::Repository;
+use repo::prune::{self, prune};
 use repo::receive::{Answer, Receiver, Sender, derive_owned};
 use repo::tenants::pooled_id;
 use site::{Site, checked, noise, readable};
@@ -183,4 +185,48 @@ fn what_is_owned_is_found_again_after_the_index_was_lost() {
     assert_eq!(pool.index.ownership(ta.number).unwrap(), None);
     derive_owned(&pool, ta.number, &ta.keys, &Void::default()).unwrap();
     assert_eq!(pool.index.ownership(ta.number).unwrap(), Some(before));
+}
+
+#[test]
+fn what_only_others_still_need_is_owned_no_more_after_a_prune() {
+    let (_disk, pool) = pool();
+    let (a, b) = (Site::filled(), Site::filled());
+    let (ra, rb) = (a.open(), b.open());
+    let (ta, tb) = (join(&pool, "acme", &ra), join(&pool, "globex", &rb));
+    deliver(&pool, &ta, &a, &ra);
+    deliver(&pool, &tb, &b, &rb);
+    a.write("dir/own", &noise(50, 90_000));
+    a.backup(&ra);
+    deliver(&pool, &ta, &a, &ra);
+    let owned: Vec<ContentHash> = {
+        let mut all = Vec::new();
+        let manifest = repo::snapshots::manifest(&rb, &snapshots(&rb)[0]).unwrap();
+        repo::tree::closure::walk(rb.store().as_ref(), &manifest, &Void::default(), &mut |h, kind| {
+            if kind == ChunkKind::Data {
+                all.push(*h);
+            }
+            Ok(true)
+        })
+        .unwrap();
+        all
+    };
+    // The files are equal; what stands beside them (inode numbers) is not.
+    let lacks = ta.lacks(&pool, &owned).unwrap();
+    let owned: Vec<ContentHash> = owned.into_iter().zip(lacks).filter(|(_, lacks)| !lacks).map(|(h, _)| h).collect();
+    assert!(owned.len() > 20, "{}", owned.len());
+    // All of acme goes; globex still needs what they shared.
+    let of_acme = |s: &repo::format::record::SnapshotState| s.origin.is_some_and(|o| o.tenant == ta.number);
+    let ids: Vec<SnapshotId> =
+        pool.log.state().snapshots.iter().filter(|(_, s)| of_acme(s)).map(|(id, _)| *id).collect();
+    forget_named(&pool, &ids, &forget::Options::default(), &Void::default()).unwrap();
+    let options = prune::Options { release_held: true, max_unused: prune::MaxUnused::Bytes(0), ..Default::default() };
+    prune(&pool, &options, &Void::default()).unwrap();
+    // A small delivery first: what it brings must not vouch for the rest.
+    let mut receiver = Receiver::begin(Arc::clone(&pool), &Void::default()).unwrap();
+    let small = *a.packs().last().unwrap();
+    receiver.absorb(&ta, &small, &pack(&a, small)).unwrap();
+    receiver.settle().unwrap();
+    assert!(ta.lacks(&pool, &owned).unwrap().iter().all(|lacks| *lacks), "what globex has does not show");
+    assert!(tb.lacks(&pool, &owned).unwrap().iter().all(|lacks| !lacks));
+    receiver.end().unwrap();
 }
