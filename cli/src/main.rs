@@ -30,6 +30,9 @@ use context::Context;
 use exit::ExitCode;
 use output::{Output, json};
 
+/// What this program calls itself, in snapshots and to other sides.
+const PROGRAM: &str = concat!("packmule ", env!("CARGO_PKG_VERSION"));
+
 fn main() -> std::process::ExitCode {
     signals::default_sigpipe();
     repo::capture::raise_open_files();

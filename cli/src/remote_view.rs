@@ -16,12 +16,11 @@ use sync::fetch::{self, Remote};
 use sync::remote::dial;
 use sync::wire::Connection;
 
+use crate::PROGRAM;
 use crate::output::Output;
 
 /// What is there is looked up again after this long: each time costs the link.
 const REFRESH: Duration = Duration::from_secs(60);
-/// What this program calls itself to the pool.
-pub const PROGRAM: &str = concat!("packmule ", env!("CARGO_PKG_VERSION"));
 
 /// A remote's snapshots. Several threads ask; one connection answers them.
 pub struct RemoteView {

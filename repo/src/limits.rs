@@ -60,6 +60,8 @@ pub const PACK_SIZE_MIN: usize = 4 * MIB;
 pub const PACK_SIZE_MAX: usize = 64 * MIB;
 /// The largest sealed footer.
 pub const MAX_FOOTER: usize = 64 * MIB;
+/// A pack's whole file: frames may pass the pack size by one of them, and the footer follows.
+pub const MAX_PACK: usize = 2 * PACK_SIZE_MAX + MAX_FOOTER;
 /// The largest sealed manifest.
 pub const MAX_MANIFEST: usize = 16 * MIB;
 /// The largest sealed log record (checkpoints grow with the number of snapshots).

@@ -16,7 +16,7 @@ use crate::format::record::{Outcome, PackRef, Record, SessionState};
 use crate::id::{PackId, SessionId};
 use crate::index::Flags;
 use crate::keyslots::Secret;
-use crate::limits::{MAX_FOOTER, MIB, PACK_SIZE_MAX};
+use crate::limits::{MAX_PACK, MIB};
 use crate::lock::{COMMIT_WAIT, SessionGuard};
 use crate::monitor::{Event, Monitor, Void};
 use crate::open::{Access, Repository, Sealed, bring_up, mend_config};
@@ -28,8 +28,6 @@ use crate::sweep::finish_intent;
 
 /// Footers in one roll-up, in bytes.
 const FOOTERS: usize = 8 * MIB;
-/// The largest pack: its frames may pass its size by one, then comes the footer.
-pub(crate) const MAX_PACK: usize = PACK_SIZE_MAX * 2 + MAX_FOOTER;
 
 impl Sealed {
     /// Opens the repository with `secret`: log and index, and for writing whatever a crash left is mended.

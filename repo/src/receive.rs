@@ -22,7 +22,7 @@ use crate::limits::MAX_FOOTER;
 use crate::monitor::{Monitor, Void};
 use crate::open::Repository;
 use crate::pack::read::{open_footer, open_frame, verify_chunk};
-use crate::pack::writer::{PackWriter, Route, WriterParams};
+use crate::pack::writer::{PackWriter, Route};
 use crate::session::Session;
 use crate::tenants;
 
@@ -30,8 +30,6 @@ pub use accept::{Answer, MISSING_MOST, derive_owned};
 
 /// Frames opened at a time, before they are stored in order.
 const FRAMES: usize = 32;
-/// zstd's level.
-const LEVEL: i32 = 3;
 
 /// A tenant, ready to deliver.
 pub struct Sender {
@@ -121,16 +119,7 @@ impl Receiver {
             FrameKind::Data if large => Route::Large,
             FrameKind::Data => Route::Small,
         };
-        let writer = self.writer.get_or_insert_with(|| {
-            let params = WriterParams {
-                keys: Arc::clone(&self.repo.keys),
-                index: self.repo.index.clone(),
-                session: self.session.id(),
-                pack_size: self.repo.config.pack_size as usize,
-                level: LEVEL,
-            };
-            PackWriter::start(params, Box::new(SessionSink::new(&self.repo, Arc::clone(&self.session))))
-        });
+        let writer = self.writer.get_or_insert_with(|| SessionSink::writer(&self.repo, &self.session));
         writer.store(route, kind, h, bytes).map(drop)
     }
 

@@ -32,8 +32,7 @@ impl fmt::Display for Invitation {
         let key = self.host_key.text();
         let key = key.split(' ').nth(1).unwrap_or_default();
         let sort = if self.sealed { "sealed" } else { "pooled" };
-        let Address { host, port, .. } = &self.address;
-        let place = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let place = self.address.place();
         let line = Zeroizing::new(format!("{MARK}:{}:{sort}:{key}:{}:{place}", self.tenant, hex(&*self.token)));
         write!(f, "{}:{}", *line, check(&line))
     }
@@ -55,9 +54,6 @@ impl Invitation {
                 .remedy("paste the whole line that `packmule tenant invite` printed")
         };
         let line = line.trim();
-        if !line.starts_with(MARK) {
-            return Err(wrong("it does not begin like one"));
-        }
         let (line, told) = line.rsplit_once(':').ok_or_else(|| wrong("it is not whole"))?;
         if check(line) != told {
             return Err(wrong("it is not whole, or a character in it is wrong"));

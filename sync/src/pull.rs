@@ -14,7 +14,7 @@ use repo::monitor::{Counters, Event, Monitor};
 use repo::open::Repository;
 use repo::pack::source::{Chunk, FrameSource};
 use repo::pack::store::PackStore;
-use repo::pack::writer::{PackWriter, Route, WriterParams};
+use repo::pack::writer::{PackWriter, Route};
 use repo::session::Session;
 use repo::snapshots;
 use repo::tree::closure;
@@ -26,8 +26,6 @@ use crate::wire::SnapshotEntry;
 const AHEAD: usize = 192;
 /// Snapshots brought in before they are recorded together.
 const TOGETHER: usize = 16;
-/// zstd's level.
-const LEVEL: i32 = 3;
 
 /// What a pull did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,14 +131,7 @@ struct Pull<'a> {
 impl Pull<'_> {
     /// Stores what these reach, and records them.
     fn group(&mut self, manifests: Vec<Manifest>, monitor: &dyn Monitor) -> Result<()> {
-        let params = WriterParams {
-            keys: Arc::clone(&self.repo.keys),
-            index: self.repo.index.clone(),
-            session: self.session.id(),
-            pack_size: self.repo.config.pack_size as usize,
-            level: LEVEL,
-        };
-        let mut writer = PackWriter::start(params, Box::new(SessionSink::new(self.repo, Arc::clone(self.session))));
+        let mut writer = SessionSink::writer(self.repo, self.session);
         let mut whole = Vec::new();
         for manifest in manifests {
             match self.one(&manifest, &mut writer, monitor) {

@@ -63,7 +63,7 @@ fn options(args: &BackupArgs) -> Result<Options> {
         source: args.source.clone(),
         allow_changed_paths: args.change_paths,
         username: user_name(),
-        program: concat!("packmule ", env!("CARGO_PKG_VERSION")).to_owned(),
+        program: crate::PROGRAM.to_owned(),
         tags: args.tag.iter().flat_map(|list| list.0.iter().cloned()).collect(),
         excludes: args.exclude_patterns()?,
         iexcludes: args.iexclude.clone(),

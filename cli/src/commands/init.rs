@@ -26,10 +26,10 @@ pub fn run(ctx: &Context, args: InitArgs) -> Result<ExitCode> {
         // Before a password is asked for.
         return Err(Error::new(Kind::Exists, "there is a repository already at").at(root));
     }
-    // Before the invitation is taken up.
     args.from_invitation.as_deref().map(valid_name).transpose()?;
-    let anew = args.from_invitation.as_ref().map(|_| remote::anew(&read_invitation()?, &host_name()?)).transpose()?;
     let password = ctx.initial_password()?;
+    // Last of what can go wrong beforehand: an invitation is good once.
+    let anew = args.from_invitation.as_ref().map(|_| remote::anew(&read_invitation()?, &host_name()?)).transpose()?;
     let slots = NewSlots {
         passphrase: Some((&password, &args.label)),
         cost: Argon2Cost::DEFAULT,

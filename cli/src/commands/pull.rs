@@ -8,12 +8,12 @@ use serde::Serialize;
 use sync::{pull, remote};
 
 use super::open::open_repository;
+use crate::PROGRAM;
 use crate::args::SyncPullArgs;
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::human;
 use crate::progress::Job;
-use crate::remote_view::PROGRAM;
 
 /// The result as JSON.
 #[derive(Serialize)]

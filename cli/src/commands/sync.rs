@@ -16,6 +16,7 @@ use sync::sealed::{self, Options, Report};
 use sync::ssh::is_transient;
 
 use super::open::{open_repository, place};
+use crate::PROGRAM;
 use crate::args::{SyncAction, SyncArgs, SyncPushArgs};
 use crate::context::Context;
 use crate::exit::ExitCode;
@@ -70,27 +71,10 @@ pub fn run(ctx: &Context, args: SyncArgs) -> Result<ExitCode> {
 
 fn push(ctx: &Context, args: &SyncPushArgs) -> Result<ExitCode> {
     let started = Instant::now();
-    // A name may be a remote's; what has a slash in it, or is there, is a directory.
-    let name = args.to.to_str().filter(|name| valid_name(name).is_ok());
-    let directory = Path::new(&args.to);
-    if name.is_none() {
-        return to_directory(ctx, args, directory, started);
-    }
-    let repo = open_repository(ctx, Access::Read)?;
-    match name.filter(|name| repo.log.state().remotes.contains_key(*name)) {
-        Some(name) => {
-            let name = name.to_owned();
-            drop(repo);
-            to_remote(ctx, args, &name, started)
-        }
-        None if directory.is_dir() => {
-            drop(repo);
-            to_directory(ctx, args, directory, started)
-        }
-        None => remote::find(&repo, name.unwrap_or_default()).map(|_| ExitCode::Ok).map_err(|e| {
-            let shown = human::path(args.to.as_encoded_bytes());
-            e.remedy(format!("`packmule remote list` shows those there are; write ./{shown} for a directory"))
-        }),
+    match args.to.to_str().filter(|name| valid_name(name).is_ok()) {
+        Some(name) => to_remote(ctx, args, name, started),
+        // What has a slash in it is a directory.
+        None => to_directory(ctx, args, Path::new(&args.to), started),
     }
 }
 
@@ -101,7 +85,9 @@ fn to_remote(ctx: &Context, args: &SyncPushArgs, name: &str, started: Instant) -
     }
     // It notes how far the remote has everything.
     let repo = open_repository(ctx, Access::Write)?;
-    let known = remote::find(&repo, name)?;
+    let known = remote::find(&repo, name).map_err(|e| {
+        e.remedy(format!("`packmule remote list` shows those there are; write ./{name} for a directory"))
+    })?;
     let mut wait = FIRST_WAIT;
     let report = loop {
         let progress = ctx.monitor(Job::Other("packs"));
@@ -149,9 +135,8 @@ fn push_once(
     for warning in link.warnings() {
         progress.event(Event::Notice(warning));
     }
-    let program = concat!("packmule ", env!("CARGO_PKG_VERSION"));
     let options = sync::push::Options { audit: args.audit };
-    let done = sync::push::push(repo, link.channel()?, program, options, progress);
+    let done = sync::push::push(repo, link.channel()?, PROGRAM, options, progress);
     link.close();
     done
 }

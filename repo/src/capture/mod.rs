@@ -54,21 +54,18 @@ use crate::format::manifest::{Manifest, Stats};
 use crate::format::node::{self, Node};
 use crate::format::record::Outcome as Ended;
 use crate::format::tree::{Content, Entry, Extent, FileTime, XattrValue};
-use crate::id::{ContentHash, SnapshotId};
+use crate::id::{ContentHash, SessionId, SnapshotId};
 use crate::lock::Patience;
 use crate::monitor::{Counters, Event, Monitor};
 use crate::open::Repository;
 use crate::pack::source::FrameSource;
-use crate::pack::writer::{PackSink, PackWriter, Totals, WriterParams};
+use crate::pack::writer::{PackWriter, Totals};
 use crate::session::Session;
 
 pub use descriptors::raise_open_files;
 pub use exclude::{Marker, Patterns};
 pub use sink::SessionSink;
 pub use stdin::Stdin;
-
-/// zstd's level.
-const LEVEL: i32 = 3;
 
 /// Which snapshot to compare with.
 #[derive(Clone, Copy, Debug, Default)]
@@ -237,20 +234,12 @@ fn capture(
     session: Option<&Arc<Session>>,
     monitor: &dyn Monitor,
 ) -> Result<Outcome> {
-    let sink: Box<dyn PackSink> = match session {
-        Some(session) => Box::new(SessionSink::new(repo, Arc::clone(session))),
-        None => Box::new(Discard),
-    };
-    let params = WriterParams {
-        keys: Arc::clone(&repo.keys),
-        index: repo.index.clone(),
-        session: session.map_or_else(crate::id::SessionId::random, |s| s.id()),
-        pack_size: repo.config.pack_size as usize,
-        level: LEVEL,
-    };
     let stdin = options.stdin.take();
     let streamed = stdin.is_some();
-    let mut writer = PackWriter::start(params, sink);
+    let mut writer = match session {
+        Some(session) => SessionSink::writer(repo, session),
+        None => PackWriter::start(sink::params(repo, SessionId::random()), Box::new(Discard)),
+    };
     let failures = Failures::new(monitor);
     let mut made = read_sources(repo, &options, job, stdin, &mut writer, &failures, monitor)?;
     if !streamed && failures.missing() >= job.stored.len() as u64 {

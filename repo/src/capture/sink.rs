@@ -9,20 +9,34 @@ use crate::error::Result;
 use crate::follow::{Followed, follow};
 use crate::format::footer::{RollupEntry, encode_rollup};
 use crate::format::record::PackRef;
-use crate::id::ContentHash;
+use crate::id::{ContentHash, SessionId};
 use crate::index::Index;
 use crate::limits::MIB;
 use crate::log::Log;
 use crate::monitor::Void;
 use crate::open::bring_up;
 use crate::pack::build::FinishedPack;
-use crate::pack::writer::PackSink;
+use crate::pack::writer::{PackSink, PackWriter, WriterParams};
 use crate::session::Session;
 
 /// Footers gathered before they are recorded …
 const FOOTERS: usize = 8 * MIB;
 /// … or the time after which packs are recorded anyway, so that other writers find them.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// zstd's level.
+const LEVEL: i32 = 3;
+
+/// How packs are written to a repository.
+pub(super) fn params(repo: &crate::open::Repository, session: SessionId) -> WriterParams {
+    WriterParams {
+        keys: Arc::clone(&repo.keys),
+        index: repo.index.clone(),
+        session,
+        pack_size: repo.config.pack_size as usize,
+        level: LEVEL,
+    }
+}
 
 /// Stores and records packs of one session.
 pub struct SessionSink {
@@ -39,6 +53,12 @@ pub struct SessionSink {
 }
 
 impl SessionSink {
+    /// A writer of the session's packs.
+    pub fn writer(repo: &crate::open::Repository, session: &Arc<Session>) -> PackWriter {
+        let sink = Box::new(SessionSink::new(repo, Arc::clone(session)));
+        PackWriter::start(params(repo, session.id()), sink)
+    }
+
     /// For an open repository's parts.
     pub fn new(repo: &crate::open::Repository, session: Arc<Session>) -> SessionSink {
         SessionSink {

@@ -10,7 +10,7 @@ use crate::format::footer::Footer;
 use crate::format::pack::{HEADER, parse_header};
 use crate::id::PackId;
 use crate::index::{Index, PackInfo};
-use crate::mend::MAX_PACK;
+use crate::limits::MAX_PACK;
 use crate::monitor::{Counters, Event};
 use crate::pack::many::{Emit, in_parallel};
 use crate::pack::read::{open_footer, open_frame, sealed_footer, verify_chunk};

@@ -63,6 +63,20 @@ pub fn verify_chunk(chunk: &ChunkInfo, raw: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// A whole pack's bytes, which are what its name says.
+///
+/// # Errors
+/// `Damaged` naming the pack if they are not, `NotFound` when it is absent.
+pub fn whole_pack(backend: &dyn Backend, id: &PackId) -> Result<Vec<u8>> {
+    let object = Stored::Pack(*id);
+    let bytes = backend.read_all(&object, crate::limits::MAX_PACK)?;
+    if blake3::hash(&bytes).as_bytes() != id.as_bytes() {
+        let e = Error::damaged("the contents do not match the name, which is their checksum:");
+        return Err(e.at(backend.path(&object)));
+    }
+    Ok(bytes)
+}
+
 /// Reads a whole pack, checks its name against its bytes, and hands on every frame opened and verified.
 /// A frame that fails goes to `visit` as an error; the others still come.
 ///
@@ -76,7 +90,7 @@ pub fn verify_pack(
 ) -> Result<Footer> {
     let object = Stored::Pack(*id);
     let path = backend.path(&object);
-    let bytes = backend.read_all(&object, crate::limits::PACK_SIZE_MAX * 2 + crate::limits::MAX_FOOTER)?;
+    let bytes = backend.read_all(&object, crate::limits::MAX_PACK)?;
     let (sealed, size) = sealed_footer(backend, id)?;
     let footer = open_footer(keys, &sealed, size).map_err(|e| e.at(&path))?;
     for (i, frame) in footer.frames.iter().enumerate() {

@@ -3,11 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use repo::backend::Object as Stored;
 use repo::error::{Error, Kind, Result};
 use repo::index::PackInfo;
-use repo::limits::{MAX_FOOTER, PACK_SIZE_MAX};
 use repo::monitor::{Counters, Event};
+use repo::pack::read::whole_pack;
 use repo::pack::store::OpenPack;
 
 use super::Push;
@@ -92,21 +91,13 @@ impl Push<'_> {
 
     /// Sends a pack as it is; not if it is damaged or gone.
     fn send_whole(&mut self, pack: &OpenPack) -> Result<bool> {
-        let object = Stored::Pack(pack.id);
-        let bytes = match self.repo.backend.read_all(&object, PACK_SIZE_MAX * 2 + MAX_FOOTER) {
+        let bytes = match whole_pack(self.repo.backend.as_ref(), &pack.id) {
             Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Io) => {
                 self.report_damage(&e);
                 return Ok(false);
             }
             other => other?,
         };
-        if blake3::hash(&bytes).as_bytes() != pack.id.as_bytes() {
-            let path = self.repo.backend.path(&object);
-            self.report_damage(
-                &Error::damaged("the contents do not match the name, which is their checksum:").at(path),
-            );
-            return Ok(false);
-        }
         self.put(pack.id, &bytes)?;
         self.report.packs += 1;
         Ok(true)

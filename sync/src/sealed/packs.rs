@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 use repo::backend::{Object, Put};
 use repo::error::{Error, Kind, Result};
 use repo::id::PackId;
-use repo::limits::{MAX_FOOTER, PACK_SIZE_MAX};
 use repo::monitor::{Counters, Event};
+use repo::pack::read::whole_pack;
 
 use super::Push;
 use crate::delta::Delta;
@@ -116,16 +116,12 @@ impl Push<'_> {
         if there == Some(size) {
             return Ok(Found::There);
         }
-        let bytes = match self.source.backend.read_all(&object, PACK_SIZE_MAX * 2 + MAX_FOOTER) {
+        let bytes = match whole_pack(self.source.backend.as_ref(), id) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == Kind::NotFound => return Ok(Found::Gone),
             Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Io) => return Ok(Found::Damaged(e)),
             Err(e) => return Err(e),
         };
-        if blake3::hash(&bytes).as_bytes() != id.as_bytes() {
-            let e = Error::damaged("the contents do not match the name, which is their checksum:");
-            return Ok(Found::Damaged(e.at(self.path(id))));
-        }
         if there.is_some() {
             // Another length under this name is no pack.
             self.target.delete(&object)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver as Jobs, Sender as ToDo, bounded};
 use repo::error::{Error, Kind, Result};
-use repo::id::{PackId, RepoId, SnapshotId, random_bytes};
+use repo::id::{PackId, RepoId, random_bytes};
 use repo::limits::MAX_MANIFEST;
 use repo::receive::Sender as Tenant;
 
@@ -157,7 +157,7 @@ impl Listener<'_> {
                 }
                 Message::Have { pieces } => self.queue(Job::Have(pieces))?,
                 Message::Manifest { snapshot, size } => {
-                    if let Some(sealed) = manifest(from, snapshot, size)? {
+                    if let Some(sealed) = manifest(from, size)? {
                         self.queue(Job::Manifest(snapshot, sealed))?;
                     }
                 }
@@ -219,7 +219,7 @@ fn take(spool: &Spool, from: &mut Receiver, out: &Out, id: &PackId, size: u64, s
     Ok(arriving.len == size)
 }
 
-fn manifest(from: &mut Receiver, _: SnapshotId, size: u64) -> Result<Option<Vec<u8>>> {
+fn manifest(from: &mut Receiver, size: u64) -> Result<Option<Vec<u8>>> {
     if size > MAX_MANIFEST as u64 {
         return Err(Error::new(Kind::Io, "a manifest was announced that is larger than any may be"));
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use repo::error::{Error, Kind, Result};
+use repo::error::{Kind, Result};
 use repo::format::record::{PrivateKey, Record};
 use repo::lock::COMMIT_WAIT;
 use repo::open::Repository;
@@ -112,11 +112,7 @@ impl Service for Door {
                 _ => (self.tell)(&format!("served {from}")),
             },
             Err(e) if e.kind() == Kind::Unreachable => (self.tell)(&format!("lost {from}: {e}")),
-            Err(e) => (self.tell)(&format!("failed {from}: {}", one_line(&e))),
+            Err(e) => (self.tell)(&format!("failed {from}: {e}")),
         }
     }
-}
-
-fn one_line(e: &Error) -> String {
-    e.to_string().replace('\n', " ")
 }

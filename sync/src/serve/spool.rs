@@ -10,12 +10,12 @@ use std::time::{Duration, SystemTime};
 
 use repo::error::{Error, Result};
 use repo::id::PackId;
-use repo::limits::{MAX_FOOTER, MIB, PACK_SIZE_MAX};
+use repo::limits::{MAX_PACK, MIB};
 
 /// Bytes after which what has arrived is made durable.
 pub const STEP: u64 = 8 * MIB as u64;
 /// The largest pack that is taken.
-pub const LARGEST: u64 = (PACK_SIZE_MAX * 2 + MAX_FOOTER) as u64;
+pub const LARGEST: u64 = MAX_PACK as u64;
 /// What nobody came back for is dropped after this long.
 const LIFE: Duration = Duration::from_secs(72 * 3600);
 
