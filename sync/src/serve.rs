@@ -3,6 +3,7 @@
 mod deliver;
 mod door;
 mod fetch;
+pub mod objects;
 mod out;
 mod quota;
 mod spool;
@@ -141,11 +142,19 @@ fn first<'a>(
             if !roles.allow(Roles::PUSH) {
                 return Err(Error::new(Kind::Refused, "this key may not deliver snapshots"));
             }
+            if is_sealed(pool, *tenant)? {
+                return objects::serve(pool, *tenant, repository, objects::Access::Push, connection, stop)
+                    .map(|()| None);
+            }
             deliver::Begun::new(pool, *tenant, repository).map(Some)
         }
-        (Some(Message::Begin { purpose: Purpose::Pull, .. }), Grant::Tenant { tenant, roles }) => {
+        (Some(Message::Begin { purpose: Purpose::Pull, repository, .. }), Grant::Tenant { tenant, roles }) => {
             if !roles.allow(Roles::PULL) {
                 return Err(Error::new(Kind::Refused, "this key may not fetch what was delivered"));
+            }
+            if is_sealed(pool, *tenant)? {
+                return objects::serve(pool, *tenant, repository, objects::Access::Pull, connection, stop)
+                    .map(|()| None);
             }
             pool.repo.refresh(&Void::default())?;
             let tenant = repo::receive::Sender::of(&pool.repo, *tenant)?;
@@ -172,6 +181,12 @@ fn first<'a>(
     }
 }
 
+/// Whether what the tenant delivers is kept as it is.
+fn is_sealed(pool: &Pool, tenant: u32) -> Result<bool> {
+    pool.repo.log.refresh()?;
+    Ok(pool.repo.log.state().tenants.get(&tenant).is_some_and(|known| known.sealed))
+}
+
 /// Makes the key one of the tenant's who was invited.
 fn redeem(
     pool: &Pool,
@@ -196,6 +211,8 @@ fn welcome(pool: &Pool, tenant: u32, roles: Roles) -> Result<Message> {
             let keyring = tenants::keyring_of(&pool.repo.keys, tenant, known)?;
             (known.repository, Some(Secret::new(keyring.to_bytes().to_vec())))
         }
+        // Its keys are in the copy, wrapped.
+        Role::Restore => (known.repository, None),
         _ => (None, None),
     };
     let (name, host_key) = (known.name.clone(), pool.host_key.clone());

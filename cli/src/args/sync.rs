@@ -39,7 +39,8 @@ pub struct SyncPushArgs {
     #[arg(long)]
     pub audit: bool,
 
-    /// Remove from a copy what the repository has pruned; without this the copy keeps it. Not for remotes
+    /// Remove from a copy what the repository has pruned; without this the copy keeps it. At a remote that keeps a sealed
+    /// copy this takes the recovery code, which is asked for, and what came within the immutability window stays
     #[arg(long)]
     pub delete: bool,
 
@@ -143,9 +144,13 @@ pub struct TenantCreateArgs {
     #[arg(value_name = "NAME")]
     pub name: String,
 
-    /// The most it may store, as the bytes of its files, each once
+    /// The most it may store, as the bytes of its files, each once; of a sealed tenant the bytes of its copy
     #[arg(long, value_name = "SIZE")]
     pub quota: Option<Bytes>,
+
+    /// Keep its packs as they come: nothing in them can be read or shared here, and only its owner can order deletions
+    #[arg(long)]
+    pub sealed: bool,
 }
 
 /// Options of `tenant set`.

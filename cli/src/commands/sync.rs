@@ -1,5 +1,7 @@
 //! `sync`.
 
+mod sealed;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use repo::open::{Access, Repository};
 use repo::tenants::valid_name;
 use serde::Serialize;
 use sync::remote;
-use sync::sealed::{self, Options, Report};
+use sync::sealed::{Options, Report};
 use sync::ssh::is_transient;
 
 use super::open::{open_repository, place};
@@ -79,32 +81,22 @@ fn push(ctx: &Context, args: &SyncPushArgs) -> Result<ExitCode> {
 }
 
 fn to_remote(ctx: &Context, args: &SyncPushArgs, name: &str, started: Instant) -> Result<ExitCode> {
-    if args.delete {
-        return Err(Error::new(Kind::Usage, "--delete is for copies in a directory: a pool keeps what it has")
-            .remedy("leave --delete out"));
-    }
     // It notes how far the remote has everything.
     let repo = open_repository(ctx, Access::Write)?;
     let known = remote::find(&repo, name).map_err(|e| {
         e.remedy(format!("`packmule remote list` shows those there are; write ./{name} for a directory"))
     })?;
-    let mut wait = FIRST_WAIT;
-    let report = loop {
+    if known.sealed {
+        return sealed::to_remote(ctx, args, name, &repo, &known, started);
+    }
+    if args.delete {
+        return Err(Error::new(Kind::Usage, "--delete is for copies: a pool keeps what it has, by rules of its own")
+            .remedy("leave --delete out"));
+    }
+    let report = again(ctx, args.retry, &mut || {
         let progress = ctx.monitor(Job::Other("packs"));
-        let done = push_once(&repo, &known, args, &progress);
-        drop(progress);
-        match done {
-            Err(e) if args.retry && is_transient(&e) && !ctx.stopped() => {
-                ctx.output.complain(format!("packmule: {e}; trying again in {}", human::duration(wait)));
-                let until = Instant::now() + wait;
-                while Instant::now() < until && !ctx.stopped() {
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-                wait = (wait * 2).min(LONGEST_WAIT);
-            }
-            other => break other?,
-        }
-    };
+        push_once(&repo, &known, args, &progress)
+    })?;
     if let Some(position) = report.watermark {
         remote::pushed(&repo, name, position)?;
     }
@@ -123,6 +115,24 @@ fn to_remote(ctx: &Context, args: &SyncPushArgs, name: &str, started: Instant) -
     }
     Err(Error::damaged(format!("{count} could not be delivered; everything else was"))
         .remedy("`packmule check --read-data` tells what is damaged here"))
+}
+
+/// Does it, and, if asked to, again and again while the remote is out of reach.
+fn again<T>(ctx: &Context, retry: bool, once: &mut dyn FnMut() -> Result<T>) -> Result<T> {
+    let mut wait = FIRST_WAIT;
+    loop {
+        match once() {
+            Err(e) if retry && is_transient(&e) && !ctx.stopped() => {
+                ctx.output.complain(format!("packmule: {e}; trying again in {}", human::duration(wait)));
+                let until = Instant::now() + wait;
+                while Instant::now() < until && !ctx.stopped() {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                wait = (wait * 2).min(LONGEST_WAIT);
+            }
+            other => return other,
+        }
+    }
 }
 
 fn push_once(
@@ -187,11 +197,17 @@ fn to_directory(ctx: &Context, args: &SyncPushArgs, to: &Path, started: Instant)
     };
     let _one_at_a_time = Locks::file(&copy.lock_path()).prune(Duration::ZERO).map_err(busy)?;
     let progress = ctx.monitor(Job::Other("packs"));
-    let done = sealed::push(&repo, &copy, Options { audit: args.audit, delete: args.delete }, &progress);
+    let done = sync::sealed::push(&repo, &copy, Options { audit: args.audit, delete: args.delete }, &progress);
     drop(progress);
     repo.remember();
     let done = done?;
-    tell(ctx, &done, copy.root(), started.elapsed())?;
+    let to = human::path(copy.root().as_os_str().as_encoded_bytes());
+    tell(ctx, &done, &format!("the copy in {to}"), &to, started.elapsed())?;
+    or_damaged(&done)
+}
+
+/// The end of a push to a copy: damage here is told at last.
+fn or_damaged(done: &Report) -> Result<ExitCode> {
     if done.damaged.is_empty() {
         return Ok(ExitCode::Ok);
     }
@@ -200,7 +216,8 @@ fn to_directory(ctx: &Context, args: &SyncPushArgs, to: &Path, started: Instant)
         .remedy("`packmule check --read-data` tells what that touches"))
 }
 
-fn tell(ctx: &Context, done: &Report, to: &Path, elapsed: Duration) -> Result<()> {
+/// Tells what a push to a copy did; `what` is the copy, `to` its place.
+fn tell(ctx: &Context, done: &Report, what: &str, to: &str, elapsed: Duration) -> Result<()> {
     if ctx.output.json {
         ctx.output.message(&Summary {
             packs_sent: done.packs,
@@ -213,9 +230,8 @@ fn tell(ctx: &Context, done: &Report, to: &Path, elapsed: Duration) -> Result<()
         })?;
         return ctx.output.flush();
     }
-    let to = human::path(to.as_os_str().as_encoded_bytes());
     if done.bytes == 0 && done.deleted == 0 {
-        ctx.output.remark(format!("the copy in {to} is up to date"))?;
+        ctx.output.remark(format!("{what} is up to date"))?;
         return ctx.output.flush();
     }
     let (packs, snapshots) = (human::count(done.packs, "pack"), human::count(done.snapshots, "snapshot"));

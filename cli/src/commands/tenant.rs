@@ -80,7 +80,7 @@ pub fn run(ctx: &Context, args: TenantArgs) -> Result<ExitCode> {
 fn create(ctx: &Context, repo: &Repository, args: &TenantCreateArgs) -> Result<()> {
     let quota = args.quota.map(|quota| quota.0);
     let set = |tenant: &mut TenantState| tenant.quota = quota;
-    tenants::create(repo, &args.name, false, &set)?;
+    tenants::create(repo, &args.name, args.sealed, &set)?;
     ctx.output.remark(format!("made tenant {0}; `packmule tenant invite {0}` lets its site connect", args.name))
 }
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::wire::{Reader, Writer};
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 
-pub use parties::{Credential, Invite, MAX_CREDENTIALS, Origin, PrivateKey, RemoteState, Roles, TenantState};
+pub use parties::{Credential, Invite, MAX_CREDENTIALS, Obeyed, Origin, PrivateKey, RemoteState, Roles, TenantState};
 pub use state::{CheckState, SESSION_LIFE, SessionState, SnapshotState, State, Sweep};
 
 /// The longest text in a record: host, source, purpose, tag.
@@ -134,6 +134,12 @@ pub enum Record {
     Pushed { remote: String, position: Position, at: Time },
     /// The key that this repository's server shows to those who connect.
     HostKey { key: PrivateKey },
+    /// The public key whose owner may order deletions in what this sealed tenant delivered. Said once.
+    OwnerPinned { tenant: u32, key: [u8; 32] },
+    /// A sealed tenant's owner ordered deletions, which are under way.
+    OrderObeyed { tenant: u32, order: Obeyed },
+    /// A snapshot's manifest was damaged and has been written again, with the same content.
+    ManifestReplaced { snapshot: SnapshotId, manifest_hash: [u8; 32] },
     /// The state after all records before this one.
     Checkpoint { state: Box<State> },
     /// A record of a newer program's that this one may pass over.
@@ -299,6 +305,18 @@ impl Record {
                 w.i64(at.0);
             }
             Record::HostKey { key } => w.lp_bytes(&key.0),
+            Record::OwnerPinned { tenant, key } => {
+                w.varint((*tenant).into());
+                w.bytes(key);
+            }
+            Record::OrderObeyed { tenant, order } => {
+                w.varint((*tenant).into());
+                order.write(w);
+            }
+            Record::ManifestReplaced { snapshot, manifest_hash } => {
+                w.bytes(snapshot.as_bytes());
+                w.bytes(manifest_hash);
+            }
             Record::Checkpoint { state } => state.write(w),
             Record::Ignored { body, .. } => w.bytes(body),
         }
@@ -335,6 +353,9 @@ impl Record {
             Record::RemoteRemoved { .. } => 26,
             Record::Pushed { .. } => 27,
             Record::HostKey { .. } => 28,
+            Record::OwnerPinned { .. } => 29,
+            Record::OrderObeyed { .. } => 30,
+            Record::ManifestReplaced { .. } => 31,
             Record::Ignored { kind, .. } => *kind,
         }
     }
@@ -385,8 +406,11 @@ impl Record {
             24 => Record::Watermark { tenant: r.varint_u32()?, position: Position::read(r)? },
             25 => Record::RemoteSet { name: text(r)?, state: Box::new(RemoteState::read(r)?) },
             26 => Record::RemoteRemoved { name: text(r)? },
-            28 => Record::HostKey { key: PrivateKey::read(r)? },
             27 => Record::Pushed { remote: text(r)?, position: Position::read(r)?, at: time(r)? },
+            28 => Record::HostKey { key: PrivateKey::read(r)? },
+            29 => Record::OwnerPinned { tenant: r.varint_u32()?, key: r.array()? },
+            30 => Record::OrderObeyed { tenant: r.varint_u32()?, order: Obeyed::read(r)? },
+            31 => Record::ManifestReplaced { snapshot: SnapshotId(r.array()?), manifest_hash: r.array()? },
             kind if kind & MAY_IGNORE != 0 => Record::Ignored { kind, body: r.bytes(r.remaining())?.to_vec() },
             _ => return Err(newer()),
         })

@@ -132,7 +132,8 @@ impl Spool {
         }
     }
 
-    fn path(&self, id: &PackId) -> PathBuf {
+    /// Where a pack is, or would be.
+    pub fn path(&self, id: &PackId) -> PathBuf {
         self.dir.join(id.to_hex())
     }
 }

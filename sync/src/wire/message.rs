@@ -63,11 +63,19 @@ pub enum Message {
     /// Asks for a page of an area's objects.
     Objects { area: Area, after: Option<Object> },
     /// Answers [`Message::Objects`]: objects and their sizes, ascending.
-    Listing { area: Area, objects: Vec<(Object, u64)>, more: bool },
-    /// Asks for an object's bytes from `from` on.
-    Want { object: Object, from: u64 },
+    Listing { area: Area, objects: Vec<Listed>, more: bool },
+    /// Asks for an object's bytes from `from` on, `most` of them at most.
+    Want { object: Object, from: u64, most: u64 },
     /// Answers [`Message::Want`]: there is no such object, or it is not that long.
     Lacking { object: Object },
+    /// Answers [`Message::Want`]: `bytes` of an object of `size`, those from `from` on, follow.
+    Given { object: Object, size: u64, from: u64, bytes: u64 },
+    /// Asks which of these objects, each with its size, are missing; answered by [`Message::Answer`].
+    Holding { objects: Vec<(Object, u64)> },
+    /// Announces an owner's order to delete, of `size` bytes, which follow.
+    Order { size: u64 },
+    /// Answers [`Message::Order`]: it was obeyed, and so much was deleted.
+    Ordered { objects: u64, bytes: u64 },
     /// Asks which chunks are missing.
     Have { pieces: Vec<Piece> },
     /// Answers [`Message::Have`].
@@ -98,6 +106,17 @@ pub enum Message {
     Chunks { codec: Codec, raw: u32, pieces: Vec<Piece>, payload: u32 },
     /// Ends the answer to [`Message::Get`]: what of it cannot be had.
     Absent { pieces: Vec<PieceName> },
+}
+
+/// An object as a page of them tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Which.
+    pub object: Object,
+    /// Its bytes.
+    pub size: u64,
+    /// From when on an owner's order may delete it.
+    pub until: Time,
 }
 
 /// A snapshot as a page of them tells of it.
@@ -144,6 +163,10 @@ impl Message {
             Message::Listing { .. } => 20,
             Message::Want { .. } => 21,
             Message::Lacking { .. } => 22,
+            Message::Given { .. } => 23,
+            Message::Holding { .. } => 24,
+            Message::Order { .. } => 25,
+            Message::Ordered { .. } => 26,
             Message::Have { .. } => 32,
             Message::Answer { .. } => 33,
             Message::Manifest { .. } => 34,
@@ -172,13 +195,15 @@ impl Message {
         use Message::*;
         match self {
             Begin { .. } | Attach { .. } | Redeem { .. } | Bye => Direction::Client,
-            Objects { .. } | Want { .. } | Have { .. } | Again { .. } | Done { .. } => Direction::Client,
+            Objects { .. } | Want { .. } | Holding { .. } | Order { .. } | Put { .. } => Direction::Client,
+            Have { .. } | Again { .. } | Done { .. } => Direction::Client,
             List { .. } | Fetch { .. } | Get { .. } => Direction::Client,
             Ready { .. } | Welcome { .. } | Durable { .. } | Refused { .. } => Direction::Server,
+            Given { .. } | Ordered { .. } => Direction::Server,
             Listing { .. } | Lacking { .. } | Answer { .. } | Accepted { .. } | Missing { .. } => Direction::Server,
             Declined { .. } | Finished { .. } | Snapshots { .. } => Direction::Server,
             Chunks { .. } | Absent { .. } => Direction::Server,
-            Fail(_) | Ping(_) | Pong(_) | Data(_) | Cut | Put { .. } | Manifest { .. } => Direction::Both,
+            Fail(_) | Ping(_) | Pong(_) | Data(_) | Cut | Manifest { .. } => Direction::Both,
         }
     }
 
@@ -186,7 +211,8 @@ impl Message {
     pub fn announces(&self) -> Option<u64> {
         match self {
             Message::Put { size, from, .. } => Some(size.saturating_sub(*from)),
-            Message::Manifest { size, .. } => Some(*size),
+            Message::Given { bytes, .. } => Some(*bytes),
+            Message::Manifest { size, .. } | Message::Order { size } => Some(*size),
             Message::Chunks { payload, .. } => Some(u64::from(*payload)),
             _ => None,
         }
@@ -222,6 +248,10 @@ pub(super) fn name(kind: u8) -> &'static str {
         20 => "Listing",
         21 => "Want",
         22 => "Lacking",
+        23 => "Given",
+        24 => "Holding",
+        25 => "Order",
+        26 => "Ordered",
         32 => "Have",
         33 => "Answer",
         34 => "Manifest",
@@ -266,7 +296,11 @@ impl fmt::Debug for Message {
             Refused { object, why } => write!(f, "({object:?}: {why:?})"),
             Objects { area, after } => write!(f, "({area:?} after {after:?})"),
             Listing { area, objects, more } => write!(f, "({area:?}, {} objects, more: {more})", objects.len()),
-            Want { object, from } => write!(f, "({object:?} from {from})"),
+            Want { object, from, most } => write!(f, "({object:?} from {from}, {most} bytes)"),
+            Given { object, size, from, bytes } => write!(f, "({object:?} of {size}, {bytes} from {from})"),
+            Holding { objects } => write!(f, "({} objects)", objects.len()),
+            Order { size } => write!(f, "({size} bytes)"),
+            Ordered { objects, bytes } => write!(f, "({objects} objects, {bytes} bytes)"),
             Lacking { object } => write!(f, "({object:?})"),
             Have { pieces } => write!(f, "({} chunks)", pieces.len()),
             Answer { missing } => write!(f, "({missing:?})"),

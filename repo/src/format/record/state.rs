@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::{Entry, Origin, Position, PrivateKey, Record, RemoteState, TenantState};
+use super::{Entry, Obeyed, Origin, Position, PrivateKey, Record, RemoteState, TenantState};
 use crate::clock::Time;
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 
@@ -117,6 +117,10 @@ pub struct State {
     pub pool: bool,
     /// A pool's tenants, by number.
     pub tenants: BTreeMap<u32, TenantState>,
+    /// The keys that may order deletions in what sealed tenants delivered, by the tenant's number.
+    pub owners: BTreeMap<u32, [u8; 32]>,
+    /// The last such order that was obeyed, by the tenant's number.
+    pub orders: BTreeMap<u32, Obeyed>,
     /// The remotes this repository is pushed to, by name.
     pub remotes: BTreeMap<String, RemoteState>,
     /// The key that this repository's server shows.
@@ -147,6 +151,8 @@ impl Default for State {
             newest_time: None,
             pool: false,
             tenants: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            orders: BTreeMap::new(),
             remotes: BTreeMap::new(),
             host_key: None,
             newest_rollup: 0,
@@ -219,10 +225,13 @@ impl State {
             | Record::RemoteSet { .. }
             | Record::RemoteRemoved { .. }
             | Record::Pushed { .. }
-            | Record::HostKey { .. } => self.apply_to_parties(entry),
+            | Record::HostKey { .. }
+            | Record::OwnerPinned { .. }
+            | Record::OrderObeyed { .. } => self.apply_to_parties(entry),
             // Repeats what is known already.
             Record::Checkpoint { .. } | Record::Ignored { .. } => {}
             Record::SnapshotRecorded { .. }
+            | Record::ManifestReplaced { .. }
             | Record::Forgotten { .. }
             | Record::Unforgotten { .. }
             | Record::Tagged { .. }
@@ -261,6 +270,9 @@ impl State {
             }
             Record::Forgotten { snapshots, at } => self.each(snapshots, |s| s.forgotten = s.forgotten.or(Some(*at))),
             Record::Unforgotten { snapshots } => self.each(snapshots, |s| s.forgotten = None),
+            Record::ManifestReplaced { snapshot, manifest_hash } => {
+                self.each(&[*snapshot], |s| s.manifest_hash = *manifest_hash);
+            }
             Record::Pinned { snapshots } => self.each(snapshots, |s| s.pinned = true),
             Record::Unpinned { snapshots } => self.each(snapshots, |s| s.pinned = false),
             Record::Tagged { snapshot, add, remove } => self.each(&[*snapshot], |s| {
@@ -280,6 +292,14 @@ impl State {
             }
             Record::TenantRemoved { tenant } => {
                 self.tenants.remove(tenant);
+                self.owners.remove(tenant);
+                self.orders.remove(tenant);
+            }
+            Record::OwnerPinned { tenant, key } => {
+                self.owners.entry(*tenant).or_insert(*key);
+            }
+            Record::OrderObeyed { tenant, order } => {
+                self.orders.insert(*tenant, *order);
             }
             Record::Watermark { tenant, position } => {
                 if let Some(tenant) = self.tenants.get_mut(tenant) {
