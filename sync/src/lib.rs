@@ -4,10 +4,12 @@
 
 mod delta;
 pub mod fetch;
+pub mod heal;
 pub mod invitation;
 pub mod pull;
 pub mod push;
 pub mod remote;
+pub mod remote_backend;
 pub mod sealed;
 pub mod serve;
 pub mod ssh;

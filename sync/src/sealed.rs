@@ -4,6 +4,9 @@
 //! the repository as it was at some record of its log. The newest record a copy holds is also its watermark: what was
 //! recorded up to there need not be looked at again. No session is held: what a prune removes meanwhile is looked up anew.
 
+pub mod ask;
+pub mod back;
+mod mirror;
 mod objects;
 pub mod order;
 mod packs;
@@ -20,6 +23,7 @@ use repo::monitor::{Event, Monitor};
 use repo::open::Repository;
 
 use crate::delta::Delta;
+pub use mirror::{Mirrored, mirror};
 pub use objects::{is_password, names};
 use packs::Copied;
 pub use target::{Directory, Target, newest};
@@ -84,7 +88,7 @@ pub fn push_to(source: &Repository, target: &dyn Target, options: Options, monit
         Report { packs: 0, bytes: 0, snapshots: 0, deleted: 0, damaged: Vec::new(), before, now: state.position };
     let mut from = before.filter(|_| !options.audit);
     let lost = target.wanted();
-    if let (Some(at), None, true) = (from, target.owned(), lost.is_empty())
+    if let (Some(at), None, true) = (from.filter(|_| !options.delete), target.owned(), lost.is_empty())
         && Delta::since(source, from)?.tells_nothing()
     {
         // That it was pushed is all that happened: to push that would have to be told in its turn.

@@ -9,7 +9,7 @@ mod quota;
 mod spool;
 mod work;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -54,6 +54,8 @@ pub struct Pool {
     /// Where packs lie between their arrival and their absorption, a directory a tenant.
     spool: PathBuf,
     receiving: Mutex<Receiving>,
+    /// What each tenant was asked for again and has gone through since: not a second time, for it may not have it any more.
+    asked_again: Mutex<BTreeMap<u32, [u8; 32]>>,
     /// Tenants with a push under way.
     pushing: Mutex<BTreeSet<u32>>,
 }
@@ -68,7 +70,14 @@ struct Receiving {
 impl Pool {
     /// Serves `repo` as the server with this public key, spooling below `spool`.
     pub fn new(repo: Arc<Repository>, host_key: String, spool: PathBuf) -> Pool {
-        Pool { repo, host_key, spool, receiving: Mutex::default(), pushing: Mutex::default() }
+        Pool {
+            repo,
+            host_key,
+            spool,
+            receiving: Mutex::default(),
+            asked_again: Mutex::default(),
+            pushing: Mutex::default(),
+        }
     }
 
     /// The repository.

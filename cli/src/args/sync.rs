@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
@@ -43,6 +44,10 @@ pub struct SyncPushArgs {
     /// copy this takes the recovery code, which is asked for, and what came within the immutability window stays
     #[arg(long)]
     pub delete: bool,
+
+    /// With --delete at a remote: a file with the recovery code, which is asked for else
+    #[arg(long, value_name = "FILE", requires = "delete")]
+    pub recovery_code_file: Option<PathBuf>,
 
     /// When the remote cannot be reached, or the connection is lost, try again until all is there
     #[arg(long)]

@@ -14,7 +14,8 @@ use repo::open::{Access, Repository};
 use repo::tenants::valid_name;
 use serde::Serialize;
 use sync::remote;
-use sync::sealed::{Options, Report};
+use sync::sealed::{Directory, Options, Report, mirror};
+use sync::serve::objects::copy_dir;
 use sync::ssh::is_transient;
 
 use super::open::{open_repository, place};
@@ -95,7 +96,7 @@ fn to_remote(ctx: &Context, args: &SyncPushArgs, name: &str, started: Instant) -
     }
     let report = again(ctx, args.retry, &mut || {
         let progress = ctx.monitor(Job::Other("packs"));
-        push_once(&repo, &known, args, &progress)
+        push_once(&repo, &known, args.audit, &progress)
     })?;
     if let Some(position) = report.watermark {
         remote::pushed(&repo, name, position)?;
@@ -138,17 +139,39 @@ fn again<T>(ctx: &Context, retry: bool, once: &mut dyn FnMut() -> Result<T>) -> 
 fn push_once(
     repo: &Repository,
     known: &RemoteState,
-    args: &SyncPushArgs,
+    audit: bool,
     progress: &dyn Monitor,
 ) -> Result<sync::push::Report> {
     let link = remote::open(known)?;
     for warning in link.warnings() {
         progress.event(Event::Notice(warning));
     }
-    let options = sync::push::Options { audit: args.audit };
+    let options = sync::push::Options { audit };
     let done = sync::push::push(repo, link.channel()?, PROGRAM, options, progress);
     link.close();
     done
+}
+
+/// Sends a pooled remote what it lacks, after everything was compared; how many bytes.
+///
+/// # Errors
+/// As [`sync::push::push`].
+pub fn heal_pooled(repo: &Repository, name: &str, known: &RemoteState, progress: &dyn Monitor) -> Result<u64> {
+    let report = push_once(repo, known, true, progress)?;
+    if let Some(position) = report.watermark {
+        remote::pushed(repo, name, position)?;
+    }
+    Ok(report.bytes)
+}
+
+/// As [`heal_pooled`], of a remote that keeps a sealed copy.
+///
+/// # Errors
+/// As [`sync::sealed::push_to`].
+pub fn heal_sealed(repo: &Repository, name: &str, known: &RemoteState, progress: &dyn Monitor) -> Result<u64> {
+    let (report, _) = sealed::push_once(repo, known, true, None, progress)?;
+    remote::pushed(repo, name, report.now)?;
+    Ok(report.bytes)
 }
 
 fn tell_remote(ctx: &Context, done: &sync::push::Report, name: &str, elapsed: Duration) -> Result<()> {
@@ -197,13 +220,36 @@ fn to_directory(ctx: &Context, args: &SyncPushArgs, to: &Path, started: Instant)
     };
     let _one_at_a_time = Locks::file(&copy.lock_path()).prune(Duration::ZERO).map_err(busy)?;
     let progress = ctx.monitor(Job::Other("packs"));
-    let done = sync::sealed::push(&repo, &copy, Options { audit: args.audit, delete: args.delete }, &progress);
+    let options = Options { audit: args.audit, delete: args.delete };
+    let done = sync::sealed::push(&repo, &copy, options, &progress)
+        .and_then(|done| tenants_too(&repo, &copy, done, options, &progress));
     drop(progress);
     repo.remember();
     let done = done?;
     let to = human::path(copy.root().as_os_str().as_encoded_bytes());
     tell(ctx, &done, &format!("the copy in {to}"), &to, started.elapsed())?;
     or_damaged(&done)
+}
+
+/// A pool's copy holds what the pool keeps of its sealed tenants.
+fn tenants_too(
+    repo: &Repository,
+    copy: &Local,
+    mut done: Report,
+    options: Options,
+    progress: &dyn Monitor,
+) -> Result<Report> {
+    sealed::each_tenant(repo, &mut |number, of, source| {
+        let dir = copy_dir(&copy.root().join("tenants"), number);
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io("make", &dir, e))?;
+        let target = Local::copy_of(&dir, of)?;
+        let more = mirror(source, &Directory(&target), options, progress)?;
+        done.packs += more.packs;
+        done.bytes += more.bytes;
+        done.deleted += more.deleted;
+        Ok(())
+    })?;
+    Ok(done)
 }
 
 /// The end of a push to a copy: damage here is told at last.

@@ -5,7 +5,7 @@ use crate::crypto::hash::ChunkKind;
 use crate::crypto::keys::{Keys, Object};
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Manifest;
-use crate::format::record::Origin;
+use crate::format::record::{Origin, SnapshotState};
 use crate::id::{ChunkId, ContentHash, SnapshotId};
 use crate::index::Location;
 use crate::monitor::{Monitor, Void};
@@ -50,7 +50,9 @@ impl Receiver {
         let mut manifest = Manifest::decode(&plain, &snapshot)?;
         let origin = Origin { tenant: from.number, id: snapshot };
         let id = pooled_id(&origin);
-        if self.repo.log.state().snapshots.contains_key(&id) {
+        let known = self.repo.log.state().snapshots.get(&id).map(|known| known.recorded);
+        // One whose file was lost here comes back by what the tenant sends.
+        if known.is_some() && snapshots::manifest(&self.repo, &id).is_ok() {
             return Ok(Answer::Accepted { already: true });
         }
         if self.repo.index.ownership(from.number)?.is_none() {
@@ -61,6 +63,11 @@ impl Receiver {
             return Ok(Answer::Missing(missing));
         }
         manifest.id = id;
+        if let Some(recorded) = known {
+            manifest.recorded = recorded.0;
+            snapshots::replace(&self.repo, &manifest)?;
+            return Ok(Answer::Accepted { already: true });
+        }
         // What stands in the manifest is the tenant's word: it cannot be later than now.
         manifest.recorded = manifest.recorded.min(self.repo.clock.now().0);
         snapshots::record_from(&self.repo, &self.session, &manifest, Some(origin))?;
@@ -100,6 +107,45 @@ fn owned(repo: &Repository, from: &Sender, h: &ContentHash) -> Result<bool> {
 }
 
 impl Sender {
+    /// Whether something that this tenant owned is in no pack that is whole: then what is known of how far it has delivered
+    /// everything does not hold.
+    ///
+    /// # Errors
+    /// What index and log give.
+    pub fn has_lost(&self, repo: &Repository) -> Result<bool> {
+        let state = repo.log.state();
+        let own = |s: &&SnapshotState| s.forgotten.is_none() && s.origin.is_some_and(|o| o.tenant == self.number);
+        for (id, _) in state.snapshots.iter().filter(|(_, s)| own(s)) {
+            if repo.backend.size(&crate::backend::Object::Snapshot(*id))?.is_none() {
+                return Ok(true);
+            }
+        }
+        if repo.index.ownership(self.number)?.is_none() {
+            derive_owned(repo, self.number, &self.keys, &Void::default())?;
+        }
+        let packs = repo.packs();
+        for id in state.damaged.keys() {
+            let Some(info) = repo.index.pack_by_id(id)? else { continue };
+            // One whose contents nobody knows any more may have held anything.
+            let Ok(pack) = packs.pack(&info) else { return Ok(true) };
+            for chunks in pack.footer.chunks.chunks(BATCH) {
+                let theirs: Vec<ChunkId> = chunks.iter().map(|chunk| self.keys.chunk_id(&chunk.h)).collect();
+                let ours: Vec<ChunkId> = chunks.iter().map(|chunk| repo.keys.chunk_id(&chunk.h)).collect();
+                let here = repo.index.lookup_usable(&ours)?;
+                if repo
+                    .index
+                    .owns(self.number, &theirs)?
+                    .iter()
+                    .zip(&here)
+                    .any(|(owned, here)| *owned && here.is_none())
+                {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether each chunk must still be delivered.
     ///
     /// # Errors

@@ -26,6 +26,8 @@ pub struct Begun<'a> {
     pool: &'a Pool,
     tenant: Tenant,
     spool: Spool,
+    /// Of what was lost here: then everything is to be compared.
+    again: Option<[u8; 32]>,
 }
 
 impl<'a> Begun<'a> {
@@ -46,7 +48,8 @@ impl<'a> Begun<'a> {
             return Err(Error::new(Kind::Locked, "another push of this repository is running")
                 .remedy("wait until it has ended"));
         }
-        let begun = Begun { pool, tenant: sender, spool };
+        let again = Begun::lost(pool, &sender).inspect_err(|_| _ = pool.pushing.lock().remove(&tenant))?;
+        let begun = Begun { pool, tenant: sender, spool, again };
         // What was left here on earlier visits must not keep out for days what fits.
         if !quota::room(&pool.repo, &begun.tenant, &begun.spool, 0)? {
             begun.spool.clear()?;
@@ -54,10 +57,23 @@ impl<'a> Begun<'a> {
         Ok(begun)
     }
 
+    /// Names the state of loss in which this tenant has not been asked for everything yet, if there is one.
+    fn lost(pool: &Pool, tenant: &Tenant) -> Result<Option<[u8; 32]>> {
+        if !tenant.has_lost(&pool.repo)? {
+            return Ok(None);
+        }
+        let mut hasher = blake3::Hasher::new();
+        pool.repo.log.state().damaged.keys().for_each(|id| _ = hasher.update(id.as_bytes()));
+        let name = *hasher.finalize().as_bytes();
+        Ok((pool.asked_again.lock().get(&tenant.number) != Some(&name)).then_some(name))
+    }
+
     fn ready(&self) -> Result<Message> {
         let repo = &self.pool.repo;
         let state = repo.log.state();
         let watermark = state.tenants.get(&self.tenant.number).and_then(|t| t.watermark);
+        // What was lost here is sent again only by who compares everything.
+        let watermark = watermark.filter(|_| self.again.is_none());
         let mut partial = self.spool.packs()?;
         partial.truncate(MAX_PARTIAL);
         Ok(Message::Ready {
@@ -112,6 +128,9 @@ pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection, stop: &S
     }
     // What the work met is why nobody listened any more.
     if worked.and(listened)? {
+        if let Some(again) = begun.again {
+            pool.asked_again.lock().insert(begun.tenant.number, again);
+        }
         // Left by a server that ended between storing a pack and removing it here. Nobody will come back for it.
         begun.spool.clear()?;
     }
@@ -176,7 +195,7 @@ impl Listener<'_> {
 
     /// Refuses what would go too far above the tenant's quota.
     fn require_room(&self, more: u64) -> Result<()> {
-        let Begun { pool, tenant, spool } = self.begun;
+        let Begun { pool, tenant, spool, .. } = self.begun;
         if quota::room(&pool.repo, tenant, spool, more)? {
             return Ok(());
         }

@@ -150,6 +150,11 @@ impl Kept {
     /// # Errors
     /// None so far.
     pub fn path(&self, object: &Object) -> Result<Option<PathBuf>> {
+        if let Object::State(name) = object
+            && let Some((tenant, Nested::Mark)) = parse(name)
+        {
+            return Ok(self.nested.lock().get(&tenant).map(|copy| copy.root().join("copy")));
+        }
         self.at(object, &mut |copy, place| Ok(copy.path(place)))
     }
 
