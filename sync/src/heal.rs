@@ -9,7 +9,7 @@ use repo::capture::SessionSink;
 use repo::error::{Error, Kind, Result};
 use repo::follow::{MAX_ROLLUP, read_rollup};
 use repo::format::record::Outcome;
-use repo::id::SnapshotId;
+use repo::id::{PackId, SnapshotId};
 use repo::limits::{MAX_MANIFEST, MAX_PACK};
 use repo::mend::renew_index;
 use repo::monitor::{Event, Monitor};
@@ -76,7 +76,7 @@ pub fn from_snapshots(repo: &Repository, other: &mut dyn There, monitor: &dyn Mo
         Ok(())
     })?;
     if state.damaged.is_empty() && healed.manifests == 0 {
-        spare_footers(repo, &mut healed, monitor)?;
+        spare_footers(repo, &[], &mut healed, monitor)?;
         return Ok(healed);
     }
     let session = Arc::new(Session::begin(Arc::clone(&repo.log), repo.locks.clone(), "heal", None)?);
@@ -105,7 +105,7 @@ pub fn from_snapshots(repo: &Repository, other: &mut dyn There, monitor: &dyn Mo
         Ok(session) => session.end(Outcome::Done).map(drop)?,
         Err(_) => return Err(Error::bug("a session of healing is still in use at its end")),
     }
-    spare_footers(repo, &mut healed, monitor)?;
+    spare_footers(repo, &[], &mut healed, monitor)?;
     Ok(healed)
 }
 
@@ -114,7 +114,7 @@ pub fn from_snapshots(repo: &Repository, other: &mut dyn There, monitor: &dyn Mo
 /// # Errors
 /// As [`from_snapshots`].
 pub fn from_copy(repo: &Repository, copy: &dyn Backend, monitor: &dyn Monitor) -> Result<Healed> {
-    let mut healed = Healed::default();
+    let (mut healed, mut back) = (Healed::default(), Vec::new());
     let state = repo.refresh(monitor)?;
     for id in state.damaged.keys() {
         if monitor.cancelled() {
@@ -127,6 +127,7 @@ pub fn from_copy(repo: &Repository, copy: &dyn Backend, monitor: &dyn Monitor) -
                 repo.backend.sync_deletes(Area::Packs)?;
                 repo.backend.put(&object, &bytes)?;
                 repo.backend.close_handles();
+                back.push(*id);
                 healed.packs += 1;
                 healed.bytes += bytes.len() as u64;
             }
@@ -156,12 +157,12 @@ pub fn from_copy(repo: &Repository, copy: &dyn Backend, monitor: &dyn Monitor) -
         }
     }
     rollups(repo, copy, &mut healed)?;
-    spare_footers(repo, &mut healed, monitor)?;
+    spare_footers(repo, &back, &mut healed, monitor)?;
     Ok(healed)
 }
 
 /// Writes roll-ups anew for whole packs that none lists any more, from the packs.
-fn spare_footers(repo: &Repository, healed: &mut Healed, monitor: &dyn Monitor) -> Result<()> {
+fn spare_footers(repo: &Repository, back: &[PackId], healed: &mut Healed, monitor: &dyn Monitor) -> Result<()> {
     let (mut listed, mut damaged) = (HashSet::new(), false);
     for object in names(repo.backend.as_ref(), Area::Footers)? {
         let Object::Footers(number) = object else { continue };
@@ -173,6 +174,10 @@ fn spare_footers(repo: &Repository, healed: &mut Healed, monitor: &dyn Monitor) 
     }
     repo.refresh(monitor)?;
     let mut bare = 0;
+    // One that is back after it was given up is in no index.
+    for id in back {
+        bare += u64::from(repo.index.pack_by_id(id)?.is_none());
+    }
     repo.index.packs(&mut |info| {
         bare += u64::from(info.usable() && !listed.contains(&info.id));
         Ok(())
