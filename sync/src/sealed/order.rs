@@ -83,7 +83,7 @@ impl Order {
         }
         let repository = RepoId(r.array()?);
         let position = Position { seq: r.u64()?, hash: LogHash(r.array()?) };
-        let n = r.count(MOST, 9)?;
+        let n = r.count(MOST, 1)?;
         let objects = (0..n).map(|_| Object::read(&mut r)).collect::<Result<Vec<_>>>()?;
         r.finish()?;
         if objects.is_empty() || !objects.is_sorted_by(|a, b| a < b) {
