@@ -85,6 +85,9 @@ pub fn push(repo: &Repository, dial: &Dial, program: &str, options: Options, mon
         return push.end();
     }
     monitor.event(Event::Phase("packs"));
+    if delta.is_large() {
+        push.link.expect_many();
+    }
     push.offer(&delta)?;
     monitor.event(Event::Phase("snapshots"));
     push.manifests(&state, &delta)?;

@@ -171,6 +171,13 @@ impl<'a> Link<'a> {
         }
     }
 
+    /// Many packs may have to be sent: over a long link all connections will be needed.
+    pub fn expect_many(&mut self) {
+        if self.long {
+            self.widen();
+        }
+    }
+
     /// Opens the other connections, in the background: setting one up takes several round trips. One that cannot be had is
     /// done without.
     fn widen(&mut self) {
