@@ -88,13 +88,16 @@ impl<'a> Work<'a> {
     }
 
     fn absorb(&mut self, id: PackId) -> Result<()> {
-        let bytes = self.spool.read(&id)?;
-        let done =
-            self.pool.receive(|receiver, generation| receiver.absorb(self.tenant, &id, &bytes).map(|()| generation));
+        // Read when it is this push's turn: however many wait, one pack is in memory.
+        let done = self.pool.receive(|receiver, generation| {
+            let bytes = self.spool.read(&id)?;
+            receiver.absorb(self.tenant, &id, &bytes)?;
+            Ok((generation, bytes.len() as u64))
+        });
         match done {
-            Ok(generation) => {
+            Ok((generation, len)) => {
                 self.absorbed.push((id, generation));
-                self.bytes += bytes.len() as u64;
+                self.bytes += len;
                 if self.bytes > SETTLE { self.settle() } else { Ok(()) }
             }
             Err(e) if e.kind() == Kind::Damaged => {
