@@ -40,6 +40,8 @@ pub struct Ready {
     pub partial: BTreeMap<PackId, u64>,
     /// Whether its clock is far from this one's.
     pub clock_differs: bool,
+    /// Master keys of this repository that it has.
+    pub epochs: u32,
 }
 
 /// An open push.
@@ -85,14 +87,14 @@ impl<'a> Link<'a> {
         let answer = connection.receive()?;
         let long = asked.elapsed() > LONG;
         let (session, ready) = match answer {
-            Some(Message::Ready { session, tenant, sealed, watermark, partial, time, .. }) => {
+            Some(Message::Ready { session, tenant, sealed, watermark, partial, time, epochs, .. }) => {
                 let packs = partial.into_iter().filter_map(|(object, len)| match object {
                     Object::Pack(id) => Some((id, len)),
                     _ => None,
                 });
                 let apart = Time::now().0.abs_diff(time.0);
                 let clock_differs = u128::from(apart) > CLOCK.as_nanos();
-                (session, Ready { tenant, sealed, watermark, partial: packs.collect(), clock_differs })
+                (session, Ready { tenant, sealed, watermark, partial: packs.collect(), clock_differs, epochs })
             }
             Some(Message::Fail(fail)) => return Err(fail.into_error()),
             Some(other) => return Err(unexpected(&other)),
