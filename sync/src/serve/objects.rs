@@ -59,7 +59,7 @@ struct Alone<'a>(&'a Pool, u32);
 
 impl Drop for Alone<'_> {
     fn drop(&mut self) {
-        self.0.pushing.lock().remove(&self.1);
+        self.0.keeping.lock().remove(&self.1);
     }
 }
 
@@ -89,7 +89,7 @@ pub fn serve(
         }
     };
     let _alone = match access {
-        Access::Push if !pool.pushing.lock().insert(tenant) => {
+        Access::Push if !pool.keeping.lock().insert(tenant) => {
             return Err(Error::new(Kind::Locked, "another push of this repository is running")
                 .remedy("wait until it has ended"));
         }
@@ -131,6 +131,7 @@ impl Keeper<'_> {
             quota_left: self.quota.map(|(quota, used)| quota.saturating_sub(used)),
             chunker: self.pool.repo.config.chunker,
             time: self.pool.repo.clock.now(),
+            epochs: 0,
         })
     }
 
