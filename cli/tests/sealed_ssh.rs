@@ -82,6 +82,7 @@ fn a_sealed_tenant_is_pushed_to_browsed_and_pulled_from() {
     pushed(&site);
     let shown = cloud.pool.run(&["tenant", "list"]).ok().text();
     assert!(shown.contains("sealed"), "{shown}");
+    assert!(cloud.tenant("acme")["owned_bytes"].as_u64().unwrap() > 5 << 20);
     site.run(&["sync", "push", "cloud", "--audit"]).ok();
 }
 
@@ -284,6 +285,50 @@ fn the_pool_s_copy_takes_over() {
     }
     whole(&acme, &cloud.pool.repo());
     cloud.has(&globex.src());
+}
+
+#[test]
+fn a_pool_kept_at_another_pool_comes_back_with_everything() {
+    let far = sealed(&["first"]);
+    let mut cloud = sealed(&["secret"]);
+    cloud.pool.run(&["tenant", "create", "open"]).ok();
+    let (acme, globex) = (Site::filled(), other_site());
+    globex.write("own", &noise(9, 3 << 20));
+    globex.backup();
+    add_unasked(&acme, "cloud", &cloud.invite("secret")).ok();
+    cloud.join("open", &globex);
+    pushed(&acme);
+    pushed(&globex);
+    fed(&cloud.pool, cloud.pool.command(&["remote", "add", "far"]), &far.invite("first")).ok();
+    let push = || summary(&cloud.pool.run(&["--json", "sync", "push", "far"]).ok());
+    assert!(push()["bytes_sent"].as_u64().unwrap() > 8 << 20);
+    acme.write("more", &noise(10, 200_000));
+    acme.backup();
+    pushed(&acme);
+    let more = push()["bytes_sent"].as_u64().unwrap();
+    assert!((200_000..500_000).contains(&more), "{more}");
+    assert_eq!(push()["bytes_sent"], 0);
+    cloud.stop();
+    let key = cloud.host_key.clone();
+    fs::remove_dir_all(cloud.pool.repo()).unwrap();
+    let invitation =
+        far.pool.run(&["-q", "tenant", "invite", "first", "--restore", "--address", &far.address]).ok().text();
+    let (password, code) = (cloud.pool.path().join("password"), cloud.pool.path().join("identity"));
+    let words =
+        ["init", "--from-invitation", "far", "--password-file", text(&password), "--recovery-code-file", text(&code)];
+    fed(&cloud.pool, cloud.pool.program(&words), &invitation).ok();
+    cloud.start();
+    assert_eq!(cloud.host_key, key);
+    for site in [&acme, &globex] {
+        let none = pushed(site);
+        assert_eq!((&none["bytes_sent"], &none["snapshots_sent"]), (&0.into(), &0.into()), "{none}");
+    }
+    acme.write("after", &noise(20, 150_000));
+    acme.backup();
+    assert_eq!(pushed(&acme)["snapshots_sent"], 1);
+    whole(&acme, &cloud.pool.repo());
+    cloud.has(&globex.src());
+    cloud.pool.run(&["sync", "push", "far"]).ok();
 }
 
 /// Damages a site's largest pack, takes another and a manifest away, and a roll-up.

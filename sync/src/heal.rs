@@ -11,6 +11,7 @@ use repo::follow::{MAX_ROLLUP, read_rollup};
 use repo::format::record::Outcome;
 use repo::id::{PackId, SnapshotId};
 use repo::limits::{MAX_MANIFEST, MAX_PACK};
+use repo::lock::COMMIT_WAIT;
 use repo::mend::renew_index;
 use repo::monitor::{Event, Monitor};
 use repo::open::Repository;
@@ -115,6 +116,8 @@ pub fn from_snapshots(repo: &Repository, other: &mut dyn There, monitor: &dyn Mo
 /// As [`from_snapshots`].
 pub fn from_copy(repo: &Repository, copy: &dyn Backend, monitor: &dyn Monitor) -> Result<Healed> {
     let (mut healed, mut back) = (Healed::default(), Vec::new());
+    // What is put back must not be on its way out.
+    let no_prune = repo.locks.prune(COMMIT_WAIT)?;
     let state = repo.refresh(monitor)?;
     for id in state.damaged.keys() {
         if monitor.cancelled() {
@@ -157,6 +160,8 @@ pub fn from_copy(repo: &Repository, copy: &dyn Backend, monitor: &dyn Monitor) -
         }
     }
     rollups(repo, copy, &mut healed)?;
+    // Taken by who records packs.
+    drop(no_prune);
     spare_footers(repo, &back, &mut healed, monitor)?;
     Ok(healed)
 }

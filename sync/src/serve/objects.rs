@@ -26,7 +26,7 @@ use crate::ssh::server::StopFlag;
 use crate::wire::limits::{MAX_DATA, MAX_LISTING, MAX_PARTIAL};
 use crate::wire::{Area, Bitmap, Connection, Listed, Message, Object, Session};
 
-pub use keep::{Kept, Nested, copy_dir, nested_copies, parse as parse_nested};
+pub use keep::{Kept, Nested, copy_dir, nested_copies, parse as parse_nested, stored_bytes};
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

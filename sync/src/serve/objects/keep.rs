@@ -47,6 +47,15 @@ pub fn nested_copies(tenants: &Path) -> Result<BTreeMap<u32, RepoId>> {
     Ok(found)
 }
 
+/// Bytes that a pool whose tenants' directories lie in `tenants` keeps of a sealed tenant; none before its first push.
+///
+/// # Errors
+/// What the system gives.
+pub fn stored_bytes(tenants: &Path, tenant: u32) -> Result<Option<u64>> {
+    let dir = copy_dir(tenants, tenant);
+    Local::copy_mark(&dir)?.map(|of| Kept::open(&dir, of)?.bytes()).transpose()
+}
+
 /// A copy.
 pub struct Kept {
     copy: Local,
