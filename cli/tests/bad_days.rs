@@ -1,6 +1,5 @@
 //! Days on which more than one thing goes wrong: a pool whose disk is full, a site that was set back, everybody at once.
 
-#[allow(dead_code)]
 mod support;
 
 use std::fs;
