@@ -18,11 +18,8 @@ use repo::open::Repository;
 use repo::session::Session;
 use repo::snapshots;
 
-use crate::pull::{Nearest, Pull, Report, There};
+use crate::pull::{Nearest, Pull, Report, SEEN_MOST, There};
 use crate::sealed::names;
-
-/// Trees remembered as looked at, at most.
-const SEEN: usize = 1 << 20;
 
 /// What was healed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,7 +92,7 @@ pub fn from_snapshots(repo: &Repository, other: &mut dyn There, monitor: &dyn Mo
             Err(e) if is_loss(&e) => healed.fail(monitor, &e.context(format_args!("snapshot {}", id.short()))),
             other => other?,
         }
-        if seen.len() > SEEN {
+        if seen.len() >= SEEN_MOST {
             seen.clear();
         }
     }

@@ -26,7 +26,7 @@ use crate::fetch::{self, Dial, Remote};
 use crate::wire::{Connection, SnapshotEntry};
 
 /// Trees remembered of a snapshot: one that comes again is not looked into again. Past it some are.
-const SEEN_MOST: usize = 1 << 20;
+pub(crate) const SEEN_MOST: usize = 1 << 20;
 /// Chunks of data asked for ahead of the one that is stored.
 const AHEAD: usize = 192;
 /// Snapshots brought in before they are recorded together.

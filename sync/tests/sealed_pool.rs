@@ -233,14 +233,17 @@ fn the_wire_carries_what_is_missing_and_waits_little() {
     };
     let whole = size(&site);
     let (_, sent, _) = measured(&repo);
+    println!("first push: {sent} bytes for packs of {whole}");
     assert!(sent < whole + whole / 50 + 100_000, "{sent} bytes for {whole}");
     let (report, sent, turns) = measured(&repo);
+    println!("empty push: {sent} bytes, {turns} round trips");
     assert_eq!(report.bytes, 0);
     assert!(sent < 2000 && turns <= 4, "{sent} bytes, {turns} round trips");
     site.write("dir/more", &noise(9, 3 << 20));
     site.backup(&repo);
     let more = size(&site) - whole;
     let (_, sent, turns) = measured(&repo);
+    println!("next push: {sent} bytes for packs of {more}, {turns} round trips");
     assert!(sent < more + more / 50 + 100_000, "{sent} bytes for {more}");
     assert!(turns <= 12, "{turns} round trips");
     cloud.same(tenant, &site, &repo);
