@@ -398,6 +398,32 @@ fn a_quota_counts_what_is_stored() {
     quota(20 << 20);
     cloud.pushed(tenant, &repo);
     cloud.same(tenant, &site, &repo);
+    // What is begun counts, or any number of packs could be: each of these is cut off before its end.
+    let (begun, served) = cloud.with(tenant, Roles::PUSH, None, |near| {
+        let mut connection = begun(near, &repo, wire::Purpose::Push);
+        for n in 0..20u8 {
+            let object = wire::Object::Pack(repo::id::PackId([n; 32]));
+            connection.send(&wire::Message::Put { object, size: 8 << 20, from: 0 }).unwrap();
+            if connection.sender().send_data(&vec![n; 7 << 20]).is_err()
+                || connection.send(&wire::Message::Cut).is_err()
+            {
+                return n;
+            }
+            connection.flush().unwrap();
+            if !matches!(connection.receive(), Ok(Some(wire::Message::Durable { .. }))) {
+                return n;
+            }
+        }
+        20
+    });
+    assert!((8..13).contains(&begun), "{begun}");
+    assert_eq!(served.unwrap_err().kind(), Kind::NoSpace);
+    // And is given up when it would keep out what fits.
+    quota(7 << 20);
+    site.write("dir/more", &noise(9, 7000));
+    site.backup(&repo);
+    cloud.pushed(tenant, &repo);
+    cloud.same(tenant, &site, &repo);
 }
 
 #[test]

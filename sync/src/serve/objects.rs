@@ -103,6 +103,14 @@ pub fn serve(
         parts.clear()?;
     }
     let quota = known.quota.map(|quota| Ok::<_, Error>((quota, kept.bytes()?))).transpose()?;
+    // What was left here on earlier visits must not keep out for days what fits.
+    if access == Access::Push
+        && quota.is_some_and(|(quota, used)| {
+            used.saturating_add(packs.bytes()) > quota.saturating_add(super::quota::MARGIN)
+        })
+    {
+        packs.clear()?;
+    }
     let window = Duration::from_secs(known.window.unwrap_or(0));
     let listing = None;
     let mut keeper = Keeper { pool, tenant, repository, kept, packs, parts, quota, window, access, listing };

@@ -114,6 +114,11 @@ impl Spool {
         fs::read(&path).map_err(|e| Error::io("read a spooled pack", path, e))
     }
 
+    /// Notes that a pack of so many bytes was moved out of it.
+    pub fn moved(&self, bytes: u64) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Forgets a pack.
     ///
     /// # Errors

@@ -124,6 +124,16 @@ impl Kept {
         Ok(())
     }
 
+    /// Whether there is room for the copy of a tenant of this one's.
+    pub fn has_nested(&self, tenant: u32) -> bool {
+        self.nested.lock().contains_key(&tenant)
+    }
+
+    /// How many copies are in it.
+    pub fn nested_count(&self) -> usize {
+        self.nested.lock().len()
+    }
+
     /// Does something with the place of an object; none if there is no such place.
     ///
     /// # Errors

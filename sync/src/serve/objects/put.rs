@@ -18,11 +18,17 @@ use repo::log::CHECKPOINT_EVERY;
 
 use super::Keeper;
 use super::keep::{Nested, is_named_by_hash, parse};
+use crate::serve::quota::{MARGIN, full};
 use crate::serve::spool::STEP;
 use crate::wire::{Connection, Incoming, Message, Object};
 
 /// Why an object is not taken.
 type Objection = Option<&'static str>;
+
+/// The most copies within one.
+const NESTED: usize = 1024;
+/// What the directories of one count as.
+const LAYOUT: u64 = MIB as u64;
 
 const OTHER: &str = "there is another object of this name, and nothing is overwritten";
 
@@ -81,10 +87,12 @@ impl Keeper<'_> {
         from: u64,
         connection: &mut Connection,
     ) -> Result<Option<Objection>> {
-        if let Some((quota, used)) = self.quota
-            && used.saturating_add(size) > quota
-        {
-            return Err(crate::serve::quota::full());
+        if let Some((quota, used)) = self.quota {
+            // What was begun and never ended counts too, or any number of packs could be.
+            let begun = used.saturating_add(self.packs.bytes()).saturating_add(size.saturating_sub(from));
+            if used.saturating_add(size) > quota || begun > quota.saturating_add(MARGIN) {
+                return Err(full());
+            }
         }
         let (spool, id) = match object {
             Object::Pack(id) => (&self.packs, *id),
@@ -119,6 +127,13 @@ impl Keeper<'_> {
         drop(arriving);
         let path = spool.path(&id);
         let why = self.store(object, &path, size)?;
+        if !path.exists() {
+            // It lies in its place now.
+            match object {
+                Object::Pack(_) => self.packs.moved(size),
+                _ => self.parts.moved(size),
+            }
+        }
         match object {
             Object::Pack(id) => self.packs.remove(id)?,
             _ => self.parts.remove(&id)?,
@@ -179,7 +194,16 @@ impl Keeper<'_> {
             Some((tenant, Nested::Mark)) => {
                 let text = String::from_utf8(read(file)?).unwrap_or_default();
                 let Ok(of) = text.parse::<RepoId>() else { return Ok(Some("it names no repository")) };
+                if self.kept.has_nested(tenant) {
+                    return Ok(None);
+                }
+                if self.kept.nested_count() >= NESTED {
+                    return Ok(Some("a copy holds no more copies than this"));
+                }
                 self.kept.add_nested(tenant, of)?;
+                if let Some((_, used)) = &mut self.quota {
+                    *used += LAYOUT;
+                }
                 Ok(None)
             }
             Some((_, Nested::Object(place))) => {
