@@ -1,5 +1,5 @@
 //! Sealed tenants: their copies arrive at a pool byte for byte, in order, resumed where they were cut, and nothing in them is
-//! overwritten or deleted but by their owners' orders.
+//! overwritten.
 
 #[allow(dead_code)]
 #[path = "../../repo/tests/heal/site.rs"]
@@ -7,192 +7,23 @@ mod site;
 #[path = "../../repo/tests/common/tenants.rs"]
 #[allow(dead_code)]
 mod parties;
+#[path = "support/sealed.rs"]
+#[allow(dead_code)]
+mod sealed;
 
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
-use parties::pool;
 use repo::backend::local::Local;
 use repo::backend::{Area, Backend, Object};
-use repo::check::ReadData;
-use repo::error::{Error, Kind, Result};
+use repo::error::{Error, Kind};
 use repo::format::record::Roles;
-use repo::keyslots::{self, Secret};
-use repo::monitor::Void;
-use repo::open::{Access, Place, Repository, Sealed};
-use repo::tenants::{self, Redeemed};
-use site::{Site, checked, noise, readable};
-use sync::remote_backend::RemoteBackend;
-use sync::sealed::back;
-use sync::sealed::remote::Remote;
-use sync::sealed::{Options, Report, Target, push_to};
-use sync::serve::objects::copy_dir;
-use sync::serve::{Grant, Pool, serve};
+use repo::open::Repository;
+use repo::tenants;
+use sealed::{Cloud, add_recipient, begun, counted, filled, pushing};
+use site::{Site, noise};
+use sync::sealed::Options;
 use sync::ssh::server::StopFlag;
-use sync::stream::{Duplex, pair};
 use sync::wire;
-
-const IDENTITY: &str = "AGE-SECRET-KEY-10YLG6NVFZDNAK5E2DDWNKAFMZEKA6F0HA2D2V9MJY340ZAY6PDJS0Y4GLC";
-const RECIPIENT: &str = "age17zv74e44g6ljf7mye8xex565zz6lnxklvydf790nxqg87lgphcrqy7ttk8";
-
-struct Cloud {
-    _disk: Site,
-    pool: Pool,
-    stop: StopFlag,
-    spool: tempfile::TempDir,
-}
-
-/// What went over a link.
-#[derive(Default)]
-struct Traffic {
-    sent: AtomicU64,
-    turns: AtomicU64,
-    asked: AtomicBool,
-}
-
-struct Counted<T>(T, Arc<Traffic>);
-
-impl<T: Read> Read for Counted<T> {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.0.read(buf)?;
-        if self.1.asked.swap(false, Ordering::SeqCst) {
-            self.1.turns.fetch_add(1, Ordering::SeqCst);
-        }
-        Ok(n)
-    }
-}
-
-impl<T: Write> Write for Counted<T> {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        self.1.asked.store(true, Ordering::SeqCst);
-        let n = self.0.write(buf)?;
-        self.1.sent.fetch_add(n as u64, Ordering::SeqCst);
-        Ok(n)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.0.flush()
-    }
-}
-
-fn counted(duplex: Duplex) -> (Duplex, Arc<Traffic>) {
-    let traffic = Arc::new(Traffic::default());
-    let read = Box::new(Counted(duplex.read, Arc::clone(&traffic)));
-    (Duplex { read, write: Box::new(Counted(duplex.write, Arc::clone(&traffic))) }, traffic)
-}
-
-impl Cloud {
-    fn new() -> Cloud {
-        let (disk, repo) = pool();
-        let spool = tempfile::tempdir().unwrap();
-        let pool = Pool::new(repo, "ssh-ed25519 AAAA".into(), spool.path().to_owned());
-        Cloud { _disk: disk, pool, stop: StopFlag::default(), spool }
-    }
-
-    fn join(&self, name: &str, site: &Repository) -> u32 {
-        let pool = self.pool.repository();
-        let number = tenants::create(pool, name, true, &|_| ()).unwrap();
-        let expires = pool.clock.now().plus(Duration::from_secs(3600));
-        let token = tenants::invite(pool, number, Roles::PUSH, "site", "", expires).unwrap();
-        let with =
-            Redeemed { public: &format!("ssh-ed25519 {name}"), repository: Some(site.config.repo_id), keyring: None };
-        tenants::redeem(pool, &token, &with).unwrap();
-        number
-    }
-
-    fn copy(&self, tenant: u32) -> PathBuf {
-        copy_dir(self.spool.path(), tenant)
-    }
-
-    /// Does something over a connection of the tenant's that is cut after so many bytes.
-    fn with<T: Send>(
-        &self,
-        tenant: u32,
-        roles: Roles,
-        cut: Option<u64>,
-        client: impl FnOnce(Duplex) -> T + Send,
-    ) -> (T, Result<()>) {
-        let (near, far) = pair(1 << 20, cut);
-        let grant = Grant::Tenant { tenant, roles };
-        std::thread::scope(|scope| {
-            let serving = scope.spawn(|| serve(&self.pool, &grant, far, &self.stop));
-            let done = client(near);
-            (done, serving.join().unwrap())
-        })
-    }
-
-    fn push(&self, tenant: u32, from: &Repository, cut: Option<u64>, options: Options) -> (Result<Report>, Result<()>) {
-        self.with(tenant, Roles::PUSH, cut, |near| pushing(from, near, options))
-    }
-
-    fn pushed(&self, tenant: u32, from: &Repository) -> Report {
-        self.pushed_with(tenant, from, Options::default())
-    }
-
-    #[track_caller]
-    fn pushed_with(&self, tenant: u32, from: &Repository, options: Options) -> Report {
-        let (done, served) = self.push(tenant, from, None, options);
-        let report = done.unwrap();
-        served.unwrap();
-        report
-    }
-
-    /// Opens the copy with the identity, as its owner would.
-    fn opened(&self, tenant: u32) -> Result<(tempfile::TempDir, Repository)> {
-        let cache = tempfile::tempdir().unwrap();
-        let place = Place {
-            root: self.copy(tenant),
-            index_dir: Some(cache.path().join("index")),
-            cache: cache.path().join("cache"),
-        };
-        let secret = Secret::identity(IDENTITY).unwrap();
-        let repo = Sealed::open(place, Access::Read)?.unlock(&secret, &Void::default())?;
-        Ok((cache, repo))
-    }
-
-    /// Asserts that the copy is the repository, and sound.
-    #[track_caller]
-    fn same(&self, tenant: u32, site: &Site, repo: &Repository) {
-        let (_cache, copy) = self.opened(tenant).unwrap();
-        assert_eq!(copy.log.position(), repo.log.position());
-        assert!(readable(&copy) == readable(repo), "another content");
-        let (outcome, told) = checked(&copy, ReadData::All);
-        assert_eq!((outcome.problems, &told[..]), (0, &[] as &[String]));
-        let there = Local::open(&self.copy(tenant), true).unwrap();
-        for area in [Area::Packs, Area::Footers, Area::Snapshots, Area::Log] {
-            for object in site.objects(area) {
-                let bytes = |backend: &dyn Backend| backend.read_all(&object, 1 << 30).unwrap();
-                assert!(bytes(&there) == bytes(&site.disk), "{object:?}");
-            }
-        }
-    }
-}
-
-fn pushing(from: &Repository, near: Duplex, options: Options) -> Result<Report> {
-    let (id, at) = (from.config.repo_id, from.refresh(&Void::default())?.position);
-    let remote = Remote::begin(near, id, at, "test", Path::new("pool"))?;
-    let report = push_to(from, &remote, options, &Void::default())?;
-    if remote.watermark()? != Some(report.now) {
-        remote.done(report.now)?;
-    }
-    remote.bye()?;
-    Ok(report)
-}
-
-/// A site whose repository an identity opens too.
-fn filled() -> (Site, Repository) {
-    let site = Site::filled();
-    let repo = site.open();
-    add_recipient(&repo);
-    (site, repo)
-}
-
-fn add_recipient(repo: &Repository) {
-    keyslots::add_recipient(repo.backend.as_ref(), repo.config.repo_id, &repo.unlocked.keyring, "far", RECIPIENT)
-        .unwrap();
-}
 
 #[test]
 fn a_copy_arrives_byte_for_byte_and_then_takes_what_is_new() {
@@ -311,15 +142,6 @@ fn told(cloud: &Cloud, tenant: u32, repo: &Repository, object: wire::Object, byt
         connection.receive().unwrap().unwrap()
     });
     said
-}
-
-fn begun(near: Duplex, repo: &Repository, purpose: wire::Purpose) -> wire::Connection {
-    let mut connection = wire::Connection::open(near, wire::Side::Client, &wire::Preface::ours()).unwrap();
-    let (repository, position, program) = (repo.config.repo_id, repo.log.position(), "test".to_owned());
-    connection.send(&wire::Message::Begin { purpose, repository, position, program }).unwrap();
-    connection.flush().unwrap();
-    assert!(matches!(connection.receive().unwrap(), Some(wire::Message::Ready { sealed: true, .. })));
-    connection
 }
 
 #[test]
@@ -500,110 +322,4 @@ fn a_pack_damaged_at_the_pool_is_set_aside_and_comes_again() {
     let answer = told(&cloud, tenant, &repo, wire::Object::Pack(broken), &sound);
     assert!(matches!(answer, wire::Message::Durable { .. }), "{answer:?}");
     cloud.same(tenant, &site, &repo);
-}
-
-impl Cloud {
-    /// Reads the tenant's copy over connections that each break after `cut` bytes.
-    fn reading<T>(&self, tenant: u32, cut: Option<u64>, then: impl FnOnce(&RemoteBackend) -> T) -> T {
-        std::thread::scope(|scope| {
-            let (tx, rx) = std::sync::mpsc::channel();
-            scope.spawn(move || {
-                for far in rx {
-                    scope.spawn(move || {
-                        let grant = Grant::Tenant { tenant, roles: Roles::PULL };
-                        let _ = serve(&self.pool, &grant, far, &self.stop);
-                    });
-                }
-            });
-            let tx = parking_lot::Mutex::new(tx);
-            let dial = move || {
-                let (near, far) = pair(1 << 20, cut);
-                tx.lock().send(far).unwrap();
-                Ok(near)
-            };
-            // Whoever makes a lost site anew need not know which repository it was.
-            let from = RemoteBackend::new(Arc::new(dial), repo::id::RepoId([0; 32]), "test", Path::new("pool"));
-            then(&from)
-        })
-    }
-}
-
-#[test]
-fn a_copy_comes_back_over_a_link_that_breaks_again_and_again() {
-    let (cloud, (site, repo)) = (Cloud::new(), filled());
-    let tenant = cloud.join("acme", &repo);
-    let root = tempfile::tempdir().unwrap();
-    let back = root.path().join("back");
-    let bring = |cut: Option<u64>| {
-        cloud.reading(tenant, cut, |from| {
-            let copy = back::begin(from, &back, repo.config.repo_id)?;
-            back::bring(from, &copy, &Void::default())
-        })
-    };
-    let e = bring(None).unwrap_err();
-    assert!(e.kind() == Kind::NoRepository && e.to_string().contains("no whole copy"), "{e}");
-    cloud.pushed(tenant, &repo);
-    let (mut cut, mut tries) = (200, 0);
-    while let Err(e) = bring(Some(cut)) {
-        assert_eq!(e.kind(), Kind::Unreachable, "{e}");
-        assert!(!back.join("config").exists(), "nobody takes it for a repository yet");
-        (cut, tries) = (cut * 3 / 2, tries + 1);
-    }
-    assert!(tries > 8, "{tries}");
-    for area in [Area::Packs, Area::Footers, Area::Snapshots, Area::Log] {
-        let copy = Local::open(&back, true).unwrap();
-        assert_eq!(sync::sealed::names(&copy, area).unwrap().into_iter().collect::<Vec<_>>(), site.objects(area));
-        for object in site.objects(area) {
-            let bytes = |backend: &dyn Backend| backend.read_all(&object, 1 << 30).unwrap();
-            assert!(bytes(&copy) == bytes(&site.disk), "{object:?}");
-        }
-    }
-}
-
-#[test]
-fn a_copy_is_read_where_it_lies_and_only_by_who_may() {
-    let (cloud, (_site, repo)) = (Cloud::new(), filled());
-    let tenant = cloud.join("acme", &repo);
-    cloud.pushed(tenant, &repo);
-    // Over connections that last, and over such as break now and then.
-    for cut in [None, Some(20_000)] {
-        cloud.reading(tenant, cut, |from| {
-            let sizes: Vec<_> = [Object::Config, Object::Log(1), Object::Log(999)]
-                .iter()
-                .map(|o| from.size(o).unwrap().is_some())
-                .collect();
-            assert_eq!(sizes, [true, true, false]);
-            let whole = from.read_all(&Object::Log(1), 1 << 20).unwrap();
-            assert_eq!(from.read(&Object::Log(1), 3, 5).unwrap(), whole[3..8]);
-            assert_eq!(from.read(&Object::Log(1), whole.len() as u64 - 1, 2).unwrap_err().kind(), Kind::Damaged);
-            assert_eq!(from.read(&Object::Log(999), 0, 2).unwrap_err().kind(), Kind::NotFound);
-            assert_eq!(from.read_all(&Object::Log(1), whole.len() - 1).unwrap_err().kind(), Kind::Damaged);
-            assert_eq!(from.put(&Object::Log(999), b"x").unwrap_err().kind(), Kind::ReadOnly);
-            assert_eq!(from.delete(&Object::Log(1)).unwrap_err().kind(), Kind::ReadOnly);
-        });
-    }
-    // A key that may deliver alone reads nothing, and one that may read delivers nothing.
-    let (said, _) = cloud.with(tenant, Roles::PUSH, None, |near| {
-        let mut connection = wire::Connection::open(near, wire::Side::Client, &wire::Preface::ours()).unwrap();
-        let (repository, position, program) = (repo.config.repo_id, repo.log.position(), "test".to_owned());
-        let purpose = wire::Purpose::Pull;
-        connection.send(&wire::Message::Begin { purpose, repository, position, program }).unwrap();
-        connection.flush().unwrap();
-        connection.receive().unwrap().unwrap()
-    });
-    assert!(matches!(said, wire::Message::Fail(fail) if fail.kind() == Kind::Refused));
-    for message in [
-        wire::Message::Put { object: wire::Object::Log(999), size: 0, from: 0 },
-        wire::Message::Done { position: repo.log.position() },
-        wire::Message::Order { size: 100 },
-    ] {
-        let (said, served) = cloud.with(tenant, Roles::PULL, None, |near| {
-            let mut connection = begun(near, &repo, wire::Purpose::Pull);
-            connection.send(&message).unwrap();
-            connection.flush().unwrap();
-            connection.receive().unwrap().unwrap()
-        });
-        assert!(matches!(said, wire::Message::Fail(_)), "{said:?}");
-        assert!(served.is_err());
-    }
 }
