@@ -30,6 +30,12 @@ const AT_ONCE: usize = 64;
 /// Makes a connection to the pool.
 pub type Dial = Arc<dyn Fn() -> Result<Duplex> + Send + Sync>;
 
+/// Makes no connection but this one.
+pub fn once(duplex: Duplex) -> Dial {
+    let only = Mutex::new(Some(duplex));
+    Arc::new(move || only.lock().take().ok_or_else(|| Error::new(Kind::Unreachable, "there is one connection only")))
+}
+
 /// Opens a connection for reading.
 ///
 /// # Errors

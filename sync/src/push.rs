@@ -24,6 +24,7 @@ use crate::delta::Delta;
 use crate::fetch::Dial;
 use crate::wire::{Message, PieceName, Reason, Secret};
 use frames::Outgoing;
+pub(crate) use link::{CONNECTIONS, LONG};
 use link::{Link, Ready};
 
 /// Snapshots are asked about again this often in all: trees that are missing show level by level.

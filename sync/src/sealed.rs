@@ -101,6 +101,9 @@ pub fn push_to(source: &Repository, target: &dyn Target, options: Options, monit
     for pass in 0.. {
         monitor.event(Event::Phase(if pass == 0 { "packs" } else { "packs that were repacked meanwhile" }));
         let delta = Delta::since(source, from)?;
+        if pass == 0 && delta.is_large() {
+            target.expect_many();
+        }
         let Copied { packs, bytes, gone: vanished, damaged } = push.copy_packs(&delta, &gone)?;
         report.packs += packs;
         report.bytes += bytes;

@@ -10,7 +10,7 @@ mod quota;
 mod spool;
 mod work;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ pub struct Pool {
     /// Tenants with a push under way.
     pushing: Mutex<BTreeMap<u32, Arc<Pushing>>>,
     /// Sealed tenants with one.
-    keeping: Mutex<BTreeSet<u32>>,
+    keeping: Mutex<BTreeMap<u32, Arc<objects::Keeping>>>,
 }
 
 #[derive(Default)]

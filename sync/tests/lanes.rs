@@ -3,18 +3,18 @@
 #[path = "support/cloud.rs"]
 #[allow(dead_code)]
 mod cloud;
+#[path = "support/long.rs"]
+mod long;
 #[path = "../../repo/tests/common/tenants.rs"]
 mod parties;
 #[allow(dead_code)]
 #[path = "../../repo/tests/heal/site.rs"]
 mod site;
 
-use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread::sleep;
-use std::time::Duration;
 
 use cloud::Cloud;
+use long::long;
 use parties::join;
 use repo::error::Kind;
 use repo::format::record::Roles;
@@ -23,35 +23,8 @@ use repo::open::Repository;
 use repo::receive::Sender;
 use site::{Site, noise};
 use sync::serve::{Grant, serve};
-use sync::stream::{Duplex, pair};
+use sync::stream::pair;
 use sync::wire::{Connection, Fail, Message, Object, Piece, Preface, Purpose, Session, Side};
-
-/// A long link: whatever is read comes late, and it is slow.
-struct Slow<T>(T);
-
-impl<T: Read> Read for Slow<T> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        sleep(Duration::from_millis(25));
-        self.0.read(buf)
-    }
-}
-
-impl<T: Write> Write for Slow<T> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        sleep(Duration::from_millis(6));
-        self.0.write(&buf[..buf.len().min(64 << 10)])
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-/// A client's end of a long link, and the server's.
-fn long(cut: Option<u64>) -> (Duplex, Duplex) {
-    let (client, server) = pair(1 << 20, cut);
-    (Duplex { read: Box::new(Slow(client.read)), write: Box::new(Slow(client.write)) }, server)
-}
 
 /// A site with some packs of 4 MiB, and a pool that it is a tenant of.
 fn filled() -> (Cloud, Site, Repository, Sender) {

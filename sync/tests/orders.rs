@@ -25,6 +25,7 @@ use repo::open::{Init, Repository, init_in};
 use repo::prune::{self, prune};
 use repo::tenants::{self, Redeemed};
 use site::{Site, noise};
+use sync::fetch::once;
 use sync::sealed::ask::{self, Deleted};
 use sync::sealed::order::Order;
 use sync::sealed::remote::{Remote, named};
@@ -98,7 +99,7 @@ impl Scene {
         std::thread::scope(|scope| {
             let serving = scope.spawn(|| serve(&self.pool, &grant, far, &StopFlag::default()));
             let at = self.repo.refresh(&Void::default())?.position;
-            let remote = Remote::begin(near, self.repo.config.repo_id, at, "test", Path::new("pool"))?;
+            let remote = Remote::begin(&once(near), self.repo.config.repo_id, at, "test", Path::new("pool"))?;
             push_to(&self.repo, &remote, Options { audit: false, delete: true }, &Void::default())?;
             let done = then(&remote);
             drop(remote);

@@ -6,6 +6,9 @@ mod site;
 #[path = "../../repo/tests/common/tenants.rs"]
 #[allow(dead_code)]
 mod parties;
+#[path = "support/long.rs"]
+#[allow(dead_code)]
+mod long;
 #[path = "support/sealed.rs"]
 #[allow(dead_code)]
 mod sealed;

@@ -7,6 +7,9 @@ mod site;
 #[path = "../../repo/tests/common/tenants.rs"]
 #[allow(dead_code)]
 mod parties;
+#[path = "support/long.rs"]
+#[allow(dead_code)]
+mod long;
 #[path = "support/sealed.rs"]
 #[allow(dead_code)]
 mod sealed;
@@ -99,6 +102,18 @@ fn a_link_that_breaks_again_and_again_sends_little_twice() {
         assert!(tries < 60, "{sum} bytes so far");
     }
     assert!(tries > 4 && sum < 60_000_000, "{tries} tries, {sum} bytes");
+    cloud.same(tenant, &site, &repo);
+}
+
+#[test]
+fn a_long_link_is_filled_by_several_connections() {
+    let (cloud, (site, repo)) = (Cloud::new(), filled());
+    site.write("large", &noise(70, 30 << 20));
+    site.backup(&repo);
+    let tenant = cloud.join("acme", &repo);
+    let (done, connections) = cloud.push_far(tenant, &repo);
+    assert!(done.unwrap().damaged.is_empty());
+    assert_eq!(connections, 4);
     cloud.same(tenant, &site, &repo);
 }
 

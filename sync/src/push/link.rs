@@ -21,12 +21,12 @@ use crate::wire::{Bitmap, Connection, Message, Object, Preface, Purpose, Session
 /// The other side's clock may be off by so much before it is worth a word.
 const CLOCK: Duration = Duration::from_secs(3600);
 /// The most connections of a push, the first included.
-const CONNECTIONS: usize = 4;
+pub const CONNECTIONS: usize = 4;
 /// Packs in memory, in all connections together, come to about this much.
 const IN_MEMORY: usize = 128 * MIB;
 /// A link that takes longer for a question and its answer is filled by several connections only: one loses too much of its
 /// speed whenever something is lost.
-const LONG: Duration = Duration::from_millis(30);
+pub const LONG: Duration = Duration::from_millis(30);
 /// … as is one on which no connection was free for this long.
 const BUSY: Duration = Duration::from_millis(500);
 /// How often to look at what has come, and at the monitor, while waiting.

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use repo::backend::{Backend, Object};
@@ -14,17 +15,28 @@ use repo::format::record::Position;
 use repo::id::RepoId;
 
 use super::Target;
-use crate::stream::Duplex;
+use crate::fetch::Dial;
+use crate::push::{CONNECTIONS, LONG};
 use crate::wire::limits::{MAX_LISTING, MAX_PIECES};
 use crate::wire::{Area as NamedArea, StateName};
-use crate::wire::{Bitmap, Connection, Listed, Message, Object as Named, Preface, Purpose, Receiver, Sender, Side};
+use crate::wire::{
+    Bitmap, Connection, Listed, Message, Object as Named, Preface, Purpose, Receiver, Sender, Session, Side,
+};
 
 /// How long what the pool said last is waited for after the link has failed.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// An open push to a sealed tenant's copy.
 pub struct Remote {
+    /// The connection of the Begin: everything goes out by it, but packs by any that is free.
     sender: Mutex<Sender>,
+    more: Arc<Mutex<Vec<Arc<Mutex<Sender>>>>>,
+    /// Packs went out by others since what was put was last durable.
+    apart: AtomicBool,
+    dial: Dial,
+    session: Session,
+    /// Whether a question and its answer take long.
+    long: bool,
     heard: Arc<Heard>,
     watermark: Option<Position>,
     partial: Mutex<BTreeMap<Named, u64>>,
@@ -60,23 +72,19 @@ impl Remote {
     ///
     /// # Errors
     /// `Unreachable` if the link fails; what the pool says; `Unsupported` if the tenant is not a sealed one.
-    pub fn begin(
-        duplex: Duplex,
-        repository: RepoId,
-        position: Position,
-        program: &str,
-        place: &Path,
-    ) -> Result<Remote> {
-        let mut connection = Connection::open(duplex, Side::Client, &Preface::ours())?;
+    pub fn begin(dial: &Dial, repository: RepoId, position: Position, program: &str, place: &Path) -> Result<Remote> {
+        let mut connection = Connection::open(dial()?, Side::Client, &Preface::ours())?;
+        let asked = Instant::now();
         let program = program.to_owned();
         connection.send(&Message::Begin { purpose: Purpose::Push, repository, position, program })?;
         connection.flush()?;
-        let (tenant, sealed, watermark, partial, time) = match connection.receive()? {
-            Some(Message::Ready { tenant, sealed, watermark, partial, time, .. }) => {
-                (tenant, sealed, watermark, partial, time)
+        let (session, tenant, sealed, watermark, partial, time) = match connection.receive()? {
+            Some(Message::Ready { session, tenant, sealed, watermark, partial, time, .. }) => {
+                (session, tenant, sealed, watermark, partial, time)
             }
             other => return Err(unexpected(other)),
         };
+        let long = asked.elapsed() > LONG;
         if !sealed {
             return Err(Error::new(
                 Kind::Unsupported,
@@ -89,9 +97,46 @@ impl Remote {
         let (sender, receiver) = connection.split();
         let heard = Arc::new(Heard::default());
         let listener = Arc::clone(&heard);
-        std::thread::spawn(move || listener.listen(receiver));
+        std::thread::spawn(move || listener.listen(receiver, true));
         let (sender, partial) = (Mutex::new(sender), Mutex::new(partial.into_iter().collect()));
-        Ok(Remote { sender, heard, watermark, partial, wanted, place: place.to_owned(), tenant, time })
+        let (more, apart, dial, place) = (Arc::default(), AtomicBool::new(false), Arc::clone(dial), place.to_owned());
+        let remote =
+            Remote { sender, more, apart, dial, session, long, heard, watermark, partial, wanted, place, tenant, time };
+        Ok(remote)
+    }
+
+    /// Opens further connections, in the background. One that cannot be had is done without.
+    fn widen(&self) {
+        for _ in 1..CONNECTIONS {
+            let (dial, session) = (Arc::clone(&self.dial), self.session);
+            let (more, heard) = (Arc::downgrade(&self.more), Arc::clone(&self.heard));
+            std::thread::spawn(move || {
+                let attached = || -> Result<Connection> {
+                    let mut connection = Connection::open(dial()?, Side::Client, &Preface::ours())?;
+                    connection.send(&Message::Attach { session })?;
+                    connection.flush()?;
+                    Ok(connection)
+                };
+                // The push may be over by now.
+                if let (Ok(connection), Some(more)) = (attached(), more.upgrade()) {
+                    let (sender, receiver) = connection.split();
+                    more.lock().push(Arc::new(Mutex::new(sender)));
+                    drop(more);
+                    heard.listen(receiver, false);
+                }
+            });
+        }
+    }
+
+    /// Sends a pack by whichever connection is free.
+    fn send_pack(&self, named: Named, bytes: &[u8]) -> Result<()> {
+        let more = self.more.lock().clone();
+        let Some(mut sender) = more.iter().find_map(|sender| sender.try_lock()) else {
+            return self.send_object(named, bytes);
+        };
+        self.apart.store(true, Ordering::Relaxed);
+        self.send_by(&mut sender, named, bytes)?;
+        self.flush(&mut sender)
     }
 
     /// Sends a question and waits for its answer.
@@ -149,11 +194,14 @@ impl Remote {
     }
 
     fn send_object(&self, named: Named, bytes: &[u8]) -> Result<()> {
+        self.send_by(&mut self.sender.lock(), named, bytes)
+    }
+
+    fn send_by(&self, sender: &mut Sender, named: Named, bytes: &[u8]) -> Result<()> {
         let size = bytes.len() as u64;
         let from = self.partial.lock().remove(&named).unwrap_or(0).min(size);
-        let mut sender = self.sender.lock();
         self.heard.state.lock().owed.insert(named.clone(), size);
-        self.say(&mut sender, &Message::Put { object: named, size, from })?;
+        self.say(sender, &Message::Put { object: named, size, from })?;
         let sent = sender.send_data(&bytes[from as usize..]);
         self.or_why(sent)
     }
@@ -256,6 +304,11 @@ impl Remote {
     /// # Errors
     /// As [`Remote::begin`].
     pub fn bye(self) -> Result<()> {
+        for sender in self.more.lock().drain(..) {
+            let mut sender = sender.lock();
+            // Everything is durable: what becomes of them does not matter any more.
+            let _ = sender.send(&Message::Bye).and_then(|()| sender.flush());
+        }
         let mut sender = self.sender.lock();
         self.say(&mut sender, &Message::Bye)?;
         self.flush(&mut sender)?;
@@ -272,6 +325,13 @@ impl Remote {
 }
 
 impl Target for Remote {
+    fn expect_many(&self) {
+        // A short link is filled by one.
+        if self.long {
+            self.widen();
+        }
+    }
+
     fn watermark(&self) -> Result<Option<Position>> {
         Ok(self.watermark)
     }
@@ -285,8 +345,18 @@ impl Target for Remote {
     }
 
     fn put(&self, object: &Object, bytes: &[u8]) -> Result<()> {
-        // The pool keeps both files of the config.
-        if *object == Object::ConfigCopy { Ok(()) } else { self.send_object(named(object)?, bytes) }
+        match object {
+            // The pool keeps both files of the config.
+            Object::ConfigCopy => Ok(()),
+            Object::Pack(id) => self.send_pack(Named::Pack(*id), bytes),
+            other => {
+                // What follows packs is durable after them, by whichever way they went.
+                if self.apart.swap(false, Ordering::Relaxed) {
+                    self.settled()?;
+                }
+                self.send_object(named(other)?, bytes)
+            }
+        }
     }
 
     fn settle(&self) -> Result<()> {
@@ -381,7 +451,8 @@ impl State {
 }
 
 impl Heard {
-    fn listen(&self, mut receiver: Receiver) {
+    /// Takes in what comes on a connection; the first one says why a push ends.
+    fn listen(&self, mut receiver: Receiver, first: bool) {
         loop {
             let message = receiver.receive();
             let mut state = self.state.lock();
@@ -400,7 +471,9 @@ impl Heard {
                 Ok(Some(Message::Pong(_))) => {}
                 Ok(Some(Message::Fail(fail))) => state.fail(&fail.into_error()),
                 Ok(Some(answer)) => state.answers.push_back(answer),
+                Ok(None) if !first => return,
                 Ok(None) => state.over = true,
+                Err(_) if !first && (state.over || state.owed.is_empty()) => return,
                 Err(e) => {
                     state.fail(&e);
                     state.over = true;

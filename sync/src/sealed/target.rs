@@ -16,6 +16,9 @@ pub trait Target: Sync {
     /// How far the copy's log reaches; none if it has none.
     fn watermark(&self) -> Result<Option<Position>>;
 
+    /// Many packs may have to be sent.
+    fn expect_many(&self) {}
+
     /// Objects that were there and are damaged or lost, as far as the place knows.
     fn wanted(&self) -> Vec<Object>;
 

@@ -265,7 +265,8 @@ fn manifest(from: &mut Receiver, size: u64) -> Result<Option<Vec<u8>>> {
     Ok(Some(sealed))
 }
 
-fn misplaced(message: &Message) -> Error {
+/// What may not come where it did.
+pub fn misplaced(message: &Message) -> Error {
     Error::new(Kind::Io, format!("the client sent {} where it may not be", message.name()))
 }
 

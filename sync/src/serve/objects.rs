@@ -7,10 +7,14 @@ mod keep;
 mod obey;
 mod put;
 
+use std::collections::btree_map::Entry;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use repo::backend::{Area as Stored, Backend};
 use repo::clock::Time;
 use repo::error::{Error, Kind, Result};
@@ -43,15 +47,25 @@ struct Keeper<'a> {
     tenant: u32,
     repository: RepoId,
     kept: Kept,
-    /// Packs that arrive, which are resumed; and all else.
-    packs: Spool,
+    shared: Arc<Keeping>,
+    /// Where all else than packs arrives.
     parts: Spool,
-    /// The most bytes, and how many there are; none: any.
-    quota: Option<(u64, u64)>,
     window: Duration,
     access: Access,
     /// The area that is being listed.
     listing: Option<(Area, Vec<Listed>)>,
+}
+
+/// What the connections of a push share.
+pub struct Keeping {
+    session: Session,
+    repository: RepoId,
+    /// Where packs arrive, which are resumed.
+    packs: Spool,
+    /// The most bytes, and how many there are; none: any.
+    quota: Mutex<Option<(u64, u64)>>,
+    /// The connection of the Begin has ended.
+    over: AtomicBool,
 }
 
 /// Keeps other pushes of the tenant away.
@@ -59,7 +73,9 @@ struct Alone<'a>(&'a Pool, u32);
 
 impl Drop for Alone<'_> {
     fn drop(&mut self) {
-        self.0.keeping.lock().remove(&self.1);
+        if let Some(keeping) = self.0.keeping.lock().remove(&self.1) {
+            keeping.over.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -88,17 +104,25 @@ pub fn serve(
                 .remedy("push the repository that took up the invitation"));
         }
     };
+    let dir = pool.spool.join(tenant.to_string());
+    let (packs, session) = (Spool::open(dir.clone())?, Session(random_bytes()));
+    let shared = Keeping { session, repository, packs, quota: Mutex::default(), over: AtomicBool::new(false) };
+    let shared = Arc::new(shared);
     let _alone = match access {
-        Access::Push if !pool.keeping.lock().insert(tenant) => {
-            return Err(Error::new(Kind::Locked, "another push of this repository is running")
-                .remedy("wait until it has ended"));
-        }
-        Access::Push => Some(Alone(pool, tenant)),
+        Access::Push => match pool.keeping.lock().entry(tenant) {
+            Entry::Vacant(entry) => {
+                entry.insert(Arc::clone(&shared));
+                Some(Alone(pool, tenant))
+            }
+            Entry::Occupied(_) => {
+                return Err(Error::new(Kind::Locked, "another push of this repository is running")
+                    .remedy("wait until it has ended"));
+            }
+        },
         Access::Pull => None,
     };
     let kept = Kept::open(&copy_dir(&pool.spool, tenant), repository)?;
-    let dir = pool.spool.join(tenant.to_string());
-    let (packs, parts) = (Spool::open(dir.clone())?, Spool::open(dir.join("parts"))?);
+    let parts = Spool::open(dir.join("parts"))?;
     if access == Access::Push {
         parts.clear()?;
     }
@@ -106,17 +130,59 @@ pub fn serve(
     // What was left here on earlier visits must not keep out for days what fits.
     if access == Access::Push
         && quota.is_some_and(|(quota, used)| {
-            used.saturating_add(packs.bytes()) > quota.saturating_add(super::quota::MARGIN)
+            used.saturating_add(shared.packs.bytes()) > quota.saturating_add(super::quota::MARGIN)
         })
     {
-        packs.clear()?;
+        shared.packs.clear()?;
     }
+    *shared.quota.lock() = quota;
     let window = Duration::from_secs(known.window.unwrap_or(0));
     let listing = None;
-    let mut keeper = Keeper { pool, tenant, repository, kept, packs, parts, quota, window, access, listing };
+    let mut keeper = Keeper { pool, tenant, repository, kept, shared, parts, window, access, listing };
     connection.send(&keeper.ready(&known.name)?)?;
     connection.flush()?;
     keeper.listen(connection, stop)
+}
+
+/// Serves a further connection of a sealed tenant's push, which carries packs alone.
+///
+/// # Errors
+/// What ended the connection before its time.
+pub fn attach(
+    pool: &Pool,
+    tenant: u32,
+    shared: Arc<Keeping>,
+    connection: &mut Connection,
+    stop: &StopFlag,
+) -> Result<()> {
+    let repository = shared.repository;
+    let kept = Kept::open(&copy_dir(&pool.spool, tenant), repository)?;
+    let parts = Spool::open(pool.spool.join(tenant.to_string()).join("parts"))?;
+    let (window, access, listing) = (Duration::ZERO, Access::Push, None);
+    let mut keeper = Keeper { pool, tenant, repository, kept, shared, parts, window, access, listing };
+    while let Some(message) = connection.receive()? {
+        match message {
+            Message::Bye => break,
+            _ if stop.is_set() => return Err(stopping()),
+            _ if keeper.shared.over.load(Ordering::Relaxed) => return Err(super::pushing::over()),
+            Message::Put { object: object @ Object::Pack(_), size, from } => {
+                keeper.put(object, size, from, connection)?;
+            }
+            Message::Ping(number) => connection.send(&Message::Pong(number))?,
+            Message::Pong(_) => {}
+            Message::Fail(fail) => return Err(fail.into_error()),
+            other => return Err(super::deliver::misplaced(&other)),
+        }
+        connection.flush()?;
+    }
+    Ok(())
+}
+
+impl Keeping {
+    /// Whether this is the push of that name.
+    pub fn is(&self, session: &Session) -> bool {
+        self.session == *session
+    }
 }
 
 impl Keeper<'_> {
@@ -124,19 +190,19 @@ impl Keeper<'_> {
         let (mut watermark, mut partial) = (None, Vec::new());
         if self.access == Access::Push {
             watermark = self.kept.newest();
-            let begun = self.packs.packs()?.into_iter().map(|(id, len)| (Object::Pack(id), len));
+            let begun = self.shared.packs.packs()?.into_iter().map(|(id, len)| (Object::Pack(id), len));
             let lost = self.kept.lost()?.into_iter().map(|id| (Object::Pack(id), 0));
             // Of one that is lost and begun again, how far it is counts.
             let both: std::collections::BTreeMap<Object, u64> = lost.chain(begun).collect();
             partial = both.into_iter().take(MAX_PARTIAL).collect();
         }
         Ok(Message::Ready {
-            session: Session(random_bytes()),
+            session: self.shared.session,
             tenant: name.to_owned(),
             sealed: true,
             watermark,
             partial,
-            quota_left: self.quota.map(|(quota, used)| quota.saturating_sub(used)),
+            quota_left: self.shared.quota.lock().map(|(quota, used)| quota.saturating_sub(used)),
             chunker: self.pool.repo.config.chunker,
             time: self.pool.repo.clock.now(),
             epochs: 0,
@@ -173,9 +239,7 @@ impl Keeper<'_> {
                 Message::Ping(number) => connection.send(&Message::Pong(number))?,
                 Message::Pong(_) => {}
                 Message::Fail(fail) => return Err(fail.into_error()),
-                other => {
-                    return Err(Error::new(Kind::Io, format!("the client sent {} where it may not be", other.name())));
-                }
+                other => return Err(super::deliver::misplaced(&other)),
             }
             connection.flush()?;
         }

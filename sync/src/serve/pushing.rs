@@ -7,13 +7,13 @@ use parking_lot::Mutex;
 use repo::error::{Error, Kind, Result};
 use repo::receive::Sender as Tenant;
 
-use super::Pool;
 use super::deliver::Listener;
 use super::out::Out;
 use super::spool::Spool;
 use super::work::Job;
+use super::{Pool, objects};
 use crate::ssh::server::StopFlag;
-use crate::wire::{Connection, Session};
+use crate::wire::{Connection, Fail, Message, Session};
 
 /// See the module.
 pub struct Pushing {
@@ -72,10 +72,15 @@ pub fn attach(pool: &Pool, tenant: u32, session: Session, mut connection: Connec
     let found =
         pool.pushing.lock().get(&tenant).filter(|pushing| pushing.session == session && !pushing.is_over()).cloned();
     let Some(pushing) = found else {
-        let e = Error::new(Kind::Refused, "there is no such push");
-        let _ =
-            connection.send(&crate::wire::Message::Fail(crate::wire::Fail::of(&e))).and_then(|()| connection.flush());
-        return Err(e);
+        let keeping = pool.keeping.lock().get(&tenant).filter(|keeping| keeping.is(&session)).cloned();
+        let done = match keeping {
+            Some(keeping) => objects::attach(pool, tenant, keeping, &mut connection, stop),
+            None => Err(Error::new(Kind::Refused, "there is no such push")),
+        };
+        return done.inspect_err(|e| {
+            // The link may be what failed.
+            let _ = connection.send(&Message::Fail(Fail::of(e))).and_then(|()| connection.flush());
+        });
     };
     let (sender, mut receiver) = connection.split();
     let out = Arc::new(Out::new(sender));

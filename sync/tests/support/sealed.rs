@@ -15,6 +15,7 @@ use repo::keyslots::{self, Secret};
 use repo::monitor::Void;
 use repo::open::{Access, Place, Repository, Sealed};
 use repo::tenants::{self, Redeemed};
+use sync::fetch::{Dial, once};
 use sync::remote_backend::RemoteBackend;
 use sync::sealed::remote::Remote;
 use sync::sealed::{Options, Report, Target, push_to};
@@ -24,6 +25,7 @@ use sync::ssh::server::StopFlag;
 use sync::stream::{Duplex, pair};
 use sync::wire;
 
+use crate::long::long;
 use crate::parties::pool;
 use crate::site::{Site, checked, readable};
 
@@ -115,6 +117,30 @@ impl Cloud {
         })
     }
 
+    /// Pushes by as many connections as are asked for, over a long link; how many there were.
+    pub fn push_far(&self, tenant: u32, from: &Repository) -> (Result<Report>, usize) {
+        let grant = Grant::Tenant { tenant, roles: Roles::PUSH };
+        let (ask, asked) = std::sync::mpsc::channel();
+        let count = AtomicU64::new(0);
+        let done = std::thread::scope(|scope| {
+            let (grant, count) = (&grant, &count);
+            scope.spawn(move || {
+                for far in asked {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    scope.spawn(move || serve(&self.pool, grant, far, &self.stop));
+                }
+            });
+            let ask = std::sync::Mutex::new(ask);
+            let dial: Dial = Arc::new(move || {
+                let (near, far) = long(None);
+                ask.lock().unwrap().send(far).unwrap();
+                Ok(near)
+            });
+            pushing_by(from, &dial, Options::default())
+        });
+        (done, count.into_inner() as usize)
+    }
+
     pub fn push(
         &self,
         tenant: u32,
@@ -169,8 +195,12 @@ impl Cloud {
 }
 
 pub fn pushing(from: &Repository, near: Duplex, options: Options) -> Result<Report> {
+    pushing_by(from, &once(near), options)
+}
+
+pub fn pushing_by(from: &Repository, dial: &Dial, options: Options) -> Result<Report> {
     let (id, at) = (from.config.repo_id, from.refresh(&Void::default())?.position);
-    let remote = Remote::begin(near, id, at, "test", Path::new("pool"))?;
+    let remote = Remote::begin(dial, id, at, "test", Path::new("pool"))?;
     let report = push_to(from, &remote, options, &Void::default())?;
     if remote.watermark()? != Some(report.now) {
         remote.done(report.now)?;

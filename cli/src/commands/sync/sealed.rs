@@ -71,7 +71,8 @@ pub fn push_once(
         progress.event(Event::Notice(warning));
     }
     let at = repo.refresh(progress)?.position;
-    let copy = Remote::begin(link.channel()?, repo.config.repo_id, at, PROGRAM, Path::new(&known.url))?;
+    let copy =
+        Remote::begin(&remote::dial_first(&link, known)?, repo.config.repo_id, at, PROGRAM, Path::new(&known.url))?;
     let options = Options { audit, delete: code.is_some() };
     let mut report = push_to(repo, &copy, options, progress)?;
     each_tenant(repo, &mut |number, of, source| {

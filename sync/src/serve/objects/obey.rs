@@ -52,7 +52,7 @@ impl Keeper<'_> {
         let copy = self.kept.copy();
         objects.iter().try_for_each(|(place, _)| copy.delete(place))?;
         Area::ALL.into_iter().try_for_each(|area| copy.sync_deletes(area))?;
-        if let Some((_, used)) = &mut self.quota {
+        if let Some((_, used)) = &mut *self.shared.quota.lock() {
             *used = used.saturating_sub(sum);
         }
         self.listing = None;

@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
 
 use repo::backend::local::Local;
 use repo::backend::{Backend, Object as Place, Put};
@@ -87,20 +90,23 @@ impl Keeper<'_> {
         from: u64,
         connection: &mut Connection,
     ) -> Result<Option<Objection>> {
-        if let Some((quota, used)) = self.quota {
+        if let Some((quota, used)) = *self.shared.quota.lock() {
             // What was begun and never ended counts too, or any number of packs could be.
-            let begun = used.saturating_add(self.packs.bytes()).saturating_add(size.saturating_sub(from));
+            let begun = used.saturating_add(self.shared.packs.bytes()).saturating_add(size.saturating_sub(from));
             if used.saturating_add(size) > quota || begun > quota.saturating_add(MARGIN) {
                 return Err(full());
             }
         }
         let (spool, id) = match object {
-            Object::Pack(id) => (&self.packs, *id),
+            Object::Pack(id) => (&self.shared.packs, *id),
             other => (&self.parts, PackId(*blake3::hash(format!("{other:?}").as_bytes()).as_bytes())),
         };
         let mut arriving = spool.arrive(&id, from)?;
         while arriving.len < size {
             match connection.receiver().next()? {
+                Some(Incoming::Data(_)) if self.shared.over.load(Ordering::Relaxed) => {
+                    return Err(crate::serve::pushing::over());
+                }
                 Some(Incoming::Data(bytes)) => {
                     arriving.write(bytes)?;
                     if arriving.len - arriving.durable >= STEP && arriving.len < size {
@@ -130,12 +136,12 @@ impl Keeper<'_> {
         if !path.exists() {
             // It lies in its place now.
             match object {
-                Object::Pack(_) => self.packs.moved(size),
+                Object::Pack(_) => self.shared.packs.moved(size),
                 _ => self.parts.moved(size),
             }
         }
         match object {
-            Object::Pack(id) => self.packs.remove(id)?,
+            Object::Pack(id) => self.shared.packs.remove(id)?,
             _ => self.parts.remove(&id)?,
         }
         Ok(Some(why))
@@ -152,7 +158,7 @@ impl Keeper<'_> {
         }
         let why = match &place {
             Place::Config => self.store_config(file)?,
-            _ => settle(self.kept.copy(), &place, file, size, &mut self.quota)?,
+            _ => settle(self.kept.copy(), &place, file, size, &self.shared.quota)?,
         };
         match (&place, why) {
             (Place::Log(seq), None) => {
@@ -201,7 +207,7 @@ impl Keeper<'_> {
                     return Ok(Some("a copy holds no more copies than this"));
                 }
                 self.kept.add_nested(tenant, of)?;
-                if let Some((_, used)) = &mut self.quota {
+                if let Some((_, used)) = &mut *self.shared.quota.lock() {
                     *used += LAYOUT;
                 }
                 Ok(None)
@@ -212,7 +218,7 @@ impl Keeper<'_> {
                 {
                     return Ok(Some("its name is not its hash"));
                 }
-                let quota = &mut self.quota;
+                let quota = &self.shared.quota;
                 let done = self
                     .kept
                     .at(&Object::State(name.clone()), &mut |copy, place| settle(copy, place, file, size, quota))?;
@@ -249,7 +255,7 @@ fn objection_to(place: &Place, file: &Path, repository: RepoId) -> Result<Object
 }
 
 /// Moves a file to an object's place. One that is there already stays, unless it is a pack that is not what it is called.
-fn settle(copy: &Local, place: &Place, file: &Path, size: u64, quota: &mut Option<(u64, u64)>) -> Result<Objection> {
+fn settle(copy: &Local, place: &Place, file: &Path, size: u64, quota: &Mutex<Option<(u64, u64)>>) -> Result<Objection> {
     if copy.size(place)?.is_some() {
         if same(&copy.path(place), file)? {
             return Ok(None);
@@ -260,7 +266,7 @@ fn settle(copy: &Local, place: &Place, file: &Path, size: u64, quota: &mut Optio
         copy.delete(place)?;
     }
     copy.take_over(place, file)?;
-    if let Some((_, used)) = quota {
+    if let Some((_, used)) = &mut *quota.lock() {
         *used += size;
     }
     Ok(None)
