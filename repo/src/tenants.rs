@@ -166,7 +166,7 @@ pub fn token_hash(token: &[u8; 32]) -> [u8; 32] {
 /// The tenant whose open invitation this token is.
 pub fn invited(state: &State, token: &[u8; 32], now: Time) -> Option<(u32, Invite)> {
     let hash = token_hash(token);
-    state.tenants.iter().filter(|(_, tenant)| tenant.removed.is_none()).find_map(|(number, tenant)| {
+    state.tenants.iter().filter(|(_, t)| t.removed.is_none() && !t.suspended).find_map(|(number, tenant)| {
         let found = tenant.invites.iter().find(|invite| invite.hash == hash && invite.expires > now)?;
         Some((*number, found.clone()))
     })

@@ -28,7 +28,7 @@ use crate::ssh::server::StopFlag;
 use crate::stream::Duplex;
 use crate::wire::{Connection, Fail, Message, Preface, Purpose, Role, Secret, Session, Side, Token};
 
-pub use door::Door;
+pub use door::{Door, bare};
 use pushing::Pushing;
 
 /// What the key that a client showed may do.
@@ -158,9 +158,7 @@ fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection, stop: &
     match (connection.receive()?, grant) {
         (None, _) => Ok(Next::Nothing),
         (Some(Message::Begin { purpose: Purpose::Push, repository, .. }), Grant::Tenant { tenant, roles }) => {
-            if !roles.allow(Roles::PUSH) {
-                return Err(Error::new(Kind::Refused, "this key may not deliver snapshots"));
-            }
+            require_push(*roles)?;
             if is_sealed(pool, *tenant)? {
                 return objects::serve(pool, *tenant, repository, objects::Access::Push, connection, stop)
                     .map(|()| Next::Nothing);
@@ -189,7 +187,10 @@ fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection, stop: &
             connection.flush()?;
             Ok(Next::Nothing)
         }
-        (Some(Message::Attach { session }), Grant::Tenant { tenant, .. }) => Ok(Next::Attach(*tenant, session)),
+        (Some(Message::Attach { session }), Grant::Tenant { tenant, roles }) => {
+            require_push(*roles)?;
+            Ok(Next::Attach(*tenant, session))
+        }
         (Some(Message::Begin { .. } | Message::Attach { .. }), Grant::Guest { .. }) => {
             Err(Error::new(Kind::Refused, "this key is not known here, or was revoked")
                 .remedy("ask for an invitation, and take it up with `packmule remote add`"))
@@ -197,6 +198,14 @@ fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection, stop: &
         (Some(Message::Begin { .. }), _) => Err(Error::new(Kind::Unsupported, "this server does not serve that yet")),
         (Some(other), _) => Err(Error::new(Kind::Io, format!("the client began with {}", other.name()))),
     }
+}
+
+/// Refuses who may not deliver.
+fn require_push(roles: Roles) -> Result<()> {
+    if roles.allow(Roles::PUSH) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Refused, "this key may not deliver snapshots"))
 }
 
 /// Whether what the tenant delivers is kept as it is.
@@ -222,7 +231,13 @@ fn redeem(
 fn welcome(pool: &Pool, tenant: u32, roles: Roles) -> Result<Message> {
     let state = pool.repo.log.state();
     let known = state.tenants.get(&tenant).ok_or_else(|| Error::new(Kind::Refused, "this tenant was removed"))?;
-    let role = if roles.allow(Roles::RESTORE) { Role::Restore } else { Role::Push };
+    // The most that the key may do.
+    let role = match roles {
+        _ if roles.allow(Roles::RESTORE) => Role::Restore,
+        _ if roles.allow(Roles::PUSH) => Role::Push,
+        _ if roles.allow(Roles::PULL) => Role::Pull,
+        _ => Role::Operator,
+    };
     // A site that is made anew gets back what the first one gave.
     let (repository, keyring) = match role {
         Role::Restore if !known.sealed => {

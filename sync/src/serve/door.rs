@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use repo::error::{Kind, Result};
-use repo::format::record::{PrivateKey, Record};
+use repo::format::record::{PrivateKey, Record, TenantState};
 use repo::lock::COMMIT_WAIT;
 use repo::open::Repository;
 use repo::tenants;
@@ -54,7 +54,8 @@ impl Door {
         }
         // A stranger is let in as far as a token can be shown, and only while some invitation is open.
         let now = self.pool.repo.clock.now();
-        let open = state.tenants.values().any(|t| t.removed.is_none() && t.invites.iter().any(|i| i.expires > now));
+        let live = |t: &&TenantState| t.removed.is_none() && !t.suspended;
+        let open = state.tenants.values().filter(live).any(|t| t.invites.iter().any(|i| i.expires > now));
         Ok(open.then(|| Grant::Guest { public: public.to_owned() }))
     }
 }

@@ -1,0 +1,373 @@
+//! Who may do what, over real SSH, complete: every sort of key, every message that may open a connection, and in every
+//! conversation every message that there is.
+
+#[allow(dead_code)]
+#[path = "../../repo/tests/common/tenants.rs"]
+mod parties;
+#[path = "support/raw.rs"]
+mod raw;
+#[path = "support/sayings.rs"]
+mod sayings;
+#[path = "support/scene.rs"]
+mod scene;
+#[allow(dead_code)]
+#[path = "../../repo/tests/heal/site.rs"]
+mod site;
+#[path = "support/table.rs"]
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use raw::Raw;
+use repo::error::Kind;
+use repo::format::record::{Roles, TenantState};
+use repo::tenants;
+use sayings::sayings;
+use scene::{Party, Scene, said};
+use sync::serve::bare;
+use sync::ssh::client::Link;
+use sync::ssh::keys::KeyPair;
+use sync::wire::*;
+use table::{compare, kinds};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What each key is answered that opens a connection so. `!Kind`: a failure of that kind.
+const OPENINGS: &str = "
+what                | push     | push of another | pull     | admin        | attach to own | to another's | to none  | redeem fresh          | as a lost site        | for a lost site       | used                  | expired               | never made            | another tenant's
+guest               | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
+sealed, guest       | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore       | !Refused              | !Refused              | !Refused              | !Refused
+push key            | Ready    | !Refused        | !Refused | !Unsupported | -             | !Refused     | !Refused | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push
+pull key            | !Refused | !Refused        | Ready    | !Unsupported | !Refused      | !Refused     | !Refused | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull
+site's key          | Ready    | !Refused        | Ready    | !Unsupported | -             | !Refused     | !Refused | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push
+restored site's key | Ready    | !Refused        | Ready    | !Unsupported | -             | !Refused     | !Refused | Welcome:Restore, keys | Welcome:Restore, keys | Welcome:Restore, keys | Welcome:Restore, keys | Welcome:Restore, keys | Welcome:Restore, keys | Welcome:Restore, keys
+operator's key      | !Refused | !Refused        | !Refused | !Unsupported | !Refused      | !Refused     | !Refused | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator
+sealed, push key    | Ready    | !Refused        | !Refused | !Unsupported | -             | !Refused     | !Refused | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push
+sealed, pull key    | !Refused | !Refused        | Ready    | !Unsupported | !Refused      | !Refused     | !Refused | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull
+sealed, site's      | Ready    | !Refused        | Ready    | !Unsupported | -             | !Refused     | !Refused | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push
+sealed, restored    | Ready    | !Refused        | Ready    | !Unsupported | -             | !Refused     | !Refused | Welcome:Restore       | Welcome:Restore       | Welcome:Restore       | Welcome:Restore       | Welcome:Restore       | Welcome:Restore       | Welcome:Restore
+sealed, operator's  | !Refused | !Refused        | !Refused | !Unsupported | !Refused      | !Refused     | !Refused | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator
+revoked push        | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
+revoked pull        | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
+revoked site's      | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
+revoked restored    | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
+revoked operator's  | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
+suspended tenant's  | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | !Refused              | !Refused              | !Refused              | !Refused              | !Refused              | !Refused              | !Refused
+removed tenant's    | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | !Refused              | !Refused              | !Refused              | !Refused              | !Refused              | !Refused              | !Refused
+";
+
+/// What each message is answered in each conversation.
+const INSIDE: &str = "
+what                               | push             | attached | pull             | sealed push  | sealed attached | sealed pull
+Begin                              | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Attach                             | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Redeem                             | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Ready                              | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Welcome                            | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Fail                               | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Ping                               | Pong             | Pong     | Pong             | Pong         | Pong            | Pong
+Pong                               | -                | -        | -                | -            | -               | -
+Bye                                | -                | -        | -                | -            | -               | -
+Data, unannounced                  | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Cut, of nothing                    | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Keys, own                          | -                | !Io      | !Io              | !Io          | !Io             | !Io
+Keys, another's                    | !Refused         | !Io      | !Io              | !Io          | !Io             | !Io
+Put pack, own                      | Durable          | Durable  | !Io              | Durable      | Durable         | !Io
+Put pack, another's                | Durable+Refused  | Durable  | !Io              | Durable      | Durable         | !Io
+Put pack, no pack                  | Durable+Refused  | Durable  | !Io              | Durable      | Durable         | !Io
+Put pack, other bytes              | Durable+Refused  | Durable  | !Io              | Refused      | Refused         | !Io
+Put pack, cut                      | Durable          | Durable  | !Io              | Durable      | Durable         | !Io
+Put config                         | !Io              | !Io      | !Io              | Durable      | !Io             | !Io
+Put config, another's              | !Io              | !Io      | !Io              | Refused      | !Io             | !Io
+Put key slot, own                  | !Io              | !Io      | !Io              | Durable      | !Io             | !Io
+Put key slot, of a password        | !Io              | !Io      | !Io              | Refused      | !Io             | !Io
+Put footers, new                   | !Io              | !Io      | !Io              | Durable      | !Io             | !Io
+Put footers, of another's bytes    | !Io              | !Io      | !Io              | Refused      | !Io             | !Io
+Put snapshot, of other bytes       | !Io              | !Io      | !Io              | Refused      | !Io             | !Io
+Put snapshot, new                  | !Io              | !Io      | !Io              | Durable      | !Io             | !Io
+Put log, own                       | !Io              | !Io      | !Io              | Durable      | !Io             | !Io
+Put log, far ahead                 | !Io              | !Io      | !Io              | Refused      | !Io             | !Io
+Put state                          | !Io              | !Io      | !Io              | Refused      | !Io             | !Io
+Put state, leading elsewhere       | !Io              | !Io      | !Io              | Refused      | !Io             | !Io
+Durable                            | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Refused                            | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Listing                            | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Want own                           | !Io              | !Io      | !Io              | Given        | !Io             | Given
+Want another's                     | !Io              | !Io      | !Io              | Lacking      | !Io             | Lacking
+Want config                        | !Io              | !Io      | !Io              | Given        | !Io             | Given
+Want state                         | !Io              | !Io      | !Io              | Lacking      | !Io             | Lacking
+Lacking                            | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Given                              | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Holding own                        | !Io              | !Io      | !Io              | Answer:0     | !Io             | Answer:0
+Holding another's                  | !Io              | !Io      | !Io              | Answer:1     | !Io             | Answer:1
+Order, forged                      | !Io              | !Io      | !Io              | !Refused     | !Io             | !Io
+Ordered                            | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Have own                           | Answer:0         | !Io      | !Io              | !Io          | !Io             | !Io
+Have another's                     | Answer:1         | !Io      | !Io              | !Io          | !Io             | !Io
+Answer                             | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Manifest, own                      | Accepted         | !Io      | !Io              | !Io          | !Io             | !Io
+Manifest, another's                | Declined:Invalid | !Io      | !Io              | !Io          | !Io             | !Io
+Manifest, own under another's name | Declined:Invalid | !Io      | !Io              | !Io          | !Io             | !Io
+Manifest, cut                      | -                | !Io      | !Io              | !Io          | !Io             | !Io
+Again, never sent                  | Declined:Unknown | !Io      | !Io              | !Io          | !Io             | !Io
+Accepted                           | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Missing                            | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Declined                           | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Done                               | Finished         | !Io      | !Io              | Finished     | !Io             | !Io
+Done, elsewhere                    | Finished         | !Io      | !Io              | !Refused     | !Io             | !Io
+Finished                           | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+List                               | !Io              | !Io      | Snapshots:1      | !Io          | !Io             | !Io
+List, behind all                   | !Io              | !Io      | Snapshots:0      | !Io          | !Io             | !Io
+Snapshots                          | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Fetch own                          | !Io              | !Io      | Manifest         | !Io          | !Io             | !Io
+Fetch another's                    | !Io              | !Io      | Declined:Unknown | !Io          | !Io             | !Io
+Fetch what is not                  | !Io              | !Io      | Declined:Unknown | !Io          | !Io             | !Io
+Get own                            | !Io              | !Io      | Chunks+Absent:0  | !Io          | !Io             | !Io
+Get another's                      | !Io              | !Io      | Absent:1         | !Io          | !Io             | !Io
+Chunks                             | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Absent                             | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
+Objects Config                     | !Io              | !Io      | !Io              | Listing:some | !Io             | Listing:some
+Objects Keys                       | !Io              | !Io      | !Io              | Listing:some | !Io             | Listing:some
+Objects Packs                      | !Io              | !Io      | !Io              | Listing:some | !Io             | Listing:some
+Objects Footers                    | !Io              | !Io      | !Io              | Listing:some | !Io             | Listing:some
+Objects Snapshots                  | !Io              | !Io      | !Io              | Listing:some | !Io             | Listing:some
+Objects Log                        | !Io              | !Io      | !Io              | Listing:some | !Io             | Listing:some
+Objects State                      | !Io              | !Io      | !Io              | Listing:none | !Io             | Listing:none
+";
+
+/// Opens a conversation; once more if the one before has not quite ended.
+fn opened(link: &Link, first: &Message) -> (Raw, Session) {
+    for _ in 0..1000 {
+        let mut raw = Raw::over(link.channel().unwrap());
+        raw.say(std::slice::from_ref(first));
+        if let Message::Attach { session } = first {
+            return (raw, *session);
+        }
+        match raw.hear() {
+            Some(Message::Ready { session, .. }) => return (raw, session),
+            Some(Message::Fail(fail)) if fail.kind() == Kind::Locked => std::thread::sleep(Duration::from_millis(2)),
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("another push does not end");
+}
+
+/// What somebody is answered who opens a connection with this.
+fn begins(link: &Link, first: &[Message]) -> String {
+    for _ in 0..1000 {
+        let mut raw = Raw::over(link.channel().unwrap());
+        raw.say(first);
+        let heard = raw.rest();
+        match heard.messages.first() {
+            Some(Message::Fail(fail)) if fail.kind() == Kind::Locked => std::thread::sleep(Duration::from_millis(2)),
+            _ => return said(&heard),
+        }
+    }
+    panic!("another push does not end");
+}
+
+/// Two tenants of each sort; what the second has is another's to the first.
+struct Cast {
+    scene: Scene,
+    acme: Party,
+    globex: Party,
+    vault: Party,
+    bank: Party,
+}
+
+fn cast() -> Cast {
+    let scene = Scene::new();
+    let [acme, globex] = [("acme", 1), ("globex", 2)].map(|(name, seed)| scene.party(name, false, seed));
+    let [vault, bank] = [("vault", 3), ("bank", 4)].map(|(name, seed)| scene.party(name, true, seed));
+    Cast { scene, acme, globex, vault, bank }
+}
+
+#[test]
+fn every_message_in_every_conversation() {
+    let Cast { scene, acme, globex, vault, bank } = cast();
+    let mut seen = Vec::new();
+    let (site, restore) = (Roles::PUSH.and(Roles::PULL), Roles::PUSH.and(Roles::PULL).and(Roles::RESTORE));
+    let mut tried = BTreeSet::new();
+    for (own, other, names) in [
+        (&acme, &globex, ["push", "attached", "pull"]),
+        (&vault, &bank, ["sealed push", "sealed attached", "sealed pull"]),
+    ] {
+        let sayings = sayings(own, other);
+        // Each conversation with every set of roles that opens it: it is the same for all of them.
+        for roles in [Roles::PUSH, Roles::PULL, site, restore] {
+            let link = scene.link(&scene.enrol(own, roles)).unwrap();
+            let mut tell = |conversation: &'static str, first: &Message| {
+                for (saying, messages) in &sayings {
+                    tried.insert(messages[0].kind());
+                    let mut raw = opened(&link, first).0;
+                    raw.say(messages);
+                    seen.push((saying.clone(), conversation, said(&raw.rest())));
+                }
+            };
+            if roles.allow(Roles::PUSH) {
+                tell(names[0], &own.begin(Purpose::Push));
+                let (push, session) = opened(&link, &own.begin(Purpose::Push));
+                tell(names[1], &Message::Attach { session });
+                let end = push.rest();
+                assert!(end.end.is_ok(), "{end:?}");
+            }
+            if roles.allow(Roles::PULL) {
+                tell(names[2], &own.begin(Purpose::Pull));
+            }
+        }
+    }
+    assert_eq!(tried, kinds(), "a kind of message is not tried");
+    let rows = sayings(&acme, &globex);
+    let rows: Vec<&str> = rows.iter().map(|(name, _)| name.as_str()).collect();
+    compare(INSIDE, &rows, &["push", "attached", "pull", "sealed push", "sealed attached", "sealed pull"], &seen);
+}
+
+/// How a connection may begin.
+const COLUMNS: [&str; 14] = [
+    "push",
+    "push of another",
+    "pull",
+    "admin",
+    "attach to own",
+    "to another's",
+    "to none",
+    "redeem fresh",
+    "as a lost site",
+    "for a lost site",
+    "used",
+    "expired",
+    "never made",
+    "another tenant's",
+];
+
+/// Somebody with a key, who belongs to `own` or wants to.
+struct Caller<'a> {
+    name: &'static str,
+    key: Option<KeyPair>,
+    own: &'a Party,
+    other: &'a Party,
+}
+
+/// What attaches to a push.
+fn attaching(push: Option<(Raw, Session)>) -> (Message, Option<Raw>) {
+    let (raw, session) = push.map_or((None, Session([7; 16])), |(raw, session)| (Some(raw), session));
+    (Message::Attach { session }, raw)
+}
+
+/// What opens a connection, in the order of the columns.
+fn openings(scene: &Scene, who: &Caller<'_>, used: &Token) -> Vec<Message> {
+    let (own, other) = (who.own, who.other);
+    let nowhere = || Message::Attach { session: Session([7; 16]) };
+    let elsewhere = match own.begin(Purpose::Push) {
+        Message::Begin { purpose, position, program, .. } => {
+            Message::Begin { purpose, position, program, repository: other.repo.config.repo_id }
+        }
+        _ => unreachable!(),
+    };
+    let restore = Roles::PUSH.and(Roles::PULL).and(Roles::RESTORE);
+    let expired = scene.token(own.number, Roles::PUSH, Duration::ZERO);
+    vec![
+        own.begin(Purpose::Push),
+        elsewhere,
+        own.begin(Purpose::Pull),
+        own.begin(Purpose::Admin),
+        nowhere(),
+        nowhere(),
+        nowhere(),
+        own.redeem(scene.token(own.number, Roles::PUSH, HOUR), false),
+        own.redeem(scene.token(own.number, Roles::PUSH, HOUR), true),
+        own.redeem(scene.token(own.number, restore, HOUR), true),
+        own.redeem(used.clone(), false),
+        own.redeem(expired, false),
+        own.redeem(Token::new([5; 32]), false),
+        own.redeem(scene.token(other.number, Roles::PUSH, HOUR), false),
+    ]
+}
+
+fn change(scene: &Scene, party: &Party, change: impl Fn(&mut TenantState)) {
+    let mut change = |tenant: &mut TenantState| {
+        change(tenant);
+        Ok(())
+    };
+    tenants::change(&scene.pool, party.number, &mut change).unwrap();
+}
+
+#[test]
+fn every_key_and_every_beginning() {
+    let Cast { scene, acme, globex, vault, bank } = cast();
+    let [frozen, gone] = [("frozen", 5), ("gone", 6)].map(|(name, seed)| scene.party(name, false, seed));
+    let site = Roles::PUSH.and(Roles::PULL);
+    let sets = [Roles::PUSH, Roles::PULL, site, site.and(Roles::RESTORE), Roles::OPERATOR];
+    let pooled = ["push key", "pull key", "site's key", "restored site's key", "operator's key"];
+    let sealed = ["sealed, push key", "sealed, pull key", "sealed, site's", "sealed, restored", "sealed, operator's"];
+    let revoked = ["revoked push", "revoked pull", "revoked site's", "revoked restored", "revoked operator's"];
+    let caller = |name, own, other, roles: Roles| Caller { name, key: Some(scene.enrol(own, roles)), own, other };
+    let mut callers = vec![Caller { name: "guest", key: None, own: &acme, other: &globex }];
+    callers.push(Caller { name: "sealed, guest", key: None, own: &vault, other: &bank });
+    for (own, other, names) in [(&acme, &globex, pooled), (&vault, &bank, sealed), (&acme, &globex, revoked)] {
+        callers.extend(names.into_iter().zip(sets).map(|(name, roles)| caller(name, own, other, roles)));
+    }
+    callers.push(caller("suspended tenant's", &frozen, &globex, site.and(Roles::RESTORE)));
+    callers.push(caller("removed tenant's", &gone, &globex, site.and(Roles::RESTORE)));
+    let at = scene.pool.clock.now();
+    let revoke = |who: &Caller<'_>| {
+        let Some(public) = who.key.as_ref().map(|key| bare(&key.public())) else { return };
+        change(&scene, who.own, |tenant| {
+            tenant.keys.iter_mut().filter(|key| key.public == public).for_each(|key| key.revoked = Some(at));
+        });
+    };
+    callers.iter().filter(|who| who.name.starts_with("revoked")).for_each(revoke);
+    change(&scene, &frozen, |tenant| tenant.suspended = true);
+    change(&scene, &gone, |tenant| tenant.removed = Some(at));
+
+    // While no invitation is open nobody who may do nothing gets in at all.
+    change(&scene, &acme, |acme| acme.invites.clear());
+    let stranger = KeyPair::generate("").unwrap();
+    let out = |name: &str| ["revoked", "suspended", "removed"].iter().any(|word| name.starts_with(word));
+    // Who is refused is told after a second, so all of them at once.
+    std::thread::scope(|scope| {
+        for who in callers.iter().filter(|who| who.key.is_none() || out(who.name)) {
+            scope.spawn(|| {
+                let refused = scene.link(who.key.as_ref().unwrap_or(&stranger)).err();
+                let e = refused.unwrap_or_else(|| panic!("{} gets in", who.name));
+                assert_eq!(e.kind(), Kind::Refused, "{}: {e}", who.name);
+            });
+        }
+    });
+    let pusher = |party: &Party| (party.number, scene.link(&scene.enrol(party, Roles::PUSH)).unwrap());
+    let pushers = BTreeMap::from([&acme, &globex, &vault, &bank].map(pusher));
+    // A push that is under way while it is attached to; none of who cannot have one.
+    let under_way = |party: &Party| Some(opened(pushers.get(&party.number)?, &party.begin(Purpose::Push)));
+    let used = scene.token(acme.number, Roles::PUSH, HOUR);
+    let key = KeyPair::generate("").unwrap();
+    assert_eq!(begins(&scene.link(&key).unwrap(), &[acme.redeem(used.clone(), false)]), "Welcome:Push");
+    // Keeps the door open for guests.
+    let _open = scene.token(acme.number, Roles::PULL, HOUR);
+    let mut seen = Vec::new();
+    for who in &callers {
+        let firsts = openings(&scene, who, &used);
+        let gets_in = |key: &KeyPair| scene.link(key).unwrap_or_else(|e| panic!("{}: {e}", who.name));
+        // Whoever takes an invitation up is somebody else the next time.
+        let stays = who.key.as_ref().filter(|_| !out(who.name)).map(gets_in);
+        for (column, first) in COLUMNS.into_iter().zip(firsts) {
+            let (first, push) = match column {
+                "attach to own" => attaching(under_way(who.own)),
+                "to another's" => attaching(under_way(who.other)),
+                _ => (first, None),
+            };
+            let comes = || gets_in(&who.key.clone().unwrap_or_else(|| KeyPair::generate("guest").unwrap()));
+            let answer = match &stays {
+                Some(link) => begins(link, &[first]),
+                None => begins(&comes(), &[first]),
+            };
+            seen.push((who.name.to_owned(), column, answer));
+            push.map(Raw::rest);
+            if who.name.starts_with("revoked") {
+                revoke(who);
+            }
+        }
+    }
+    let rows: Vec<&str> = callers.iter().map(|who| who.name).collect();
+    compare(OPENINGS, &rows, &COLUMNS, &seen);
+}
