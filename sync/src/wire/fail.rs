@@ -3,6 +3,7 @@
 use repo::error::{Error, Kind};
 
 use super::limits::MAX_TEXT;
+use super::preface::{UPDATE_OTHER, UPDATE_THIS};
 use super::text::{cut, escape};
 
 /// Stands for every kind of error that means nothing to the other side.
@@ -89,7 +90,13 @@ impl Fail {
     /// What of an error the other side may know: not its path, nor the system's answer, which would tell about this side and
     /// whoever else uses it. The message goes as it is: whoever made it answers for that.
     pub fn of(error: &Error) -> Fail {
-        Fail::new(error.kind(), error.message()).remedy(error.what_to_do().unwrap_or_default())
+        // Which side is this one turns round on the way.
+        let remedy = match error.what_to_do().unwrap_or_default() {
+            UPDATE_THIS => UPDATE_OTHER,
+            UPDATE_OTHER => UPDATE_THIS,
+            remedy => remedy,
+        };
+        Fail::new(error.kind(), error.message()).remedy(remedy)
     }
 
     /// The kind of error it is to this side.

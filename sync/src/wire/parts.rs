@@ -9,6 +9,7 @@ use repo::id::ContentHash;
 use zeroize::Zeroizing;
 
 use super::limits::{MAX_FRAME, MAX_PIECES};
+use super::preface::UPDATE_THIS;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,7 +257,7 @@ impl Reason {
 /// Something that a later version of the protocol knows.
 pub(super) fn newer(what: &str, number: u8) -> Error {
     Error::new(Kind::NewerFormat, format!("the other side uses {what} that this packmule does not know ({number})"))
-        .remedy("update packmule on this side")
+        .remedy(UPDATE_THIS)
 }
 
 #[cfg(test)]

@@ -15,6 +15,11 @@ pub const LOWEST: u16 = 1;
 /// The highest version of the protocol that this program speaks.
 pub const HIGHEST: u16 = 1;
 
+/// What to do where this side is the older one …
+pub(super) const UPDATE_THIS: &str = "update packmule on this side";
+/// … and where the other is.
+pub(super) const UPDATE_OTHER: &str = "update packmule on the other side";
+
 /// What a side can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preface {
@@ -117,9 +122,9 @@ pub fn negotiate(mine: &Preface, theirs: &Preface) -> Result<Agreed> {
         versions(theirs)
     );
     Err(if mine.highest < theirs.lowest {
-        Error::new(Kind::NewerFormat, message).remedy("update packmule on this side")
+        Error::new(Kind::NewerFormat, message).remedy(UPDATE_THIS)
     } else {
-        Error::new(Kind::Unsupported, message).remedy("update packmule on the other side")
+        Error::new(Kind::Unsupported, message).remedy(UPDATE_OTHER)
     })
 }
 
