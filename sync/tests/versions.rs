@@ -20,6 +20,7 @@ mod sealed;
 #[allow(dead_code)]
 #[path = "../../repo/tests/heal/site.rs"]
 mod site;
+#[allow(dead_code)]
 #[path = "support/tapped.rs"]
 mod tapped;
 
@@ -50,6 +51,9 @@ use sync::stream::pair;
 use sync::wire::{Connection, HEADER, Header, Message, Preface, Purpose, Role, Secret, Side, Token};
 use sync::{pull, push};
 use tapped::{Fate, Passing, Tap, tapped};
+
+/// What a client did, what came of it there, and at the server by each connection.
+type Came = (&'static str, Result<()>, Vec<Result<()>>);
 
 /// A pool, and a tenant of each sort.
 struct World {
@@ -84,7 +88,7 @@ impl World {
     }
 
     /// All that clients do; each by its name, and what came of it.
-    fn each(&self, tap: &Tap) -> Vec<(&'static str, Result<()>, Vec<Result<()>>)> {
+    fn each(&self, tap: &Tap) -> Vec<Came> {
         let mut all = Vec::new();
         let mut note = |name, (done, served): (Result<()>, Vec<Result<()>>)| all.push((name, done, served));
         let (number, repo) = (self.pooled.number, &self.repo);
