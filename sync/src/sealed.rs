@@ -95,6 +95,7 @@ pub fn push(source: &Repository, target: &dyn Backend, options: Options, monitor
         state = source.refresh(monitor)?;
     }
     monitor.event(Event::Phase("log"));
+    report.bytes += push.copy_audit()?;
     report.bytes += push.copy_log(before, state.position)?;
     push.copy_config()?;
     report.now = state.position;

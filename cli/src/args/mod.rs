@@ -26,7 +26,7 @@ pub use restore::{Overwrite, RestoreArgs};
 pub use space::{CheckArgs, ForgetArgs, KeepArgs, PruneArgs, UnforgetArgs};
 pub use sync::{
     Quota, RemoteAction, RemoteAddArgs, RemoteArgs, ServeArgs, SyncAction, SyncArgs, SyncPullArgs, SyncPushArgs,
-    TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction, TenantSetArgs,
+    TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction, TenantSetArgs, Term,
 };
 pub use values::{Bytes, Group, IdMap, Keep, Octal, Subset, TagList, Unused, User};
 

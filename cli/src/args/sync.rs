@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 
-use super::Bytes;
+use super::{Bytes, KeepArgs};
 use crate::timespec::Span;
 
 /// Options of `sync`.
@@ -116,8 +116,9 @@ pub enum TenantAction {
         #[arg(value_name = "NAME")]
         name: String,
     },
-    /// Change what a tenant may do
-    Set(TenantSetArgs),
+    /// Change what holds for a tenant, or for all of which nothing else is said
+    #[command(after_help = SET_NOTES)]
+    Set(Box<TenantSetArgs>),
     /// List or revoke the keys that a tenant connects with
     Key(TenantKeyArgs),
     /// Let a tenant's site connect: prints one line for it, which is good once
@@ -136,6 +137,12 @@ pub enum TenantAction {
     },
 }
 
+/// What stands below `tenant set --help`.
+const SET_NOTES: &str = "\
+What holds for a snapshot: the command line of forget and prune, else what is set for its tenant, else the pool's default, else what is
+built in (hold 72h, window none, everything is kept). `default` takes a tenant's own word back. A month counts 30 days here, a year 365.
+Within the window nobody can delete; making it shorter is for what is received from then on.";
+
 /// Options of `tenant create`.
 #[derive(Debug, Args)]
 pub struct TenantCreateArgs {
@@ -152,12 +159,57 @@ pub struct TenantCreateArgs {
 #[derive(Debug, Args)]
 pub struct TenantSetArgs {
     /// The tenant's name
-    #[arg(value_name = "NAME")]
-    pub name: String,
+    #[arg(value_name = "NAME", required_unless_present = "default", conflicts_with = "default")]
+    pub name: Option<String>,
+
+    /// Set the pool's defaults instead: for every tenant of which nothing else is said
+    #[arg(long)]
+    pub default: bool,
 
     /// The most it may store, as the bytes of its files, each once; or none
-    #[arg(long, value_name = "SIZE|none", required = true)]
+    #[arg(long, value_name = "SIZE|none", conflicts_with = "default")]
     pub quota: Option<Quota>,
+
+    /// How long its forgotten snapshots can be brought back, such as 72h or 7d
+    #[arg(long, value_name = "SPAN|none|default")]
+    pub hold: Option<Term>,
+
+    /// How long after they were received nobody can delete its snapshots, such as 30d
+    #[arg(long, value_name = "SPAN|none|default")]
+    pub window: Option<Term>,
+
+    /// Keep everything, whatever the pool's default is
+    #[arg(long, conflicts_with_all = ["keep", "keep_default"])]
+    pub keep_all: bool,
+
+    /// Keep what the pool's default says
+    #[arg(long, conflicts_with = "keep")]
+    pub keep_default: bool,
+
+    /// Retention rules: they take the place of those there were.
+    #[command(flatten)]
+    pub keep: KeepArgs,
+}
+
+/// A fixed length of time in seconds; or none said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term(pub Option<u64>);
+
+impl FromStr for Term {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Term, String> {
+        const DAY: u64 = 24 * 3600;
+        match s {
+            "none" => Ok(Term(Some(0))),
+            "default" => Ok(Term(None)),
+            span => {
+                let Span { years, months, weeks, days, hours } = span.parse()?;
+                let [years, months, weeks, days, hours] = [years, months, weeks, days, hours].map(u64::from);
+                Ok(Term(Some((365 * years + 30 * months + 7 * weeks + days) * DAY + hours * 3600)))
+            }
+        }
+    }
 }
 
 /// A quota, or that there is none.

@@ -29,12 +29,23 @@ struct Summary {
     bytes_before: u64,
     bytes_unused: u64,
     packs_kept_after_all: u64,
+    /// Forgotten snapshots that --release-held leaves, nobody being allowed to delete them until then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_window: Option<InWindow>,
     packs_damaged: u64,
     freed_later: Vec<Later>,
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<String>,
     packs_waiting: u64,
     bytes_waiting: u64,
+}
+
+/// What is within its window.
+#[derive(Serialize)]
+struct InWindow {
+    snapshots: u64,
+    /// When the last of these windows ends.
+    until: json::Time,
 }
 
 /// What comes back on a date.
@@ -97,6 +108,7 @@ fn summary(done: &Outcome, dry_run: bool) -> Summary {
         bytes_before: done.bytes_before,
         bytes_unused: done.bytes_unused,
         packs_kept_after_all: done.packs_uncondemned,
+        in_window: done.in_window.map(|(snapshots, until)| InWindow { snapshots, until: json::Time::of(until) }),
         packs_damaged: done.packs_damaged,
         freed_later: done.later.iter().map(|(at, bytes)| Later { time: json::Time::of(*at), bytes: *bytes }).collect(),
         waiting: done.waiting.as_ref().map(ToString::to_string),
@@ -116,6 +128,10 @@ fn tell(output: &Output, done: &Outcome, dry_run: bool) -> Result<()> {
     if !done.snapshots_removed.is_empty() {
         let snapshots = human::count(done.snapshots_removed.len() as u64, "forgotten snapshot");
         output.line(format!("{}: {snapshots}", if dry_run { "would remove for good" } else { "removed for good" }))?;
+    }
+    if let Some((count, until)) = done.in_window {
+        let (count, until) = (human::count(count, "forgotten snapshot"), human::time(human::timestamp(until)));
+        output.line(format!("left within the window in which nobody may delete: {count}, the last until {until}"))?;
     }
     let later: Vec<_> = done.later.iter().filter(|(_, bytes)| *bytes > 0).collect();
     for (at, bytes) in later.iter().take(DATES) {

@@ -1,6 +1,7 @@
 //! `tenant`.
 
 mod keys;
+mod policy;
 mod show;
 
 use jiff::tz::TimeZone;
@@ -15,9 +16,7 @@ use sync::serve::Door;
 use sync::ssh::url::Address;
 
 use super::open::open_repository;
-use crate::args::{
-    Quota, TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction, TenantSetArgs,
-};
+use crate::args::{TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction};
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::human::{self, Table};
@@ -63,7 +62,7 @@ pub fn run(ctx: &Context, args: TenantArgs) -> Result<ExitCode> {
         TenantAction::Create(args) => create(ctx, &repo, &args)?,
         TenantAction::List => list(ctx, &repo)?,
         TenantAction::Show { name } => show::show(ctx, &repo, &name)?,
-        TenantAction::Set(args) => set(ctx, &repo, &args)?,
+        TenantAction::Set(args) => policy::set(ctx, &repo, &args)?,
         TenantAction::Key(args) => match args.action {
             TenantKeyAction::List { name } => keys::list(ctx, &repo, &name)?,
             TenantKeyAction::Revoke { name, key } => keys::revoke(ctx, &repo, &name, &key)?,
@@ -82,18 +81,6 @@ fn create(ctx: &Context, repo: &Repository, args: &TenantCreateArgs) -> Result<(
     let set = |tenant: &mut TenantState| tenant.quota = quota;
     tenants::create(repo, &args.name, false, &set)?;
     ctx.output.remark(format!("made tenant {0}; `packmule tenant invite {0}` lets its site connect", args.name))
-}
-
-fn set(ctx: &Context, repo: &Repository, args: &TenantSetArgs) -> Result<()> {
-    let (number, _) = tenants::find(&repo.log.state(), &args.name).map(|(number, tenant)| (number, tenant.made))?;
-    let Some(Quota(quota)) = args.quota else { return Ok(()) };
-    tenants::change(repo, number, &mut |tenant| {
-        tenant.quota = quota;
-        Ok(())
-    })?;
-    let says =
-        quota.map_or_else(|| "has no quota now".to_owned(), |quota| format!("may store {} now", human::size(quota)));
-    ctx.output.remark(format!("tenant {} {says}", args.name))
 }
 
 /// Snapshots of a tenant's that are not forgotten.

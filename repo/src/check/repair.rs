@@ -57,6 +57,7 @@ pub fn repair_log(repo: &Repository, monitor: &dyn Monitor) -> Result<Repaired> 
     state.sweep = None;
     state.epoch = state.epoch.max(repo.unlocked.keyring.epochs() - 1);
     state.newest_rollup = state.newest_rollup.max(newest_rollup(repo)?);
+    repo.log.find_audit(&mut state.audit)?;
     reconcile(repo, &mut state, &mut repaired, monitor)?;
     repo.log.restart(&commit, state)?;
     Ok(repaired)

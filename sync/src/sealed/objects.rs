@@ -92,6 +92,13 @@ impl Push<'_> {
         Ok((copied, sum))
     }
 
+    /// Copies the segments of the audit that the log names: before the log, which does. Returns their bytes.
+    pub fn copy_audit(&self) -> Result<u64> {
+        let (named, there) = (self.source.log.state().audit.segment, self.names(Area::Log, true)?);
+        let lacking = (1..=named).map(Object::Audit).filter(|segment| !there.contains(segment));
+        lacking.map(|segment| Ok(self.copy(&segment, MAX_LOG_RECORD)?.unwrap_or(0))).sum()
+    }
+
     /// Copies the log after `from` up to `to`, in order; returns its bytes.
     pub fn copy_log(&self, from: Option<Position>, to: Position) -> Result<u64> {
         let (mut bytes, mut first) = (0, None);

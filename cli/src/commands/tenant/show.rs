@@ -5,6 +5,7 @@ use repo::open::Repository;
 use repo::tenants;
 use serde::Serialize;
 
+use super::policy::{Holds, holds, rules, span};
 use super::{live_snapshots, standing};
 use crate::context::Context;
 use crate::output::human;
@@ -34,6 +35,8 @@ struct Shown<'a> {
     /// Up to this record of its own log all was delivered.
     #[serde(skip_serializing_if = "Option::is_none")]
     complete_to: Option<u64>,
+    #[serde(flatten)]
+    holds: Holds,
     keys: u64,
     keys_revoked: u64,
     invitations: u64,
@@ -59,6 +62,7 @@ pub fn show(ctx: &Context, repo: &Repository, name: &str) -> Result<()> {
         owned_bytes: repo.index.ownership(number)?.map(|owned| owned.bytes),
         quota: tenant.quota,
         complete_to: tenant.watermark.map(|at| at.seq),
+        holds: holds(&state, number),
         keys: tenant.keys.len() as u64 - revoked,
         keys_revoked: revoked,
         invitations: tenant.invites.iter().filter(|invite| invite.expires > now).count() as u64,
@@ -68,6 +72,9 @@ pub fn show(ctx: &Context, repo: &Repository, name: &str) -> Result<()> {
     }
     let time = |at| human::time(human::timestamp(at));
     let size = |bytes: Option<u64>, none: &str| bytes.map_or_else(|| none.to_owned(), human::size);
+    let hold = span(repo::policy::hold(&state, Some(number)));
+    let window = span(repo::policy::window(&state, Some(number)));
+    let kept = rules(&state, Some(number));
     let state = match standing(tenant) {
         "" => "connected",
         why => why,
@@ -82,6 +89,9 @@ pub fn show(ctx: &Context, repo: &Repository, name: &str) -> Result<()> {
         ("Received last", received.map_or_else(|| "never".to_owned(), time)),
         ("Owns", size(shown.owned_bytes, "not known before its next push")),
         ("Quota", size(tenant.quota, "none")),
+        ("Hold", hold),
+        ("Window", window),
+        ("Retention", kept),
         ("Keys", format!("{} in use, {revoked} revoked", shown.keys)),
         ("Invitations", format!("{} open", shown.invitations)),
     ];

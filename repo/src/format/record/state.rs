@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::{Entry, Origin, Position, PrivateKey, Record, RemoteState, TenantState};
+use super::{
+    AuditState, Audited, Certificate, Entry, Former, Origin, PolicyState, Position, PrivateKey, Record, RemoteState,
+    TenantState,
+};
 use crate::clock::Time;
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 
@@ -117,6 +120,14 @@ pub struct State {
     pub pool: bool,
     /// A pool's tenants, by number.
     pub tenants: BTreeMap<u32, TenantState>,
+    /// What holds for tenants of which nothing else is said.
+    pub policy: PolicyState,
+    /// By tenant, windows that were shortened while something was within them, oldest first.
+    pub former: BTreeMap<u32, Vec<Former>>,
+    /// By number, what became of tenants that were removed, and the record that says so.
+    pub certificates: BTreeMap<u32, (u64, Certificate)>,
+    /// Where the audit stands.
+    pub audit: AuditState,
     /// The remotes this repository is pushed to, by name.
     pub remotes: BTreeMap<String, RemoteState>,
     /// The key that this repository's server shows.
@@ -147,6 +158,10 @@ impl Default for State {
             newest_time: None,
             pool: false,
             tenants: BTreeMap::new(),
+            policy: PolicyState::default(),
+            former: BTreeMap::new(),
+            certificates: BTreeMap::new(),
+            audit: AuditState::default(),
             remotes: BTreeMap::new(),
             host_key: None,
             newest_rollup: 0,
@@ -220,6 +235,18 @@ impl State {
             | Record::RemoteRemoved { .. }
             | Record::Pushed { .. }
             | Record::HostKey { .. } => self.apply_to_parties(entry),
+            Record::PolicySet { policy } => {
+                let before = self.windows();
+                self.policy = policy.clone();
+                self.note_shortened(entry, &before);
+            }
+            Record::Audited { entry: done } => {
+                let audited = Audited { seq: entry.seq, time: entry.time, entry: (**done).clone() };
+                self.audit.recent.push(audited);
+            }
+            Record::AuditKept { segment, hash } => {
+                self.audit = AuditState { segment: *segment, hash: *hash, recent: Vec::new() };
+            }
             // Repeats what is known already.
             Record::Checkpoint { .. } | Record::Ignored { .. } => {}
             Record::SnapshotRecorded { .. }
@@ -276,10 +303,14 @@ impl State {
             Record::PoolMade => self.pool = true,
             Record::HostKey { key } => self.host_key = Some(key.clone()),
             Record::TenantSet { tenant, state } => {
+                let before = self.windows();
                 self.tenants.insert(*tenant, TenantState::clone(state));
+                self.note_shortened(entry, &before);
             }
-            Record::TenantRemoved { tenant } => {
+            Record::TenantRemoved { tenant, certificate } => {
                 self.tenants.remove(tenant);
+                self.former.remove(tenant);
+                self.certificates.insert(*tenant, (entry.seq, Certificate::clone(certificate)));
             }
             Record::Watermark { tenant, position } => {
                 if let Some(tenant) = self.tenants.get_mut(tenant) {
@@ -298,6 +329,21 @@ impl State {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// The window of each tenant, in seconds.
+    fn windows(&self) -> BTreeMap<u32, u64> {
+        let of = |tenant: &TenantState| tenant.window.or(self.policy.window).unwrap_or(0);
+        self.tenants.iter().map(|(number, tenant)| (*number, of(tenant))).collect()
+    }
+
+    /// A window that becomes shorter goes on for what came within it: else whoever may set it could delete at once.
+    fn note_shortened(&mut self, entry: &Entry, before: &BTreeMap<u32, u64>) {
+        for (number, now) in self.windows() {
+            if let Some(window) = before.get(&number).copied().filter(|window| *window > now) {
+                Former::note(self.former.entry(number).or_default(), entry.time, window, entry.trusted);
+            }
         }
     }
 
