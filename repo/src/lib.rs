@@ -55,3 +55,4 @@ pub mod tag;
 pub mod receive;
 pub mod status;
 pub mod audit;
+pub mod removal;

@@ -32,11 +32,14 @@ pub fn window(state: &State, tenant: Option<u32>) -> Duration {
     Duration::from_secs(own.or(state.policy.window).unwrap_or(0))
 }
 
-/// Until when nobody may delete what was received at a time.
+/// Until when nobody may delete what was received at a time; long ago where there is no window.
 pub fn window_ends(state: &State, tenant: Option<u32>, received: Time) -> Time {
     let former = tenant.and_then(|number| state.former.get(&number)).into_iter().flatten();
     let longer = former.filter(|former| received <= former.until).map(|former| Duration::from_secs(former.window));
-    received.plus(longer.max().unwrap_or_default().max(window(state, tenant)))
+    match longer.max().unwrap_or_default().max(window(state, tenant)) {
+        Duration::ZERO => Time(i64::MIN),
+        window => received.plus(window),
+    }
 }
 
 /// What is kept of a tenant's histories; none: everything.
@@ -85,15 +88,19 @@ impl<'a> Ends<'a> {
     }
 }
 
-/// The name of a remote that does not have the snapshot yet, as far as this repository knows.
-pub fn lacking<'a>(state: &'a State, snapshot: &SnapshotState) -> Option<&'a str> {
-    let there = |remote: &RemoteState| match (remote.pushed, remote.pushed_at) {
+/// Whether a remote does not have the snapshot yet, as far as this repository knows.
+pub fn lacks(remote: &RemoteState, snapshot: &SnapshotState) -> bool {
+    match (remote.pushed, remote.pushed_at) {
         // After a repair of the log nobody knows its record: what the push came after went with it.
-        (Some(_), Some(at)) if snapshot.seq == 0 => snapshot.received <= at,
-        (Some(pushed), _) => snapshot.seq > 0 && snapshot.seq <= pushed.seq,
-        (None, _) => false,
-    };
-    state.remotes.iter().find(|(_, remote)| !there(remote)).map(|(name, _)| name.as_str())
+        (Some(_), Some(at)) if snapshot.seq == 0 => snapshot.received > at,
+        (Some(pushed), _) => snapshot.seq == 0 || snapshot.seq > pushed.seq,
+        (None, _) => true,
+    }
+}
+
+/// The name of a remote that lacks the snapshot.
+pub fn lacking<'a>(state: &'a State, snapshot: &SnapshotState) -> Option<&'a str> {
+    state.remotes.iter().find(|(_, remote)| lacks(remote, snapshot)).map(|(name, _)| name.as_str())
 }
 
 /// Changes what holds for all tenants of which nothing else is said.
@@ -142,7 +149,7 @@ mod tests {
         }
 
         fn ends(&self, received: u64) -> u64 {
-            window_ends(&self.0, Some(5), day(received)).secs() as u64 / DAY
+            window_ends(&self.0, Some(5), day(received)).max(day(received)).secs() as u64 / DAY
         }
     }
 
@@ -183,11 +190,11 @@ mod tests {
         for n in 0..1000 {
             pool.tenant(day(30), None, Some(n % 2 * 8 * DAY));
         }
-        assert!(pool.0.former[&5].len() <= 64);
+        assert!(pool.0.former[&5].len() <= 2);
         assert_eq!((pool.ends(11), pool.ends(30)), (71, 38));
         // What can hold nothing any more is forgotten.
         pool.tenant(day(999), None, Some(DAY));
-        pool.tenant(day(1000), None, None);
+        pool.tenant(day(1010), None, None);
         assert_eq!(pool.0.former[&5].len(), 1);
     }
 }

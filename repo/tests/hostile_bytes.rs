@@ -134,6 +134,7 @@ fn valid_manifest() -> Vec<u8> {
         root: valid_entries().swap_remove(3),
         sidecar: Some(Content::Extents(vec![Extent::Data { h: h(5), len: 40 }])),
         stats: Stats { files: 1 << 40, errors: 3, ..Stats::default() },
+        origin: None,
     }
     .encode()
 }

@@ -5,6 +5,7 @@
 mod delta;
 pub mod fetch;
 pub mod invitation;
+pub mod pending;
 pub mod pull;
 pub mod push;
 pub mod remote;
@@ -12,4 +13,5 @@ pub mod sealed;
 pub mod serve;
 pub mod ssh;
 pub mod stream;
+pub mod throttle;
 pub mod wire;

@@ -6,6 +6,7 @@ mod fetch;
 mod out;
 mod quota;
 mod spool;
+mod visit;
 mod work;
 
 use std::collections::BTreeSet;
@@ -26,7 +27,8 @@ use crate::ssh::server::StopFlag;
 use crate::stream::Duplex;
 use crate::wire::{Connection, Fail, Message, Preface, Purpose, Role, Secret, Side, Token};
 
-pub use door::Door;
+pub use door::{Door, Tell};
+pub use visit::{Told, Visit};
 
 /// What the key that a client showed may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,10 +112,18 @@ impl Pool {
 /// # Errors
 /// What ended the connection before its time.
 pub fn serve(pool: &Pool, grant: &Grant, duplex: Duplex, stop: &StopFlag) -> Result<()> {
-    let mut connection = Connection::open(duplex, Side::Server, &Preface::ours())?;
-    let done = first(pool, grant, &mut connection, stop);
+    serve_visit(pool, grant, duplex, stop, &Arc::default())
+}
+
+/// As [`serve`], and notes in `visit` what it is about.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_visit(pool: &Pool, grant: &Grant, duplex: Duplex, stop: &StopFlag, visit: &Arc<Visit>) -> Result<()> {
+    let mut connection = Connection::open(visit.counted(duplex), Side::Server, &Preface::ours())?;
+    let done = first(pool, grant, &mut connection, stop, visit);
     match done {
-        Ok(Some(begun)) => deliver::serve(pool, begun, connection, stop),
+        Ok(Some(begun)) => deliver::serve(pool, begun, connection, stop, visit),
         Ok(None) => Ok(()),
         Err(e) => {
             // The link may be what failed.
@@ -134,8 +144,18 @@ fn first<'a>(
     grant: &Grant,
     connection: &mut Connection,
     stop: &StopFlag,
+    visit: &Visit,
 ) -> Result<Option<deliver::Begun<'a>>> {
-    match (connection.receive()?, grant) {
+    let message = connection.receive()?;
+    visit.is(match &message {
+        Some(Message::Begin { purpose: Purpose::Push, .. }) => "push",
+        Some(Message::Begin { purpose: Purpose::Pull, .. }) => "pull",
+        Some(Message::Begin { purpose: Purpose::Admin, .. }) => "admin",
+        Some(Message::Attach { .. }) => "attach",
+        Some(Message::Redeem { .. }) => "redeem",
+        _ => "",
+    });
+    match (message, grant) {
         (None, _) => Ok(None),
         (Some(Message::Begin { purpose: Purpose::Push, repository, .. }), Grant::Tenant { tenant, roles }) => {
             if !roles.allow(Roles::PUSH) {
@@ -149,7 +169,7 @@ fn first<'a>(
             }
             pool.repo.refresh(&Void::default())?;
             let tenant = repo::receive::Sender::of(&pool.repo, *tenant)?;
-            fetch::serve(pool, &tenant, connection, stop).map(|()| None)
+            fetch::serve(pool, &tenant, connection, stop, visit).map(|()| None)
         }
         (Some(Message::Redeem { token, repository, keyring, .. }), grant) => {
             let (tenant, roles) = match grant {

@@ -17,6 +17,7 @@ use repo::select::Filter;
 use repo::snapshots::Summaries;
 use serde::Serialize;
 
+use super::noted::Noted;
 use super::open::open_repository;
 use super::{snapshots, which};
 use crate::args::{ForgetArgs, Keep, KeepArgs};
@@ -66,7 +67,13 @@ pub fn run(ctx: &Context, args: ForgetArgs) -> Result<ExitCode> {
             .remedy("name snapshots, or give a rule such as --keep-daily 7"));
     }
     let repo = open_repository(ctx, if args.dry_run { Access::Read } else { Access::Write })?;
-    let outcome = forget(ctx, &repo, &args)?;
+    let noted = Noted::begin("forget");
+    let outcome = forget(ctx, &repo, &args);
+    if !args.dry_run {
+        let count = outcome.as_ref().map_or(0, |outcome| outcome.forgotten.len() as u64);
+        noted.end(ctx, &repo, args.filter.rest.tenant.first().map(String::as_str), count, &outcome);
+    }
+    let outcome = outcome?;
     repo.remember();
     let state = repo.log.state();
     if ctx.output.json {

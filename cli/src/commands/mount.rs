@@ -39,6 +39,7 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     if serving {
         ctx.output.only_data();
     }
+    args.rates.apply()?;
     let options = options(&root, &args);
     let repo = open_repository(ctx, Access::Read)?;
     let view = view(ctx, repo, &args)?;

@@ -1,16 +1,20 @@
 //! `prune`.
 
-use repo::error::Result;
+use repo::error::{Error, Result};
 use repo::open::{Access, Repository};
-use repo::prune::{MaxUnused, Options, Outcome, prune};
+use repo::prune::{MaxUnused, Options, Outcome};
+use repo::removal::{self, Removed};
 use serde::Serialize;
 
-use super::open::open_repository;
+use super::noted::Noted;
+use super::open::{open_repository, place};
+use super::tenant::removal::tell_removed;
 use crate::args::{PruneArgs, Unused};
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::{Output, human, json};
 use crate::progress::Job;
+use crate::server_file::ServerFile;
 
 /// Dates on which space comes back that are listed one by one.
 const DATES: usize = 10;
@@ -80,20 +84,47 @@ pub fn max_unused(limit: Unused) -> MaxUnused {
 /// Prunes an open repository and says what came of it.
 ///
 /// # Errors
-/// As [`prune`].
+/// As [`removal::prune`].
 pub fn prune_and_tell(ctx: &Context, repo: &Repository, options: &Options) -> Result<ExitCode> {
-    let progress = ctx.monitor(Job::Other("snapshots"));
-    let done = prune(repo, options, &progress);
-    drop(progress);
-    let done = done?;
-    repo.remember();
+    let (done, removed) = prune(ctx, repo, options)?;
     if ctx.output.json {
         ctx.output.message(&summary(&done, options.dry_run))?;
     } else {
         tell(&ctx.output, &done, options.dry_run)?;
     }
+    removed.iter().try_for_each(|removed| tell_removed(ctx, removed))?;
     ctx.output.flush()?;
     Ok(ExitCode::Ok)
+}
+
+/// Prunes, and removes what is left of tenants besides. What was done goes to the audit.
+///
+/// # Errors
+/// As [`removal::prune`].
+pub fn prune(ctx: &Context, repo: &Repository, options: &Options) -> Result<(Outcome, Vec<Removed>)> {
+    let progress = ctx.monitor(Job::Other("snapshots"));
+    let noted = Noted::begin("prune");
+    let done = removal::prune(repo, options, &progress);
+    drop(progress);
+    if !options.dry_run {
+        let count = done.as_ref().map_or(0, |(done, _)| done.snapshots_removed.len() as u64);
+        noted.end(ctx, repo, None, count, &done);
+    }
+    let (done, removed) = done?;
+    repo.remember();
+    for removed in &removed {
+        // What the server keeps for it beside the repository: packs on their way, and a sealed copy.
+        let root = place(ctx)?.root;
+        let spool = ServerFile::load(None, &root)?.spool;
+        for dir in spool.into_iter().chain([root.join("tenants")]) {
+            let dir = dir.join(removed.tenant.to_string());
+            match std::fs::remove_dir_all(&dir) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &dir, e)),
+                _ => {}
+            }
+        }
+    }
+    Ok((done, removed))
 }
 
 fn summary(done: &Outcome, dry_run: bool) -> Summary {

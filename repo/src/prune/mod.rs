@@ -67,6 +67,8 @@ impl MaxUnused {
 pub struct Options {
     /// Treat forgotten snapshots as gone at once, but for those that are within their window.
     pub release_held: bool,
+    /// The same for one tenant's alone.
+    pub release_tenant: Option<u32>,
     /// Vouch for a clock that cannot be trusted with deleting.
     pub accept_clock: bool,
     /// Only say what would be done.
@@ -83,6 +85,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             release_held: false,
+            release_tenant: None,
             accept_clock: false,
             dry_run: false,
             hold: None,
@@ -278,7 +281,9 @@ impl<'a> Roots<'a> {
         match snapshot.forgotten.or(supposed).filter(|_| !needed) {
             None => Some(None),
             Some(at) => {
-                let until = match options.release_held {
+                let tenant = snapshot.origin.map(|origin| origin.tenant);
+                let release = options.release_held || (tenant.is_some() && tenant == options.release_tenant);
+                let until = match release {
                     true => self.ends.window(id, snapshot),
                     false => self.ends.held(id, snapshot, at),
                 };

@@ -13,7 +13,7 @@ use super::out::Out;
 use super::quota;
 use super::spool::{Arriving, LARGEST, STEP, Spool};
 use super::work::{Job, Work};
-use super::{Pool, stopping};
+use super::{Pool, Visit, stopping};
 use crate::ssh::server::StopFlag;
 use crate::wire::limits::MAX_PARTIAL;
 use crate::wire::{Connection, Incoming, Message, Object, Receiver, Session};
@@ -85,11 +85,17 @@ impl Drop for Begun<'_> {
 ///
 /// # Errors
 /// What ended it before its time; the client was told unless the link failed.
-pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection, stop: &StopFlag) -> Result<()> {
+pub fn serve(
+    pool: &Pool,
+    begun: Begun<'_>,
+    mut connection: Connection,
+    stop: &StopFlag,
+    visit: &Arc<Visit>,
+) -> Result<()> {
     connection.send(&begun.ready()?)?;
     connection.flush()?;
     let (sender, mut receiver) = connection.split();
-    let out = Arc::new(Out::new(sender));
+    let out = Arc::new(Out::new(sender, Arc::clone(visit)));
     let (todo, jobs) = bounded(WAITING);
     let (worked, listened) = std::thread::scope(|scope| {
         let work = Work::new(pool, &begun.tenant, &begun.spool, Arc::clone(&out));

@@ -6,6 +6,7 @@ use repo::tenants;
 use serde::Serialize;
 
 use super::policy::{Holds, holds, rules, span};
+use super::removal::tell_certificate;
 use super::{live_snapshots, standing};
 use crate::context::Context;
 use crate::output::human;
@@ -35,6 +36,9 @@ struct Shown<'a> {
     /// Up to this record of its own log all was delivered.
     #[serde(skip_serializing_if = "Option::is_none")]
     complete_to: Option<u64>,
+    /// When what is left of one that is being removed goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removal_due: Option<json::Time>,
     #[serde(flatten)]
     holds: Holds,
     keys: u64,
@@ -45,11 +49,19 @@ struct Shown<'a> {
 /// Shows a tenant.
 pub fn show(ctx: &Context, repo: &Repository, name: &str) -> Result<()> {
     let state = repo.log.state();
-    let (number, tenant) = tenants::find(&state, name)?;
+    let found = tenants::find(&state, name);
+    // Who left has a certificate; of several of one name, the last.
+    let left =
+        state.certificates.values().filter(|(_, certificate)| certificate.name == name).max_by_key(|(seq, _)| seq);
+    if let (Err(_), Some((seq, certificate))) = (&found, left) {
+        return tell_certificate(ctx, *seq, certificate);
+    }
+    let (number, tenant) = found?;
     let now = repo.clock.now();
     let own = state.snapshots.values().filter(|s| s.forgotten.is_none());
     let received = own.filter(|s| s.origin.is_some_and(|o| o.tenant == number)).map(|s| s.received).max();
     let revoked = tenant.keys.iter().filter(|key| key.revoked.is_some()).count() as u64;
+    let due = repo::removal::due(&state, number, now, false);
     let shown = Shown {
         name,
         sealed: tenant.sealed,
@@ -62,6 +74,7 @@ pub fn show(ctx: &Context, repo: &Repository, name: &str) -> Result<()> {
         owned_bytes: repo.index.ownership(number)?.map(|owned| owned.bytes),
         quota: tenant.quota,
         complete_to: tenant.watermark.map(|at| at.seq),
+        removal_due: due.map(json::Time::of),
         holds: holds(&state, number),
         keys: tenant.keys.len() as u64 - revoked,
         keys_revoked: revoked,
@@ -79,10 +92,11 @@ pub fn show(ctx: &Context, repo: &Repository, name: &str) -> Result<()> {
         "" => "connected",
         why => why,
     };
+    let state = due.map_or_else(|| state.to_owned(), |due| format!("{state}, gone from {}", time(due)));
     let lines = [
         ("Tenant", name.to_owned()),
         ("Kind", if tenant.sealed { "sealed" } else { "pooled" }.to_owned()),
-        ("State", state.to_owned()),
+        ("State", state),
         ("Made", time(tenant.made)),
         ("Repository", shown.repository.map_or_else(|| "-".to_owned(), |id| id[..16].to_owned())),
         ("Snapshots", shown.snapshots.to_string()),

@@ -128,12 +128,13 @@ impl PolicyState {
 }
 
 impl Former {
-    /// Notes in `all`, oldest first, that a window of `window` seconds ended to be in force at `at`. What can hold nothing any
-    /// more is dropped, if the clock is to be `trusted`; of too many, two are taken together, as the longer.
+    /// Notes in `all`, oldest first, that a window of `window` seconds ended to be in force at `at`. What this one covers is
+    /// dropped, and if the clock is to be `trusted` what can hold nothing any more; of too many, two become one, the longer.
     pub(super) fn note(all: &mut Vec<Former>, at: Time, window: u64, trusted: bool) {
         if trusted {
             all.retain(|former| former.until.plus(Duration::from_secs(former.window)) > at);
         }
+        all.retain(|former| former.until > at || former.window > window);
         all.push(Former { until: at, window });
         if all.len() > MAX_FORMER {
             let oldest = all.remove(0);

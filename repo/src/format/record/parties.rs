@@ -294,12 +294,12 @@ impl RemoteState {
 }
 
 impl Origin {
-    pub(super) fn write(self, w: &mut Writer) {
+    pub(in crate::format) fn write(self, w: &mut Writer) {
         w.varint(self.tenant.into());
         w.bytes(self.id.as_bytes());
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Origin> {
+    pub(in crate::format) fn read(r: &mut Reader<'_>) -> Result<Origin> {
         Ok(Origin { tenant: r.varint_u32()?, id: SnapshotId(r.array()?) })
     }
 }
