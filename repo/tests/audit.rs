@@ -6,11 +6,11 @@ mod site;
 
 use repo::audit::record;
 use repo::backend::{Area, Backend, Object};
-use repo::check::repair_log;
+use repo::check::{ReadData, repair_log};
 use repo::format::record::{AUDIT_SEGMENT, AuditEntry};
 use repo::monitor::Void;
 use repo::open::{Access, Repository};
-use site::Site;
+use site::{Site, checked};
 
 fn entry(n: u64) -> AuditEntry {
     AuditEntry { who: "SHA256:AAAA".into(), operation: "push".into(), taken: n, ..AuditEntry::default() }
@@ -69,6 +69,7 @@ fn damage_is_seen_wherever_it_is() {
         copy.disk.damage(&segment(n), |bytes| bytes[60] ^= 1);
         let (entries, wrong) = read(&copy.open());
         assert_eq!((entries.len(), wrong.len()), (1000 - AUDIT_SEGMENT, 1), "{wrong:?}");
+        assert_eq!(checked(&copy.open(), ReadData::None).0.problems, 1);
         let copy = site.copy();
         copy.disk.delete(&segment(n)).unwrap();
         assert!(read(&copy.open()).1[0].contains("is missing"), "{n}");

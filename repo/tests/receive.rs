@@ -6,12 +6,14 @@ mod site;
 #[path = "common/tenants.rs"]
 mod parties;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parties::{join, pool};
 use repo::backend::{Backend, Object};
 use repo::check::ReadData;
 use repo::crypto::hash::ChunkKind;
+use repo::crypto::keys::FrameKind;
 use repo::error::Kind;
 use repo::forget::{self, forget_named};
 use repo::format::record::Origin;
@@ -97,6 +99,38 @@ fn two_tenants_share_what_is_equal_and_read_as_they_were() {
     assert_eq!((size(&disk), snapshots(&pool).len()), (size_before, position));
 }
 
+/// Plain and stored lengths of the frames of all data packs.
+fn frames(site: &Site, repo: &Repository) -> BTreeSet<(u32, u32)> {
+    let open = |id: &PackId| repo.packs().pack(&repo.index.pack_by_id(id).unwrap().unwrap()).unwrap();
+    let packs = site.packs();
+    let data = packs.iter().map(open).filter(|pack| pack.footer.kind == FrameKind::Data);
+    data.flat_map(|pack| pack.footer.frames.iter().map(|f| (f.raw, f.stored)).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn a_full_frame_of_new_chunks_stays_as_it_was_compressed_and_small_ones_are_grouped_anew() {
+    let (disk, pool) = pool();
+    let site = Site::filled();
+    let text: Vec<u8> = (0..900_000u32).flat_map(|i| (i / 7).wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    site.write("large", &text);
+    let repo = site.open();
+    site.backup(&repo);
+    let large: Vec<_> = frames(&site, &repo).into_iter().filter(|(raw, _)| *raw > 700_000).collect();
+    assert!(large.iter().any(|(raw, stored)| stored < raw), "{large:?}");
+    // Many small deliveries: each a pack with a small frame.
+    for i in 0..5 {
+        site.write(&format!("small-{i}"), &noise(i, 3000));
+        site.backup(&repo);
+    }
+    let tenant = join(&pool, "acme", &repo);
+    deliver(&pool, &tenant, &site, &repo);
+    let there = frames(&disk, &pool);
+    assert!(large.iter().all(|frame| there.contains(frame)), "{large:?} in {there:?}");
+    assert!(frames(&site, &repo).len() > there.len(), "the small ones are together");
+    let (outcome, _) = checked(&pool, ReadData::All);
+    assert_eq!(outcome.problems, 0);
+}
+
 #[test]
 fn what_another_tenant_delivered_is_missing_for_this_one() {
     let (_disk, pool) = pool();
@@ -168,6 +202,50 @@ fn a_lying_or_damaged_pack_enters_nowhere_and_the_session_goes_on() {
     deliver(&pool, &ta, &a, &ra);
     let (outcome, told) = checked(&pool, ReadData::All);
     assert_eq!(outcome.problems, 0, "{told:?}");
+}
+
+#[test]
+fn what_did_not_change_is_not_looked_into_again_unless_a_pack_is_in_doubt() {
+    let (disk, pool) = pool();
+    let site = Site::filled();
+    let repo = site.open();
+    let tenant = join(&pool, "acme", &repo);
+    deliver(&pool, &tenant, &site, &repo);
+    let trees: Vec<PackId> = disk
+        .packs()
+        .into_iter()
+        .filter(|id| {
+            pool.packs().pack(&pool.index.pack_by_id(id).unwrap().unwrap()).unwrap().footer.kind == FrameKind::Tree
+        })
+        .collect();
+    let delivered: BTreeSet<PackId> = site.packs().into_iter().collect();
+    site.write("new", &noise(31, 5000));
+    site.backup(&repo);
+    // Nobody notices that they have gone: only what is new is read.
+    for id in &trees {
+        disk.disk.delete(&Object::Pack(*id)).unwrap();
+    }
+    let pool = Arc::new(disk.open());
+    let mut receiver = Receiver::begin(Arc::clone(&pool), &Void::default()).unwrap();
+    for id in site.packs().into_iter().filter(|id| !delivered.contains(id)) {
+        receiver.absorb(&tenant, &id, &pack(&site, id)).unwrap();
+    }
+    let newest = *snapshots(&repo).last().unwrap();
+    let answer = receiver.accept(&tenant, newest, &manifest(&site, newest), &Void::default()).unwrap();
+    assert!(matches!(answer, Answer::Accepted { already: false }));
+    receiver.end().unwrap();
+    // Once somebody has: everything is looked into.
+    let (outcome, _) = checked(&pool, ReadData::None);
+    assert!(outcome.problems > 0);
+    site.write("newer", &noise(32, 5000));
+    site.backup(&repo);
+    let newest = *snapshots(&repo).last().unwrap();
+    let mut receiver = Receiver::begin(Arc::clone(&pool), &Void::default()).unwrap();
+    for id in site.packs().into_iter().filter(|id| !delivered.contains(id)) {
+        receiver.absorb(&tenant, &id, &pack(&site, id)).unwrap();
+    }
+    let lacking = missing(receiver.accept(&tenant, newest, &manifest(&site, newest), &Void::default()).unwrap());
+    assert!(lacking.iter().any(|(_, kind)| *kind == ChunkKind::Tree), "{}", lacking.len());
 }
 
 #[test]

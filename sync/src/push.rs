@@ -5,6 +5,7 @@
 //! together in packs of their own. Then manifests; what one turns out to lack is sent from wherever it now lies.
 
 mod frames;
+mod lane;
 mod link;
 mod offer;
 
@@ -20,8 +21,8 @@ use repo::monitor::{Counters, Event, Monitor};
 use repo::open::Repository;
 
 use crate::delta::Delta;
-use crate::stream::Duplex;
-use crate::wire::{Message, PieceName, Reason};
+use crate::fetch::Dial;
+use crate::wire::{Message, PieceName, Reason, Secret};
 use frames::Outgoing;
 use link::{Link, Ready};
 
@@ -60,20 +61,15 @@ pub struct Report {
     pub watermark: Option<Position>,
 }
 
-/// Pushes everything to the pool at the other end of `duplex`.
+/// Pushes everything to the pool that `dial` reaches.
 ///
 /// # Errors
 /// `Unreachable` when the link fails: what was acknowledged is not sent again. `Interrupted`; what the pool says; what this
 /// repository gives. Snapshots that could not be delivered are no error: they are in the report.
-pub fn push(
-    repo: &Repository,
-    duplex: Duplex,
-    program: &str,
-    options: Options,
-    monitor: &dyn Monitor,
-) -> Result<Report> {
+pub fn push(repo: &Repository, dial: &Dial, program: &str, options: Options, monitor: &dyn Monitor) -> Result<Report> {
     let state = repo.refresh(monitor)?;
-    let (link, ready) = Link::begin(duplex, repo.config.repo_id, state.position, program)?;
+    let pack_size = repo.config.pack_size as usize;
+    let (link, ready) = Link::begin(dial, (repo.config.repo_id, state.position, program), pack_size, monitor)?;
     if ready.sealed {
         return Err(Error::new(Kind::Unsupported, "this tenant is kept sealed, which this version cannot push to"));
     }
@@ -88,7 +84,14 @@ pub fn push(
         push.report.watermark = from;
         return push.end();
     }
+    let keyring = &repo.unlocked.keyring;
+    if ready.epochs < keyring.epochs() {
+        push.link.send(Message::Keys { keyring: Secret::new(keyring.to_bytes().to_vec()) })?;
+    }
     monitor.event(Event::Phase("packs"));
+    if delta.is_large() {
+        push.link.expect_many();
+    }
     push.offer(&delta)?;
     monitor.event(Event::Phase("snapshots"));
     push.manifests(&state, &delta)?;
@@ -102,7 +105,7 @@ pub fn push(
 struct Push<'a> {
     repo: &'a Repository,
     monitor: &'a dyn Monitor,
-    link: Link,
+    link: Link<'a>,
     /// Packs of which the pool has a beginning.
     partial: BTreeMap<PackId, u64>,
     outgoing: Outgoing,
@@ -112,7 +115,7 @@ struct Push<'a> {
 }
 
 impl<'a> Push<'a> {
-    fn new(repo: &'a Repository, monitor: &'a dyn Monitor, link: Link, ready: &Ready) -> Push<'a> {
+    fn new(repo: &'a Repository, monitor: &'a dyn Monitor, link: Link<'a>, ready: &Ready) -> Push<'a> {
         let report = Report { tenant: ready.tenant.clone(), ..Report::default() };
         let outgoing = Outgoing::new(repo.config.pack_size as usize);
         Push { repo, monitor, link, partial: ready.partial.clone(), outgoing, rounds: 0, report }
@@ -139,12 +142,6 @@ impl<'a> Push<'a> {
         Ok(())
     }
 
-    fn count(&mut self, bytes: u64) {
-        self.report.bytes += bytes;
-        Counters::add(&self.monitor.counters().stored, bytes);
-        Counters::add(&self.monitor.counters().bytes, bytes);
-    }
-
     /// Sends the manifests in the order in which they were recorded, a few ahead of their answers.
     fn manifests(&mut self, state: &State, delta: &Delta) -> Result<()> {
         let wanted = |id: &SnapshotId| match delta {
@@ -162,8 +159,7 @@ impl<'a> Push<'a> {
                 Err(e) if e.kind() == Kind::NotFound => continue,
                 other => other?,
             };
-            self.link.send(&Message::Manifest { snapshot: id, size: sealed.len() as u64 })?;
-            self.link.data(&sealed)?;
+            self.link.manifest(id, sealed)?;
             waiting.push_back(id);
             if waiting.len() >= WINDOW {
                 self.answer(&mut waiting)?;
@@ -195,7 +191,7 @@ impl<'a> Push<'a> {
                         return Err(Error::new(Kind::Io, "the pool keeps missing what it was sent"));
                     }
                     waiting.push_back(id);
-                    self.link.send(&Message::Again { snapshot: id })?;
+                    self.link.again(id)?;
                 }
                 Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
                     self.report.failed.push((id, e.to_string()));
@@ -228,7 +224,7 @@ impl<'a> Push<'a> {
 
     fn end(mut self) -> Result<Report> {
         self.report.refused = self.link.refused();
-        self.link.bye()?;
+        self.report.bytes = self.link.bye()?;
         Ok(self.report)
     }
 }
