@@ -54,7 +54,13 @@ fn each_tenant_s_rules_by_one_command() {
     assert_eq!(message(&done, "forget_group")["tenant"], "globex");
     pool.run(&["tenant", "set", "acme", "--keep-default"]).ok();
     assert_eq!(cloud.tenant("acme")["own"], serde_json::json!(["hold"]));
-    // Profiles and the command line go before.
+    // As the service runs it.
+    let profiles = pool.home().join(".config/packmule");
+    std::fs::create_dir_all(&profiles).unwrap();
+    std::fs::write(profiles.join("pool.toml"), "[forget]\nall-tenants = true\n").unwrap();
+    let done = pool.run(&["-P", "pool", "--json", "forget", "--prune"]).ok();
+    assert_eq!(message(&done, "forgotten")["snapshots"].as_array().unwrap().len(), 0);
+    // The command line goes before.
     let done = pool.run(&["--json", "forget", "--tenant", "globex", "--keep-last", "1"]).ok();
     assert_eq!(message(&done, "forgotten")["snapshots"].as_array().unwrap().len(), 1);
 }

@@ -171,10 +171,11 @@ impl Chooser<'_> {
             };
             histories.entry(History::of(s)).or_default().push((s, candidate));
         }
+        let ends = Ends::new(self.state, self.now, self.options.hold);
         let mut outcome = Outcome::default();
         for (history, all) in histories {
             match (self.rules)(history.tenant)? {
-                Some(policy) => self.of_one(&mut outcome, history, &policy, all)?,
+                Some(policy) => self.of_one(&mut outcome, &ends, history, &policy, all)?,
                 None => outcome.without_rules.extend(history.tenant),
             }
         }
@@ -185,11 +186,11 @@ impl Chooser<'_> {
     fn of_one(
         &self,
         outcome: &mut Outcome,
+        ends: &Ends<'_>,
         history: History,
         policy: &Policy,
         all: Vec<(&SnapshotState, Candidate)>,
     ) -> Result<()> {
-        let ends = Ends::new(self.state, self.now, self.options.hold);
         let (young, judged): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|(s, candidate)| ends.window(&candidate.id, s) > self.now);
         let unpushed: BTreeSet<SnapshotId> = judged

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
+use crate::forget::require_clock;
 use crate::format::record::{Certificate, Record, Removal, SnapshotState, State, TenantState};
 use crate::id::SnapshotId;
 use crate::lock::COMMIT_WAIT;
@@ -39,12 +40,14 @@ fn own(state: &State, number: u32) -> impl Iterator<Item = (&SnapshotId, &Snapsh
 /// Orders the removal of a tenant, or finds it ordered: from now on its keys are refused, and all its snapshots forgotten.
 ///
 /// # Errors
-/// `NotFound`; what log and index give.
-pub fn order(repo: &Repository, number: u32, monitor: &dyn Monitor) -> Result<Removal> {
+/// `NotFound`; `Clock` for one that cannot be trusted with this, unless the user vouches for it; what log and index give.
+pub fn order(repo: &Repository, number: u32, accept_clock: bool, monitor: &dyn Monitor) -> Result<Removal> {
     let state = repo.refresh(monitor)?;
     let bytes = owned_bytes(repo, number, known(&state, number)?, monitor)?;
     let commit = repo.locks.commit(COMMIT_WAIT)?;
     repo.log.refresh()?;
+    // By a clock that is behind, the hold would be over before it began.
+    require_clock(repo, accept_clock, Some(&commit))?;
     let (state, at) = (repo.log.state(), repo.clock.now());
     let mut tenant = known(&state, number)?.clone();
     let removal = tenant.removed.unwrap_or(Removal { at, snapshots: own(&state, number).count() as u64, bytes });

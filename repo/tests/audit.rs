@@ -4,7 +4,10 @@
 #[path = "heal/site.rs"]
 mod site;
 
+use std::sync::Arc;
+
 use repo::audit::record;
+use repo::backend::fault::{Fault, Faulty, Plan};
 use repo::backend::{Area, Backend, Object};
 use repo::check::{ReadData, repair_log};
 use repo::format::record::{AUDIT_SEGMENT, AuditEntry};
@@ -111,6 +114,36 @@ fn a_segment_that_a_crash_left_is_written_anew() {
     write(&site.open(), AUDIT_SEGMENT as u64..300);
     assert_eq!(site.disk.read_all(&Object::Audit(1), 1 << 20).unwrap(), left);
     sound(&site.open(), 300);
+}
+
+#[test]
+fn every_failure_is_told_and_nothing_acknowledged_is_lost() {
+    let most = AUDIT_SEGMENT as u64;
+    let start = Site::new();
+    write(&start.open(), 0..most - 1);
+    for fault in Fault::ALL {
+        for at in 0.. {
+            let site = start.copy();
+            let faulty = Arc::new(Faulty::new(Arc::new(site.disk.clone()), None));
+            let repo = site.open_through(faulty.clone(), Access::Write).unwrap();
+            faulty.rearm(Some(Plan { at, persistent: false, fault }));
+            let kept: Vec<u64> = (most - 1..most + 3).filter(|n| record(&repo, entry(*n)).is_ok()).collect();
+            let reached = faulty.count() > at;
+            drop(repo);
+            let repo = site.open();
+            write(&repo, 1000..1002);
+            let (entries, wrong) = read(&repo);
+            assert_eq!(wrong, [] as [&str; 0], "{fault:?} at {at}");
+            assert!(entries.is_sorted_by(|a, b| a < b), "{fault:?} at {at}: none twice, and in order");
+            let told = (0..most - 1).chain(kept).chain(1000..1002);
+            assert!(told.into_iter().all(|n| entries.contains(&n)), "{fault:?} at {at}");
+            assert!(repo.log.state().audit.segment == 1 && checked(&repo, ReadData::None).0.problems == 0);
+            if !reached {
+                assert!(at > 8, "only {at} operations");
+                break;
+            }
+        }
+    }
 }
 
 #[test]

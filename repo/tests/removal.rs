@@ -93,7 +93,7 @@ fn it_waits_for_the_window_and_then_leaves_nothing() {
     let s = shared();
     s.set(1, 10);
     let number = s.acme.number;
-    let removal = removal::order(&s.pool, number, &Void::default()).unwrap();
+    let removal = removal::order(&s.pool, number, false, &Void::default()).unwrap();
     assert_eq!((removal.snapshots, removal.at), (1, s.clock.now()));
     assert!(removal.bytes > 8 << 20 && removal.bytes < 9 << 20, "{}", removal.bytes);
     // Refused at once.
@@ -106,7 +106,7 @@ fn it_waits_for_the_window_and_then_leaves_nothing() {
     s.pass(9);
     assert_eq!(s.prune(false).1, []);
     assert!(s.stored(&noise(10, SMALL)), "within the window everything is there");
-    assert_eq!(removal::order(&s.pool, number, &Void::default()).unwrap(), removal, "it was ordered once");
+    assert_eq!(removal::order(&s.pool, number, false, &Void::default()).unwrap(), removal, "it was ordered once");
     s.pass(2);
     let before = readable(&s.pool);
     let (_, mut removed) = s.prune(false);
@@ -138,7 +138,7 @@ fn it_can_be_taken_back_while_it_is_held() {
     s.set(5, 0);
     let before = readable(&s.pool);
     let live = |s: &Shared| s.pool.log.state().snapshots.values().filter(|s| s.forgotten.is_none()).count();
-    removal::order(&s.pool, s.acme.number, &Void::default()).unwrap();
+    removal::order(&s.pool, s.acme.number, false, &Void::default()).unwrap();
     assert_eq!(live(&s), 1);
     s.pass(4);
     assert_eq!(s.prune(false).1, []);
@@ -146,9 +146,21 @@ fn it_can_be_taken_back_while_it_is_held() {
     assert_eq!((live(&s), s.due(false)), (2, None));
     assert!(readable(&s.pool) == before && Sender::of(&s.pool, s.acme.number).is_ok());
     // In a hurry: the hold can be done without, since there is no window.
-    removal::order(&s.pool, s.acme.number, &Void::default()).unwrap();
+    removal::order(&s.pool, s.acme.number, false, &Void::default()).unwrap();
     assert_eq!(s.due(false), Some(s.clock.now().plus(5 * DAY)));
     assert_eq!(s.prune(true).1.len(), 1);
+}
+
+#[test]
+fn a_clock_that_is_behind_removes_nobody() {
+    let s = shared();
+    let right = s.clock.now();
+    s.clock.set(Time::from_secs(0));
+    let e = removal::order(&s.pool, s.acme.number, false, &Void::default()).unwrap_err();
+    assert_eq!(e.kind(), Kind::Clock);
+    assert!(s.pool.log.state().tenants[&s.acme.number].removed.is_none());
+    s.clock.set(right);
+    removal::order(&s.pool, s.acme.number, false, &Void::default()).unwrap();
 }
 
 #[test]
@@ -157,7 +169,7 @@ fn nothing_is_certified_while_something_may_be_left() {
     s.set(0, 0);
     // Somebody else is delivering: their session may rely on what is condemned.
     let receiver = Receiver::begin(Arc::clone(&s.pool), &Void::default()).unwrap();
-    removal::order(&s.pool, s.acme.number, &Void::default()).unwrap();
+    removal::order(&s.pool, s.acme.number, false, &Void::default()).unwrap();
     let (outcome, removed) = s.prune(false);
     assert!(outcome.waiting.is_some() && removed.is_empty());
     assert!(s.pool.log.state().tenants.contains_key(&s.acme.number));
@@ -167,6 +179,6 @@ fn nothing_is_certified_while_something_may_be_left() {
     assert!(!s.stored(&noise(10, SMALL)));
     // One that never connected is gone at once.
     let number = tenants::create(&s.pool, "nobody", false, &|_| ()).unwrap();
-    removal::order(&s.pool, number, &Void::default()).unwrap();
+    removal::order(&s.pool, number, false, &Void::default()).unwrap();
     assert_eq!(s.prune(false).1[0].certificate.name, "nobody");
 }

@@ -208,6 +208,9 @@ pub enum TenantAction {
         /// Do not wait for the hold, in which `tenant resume` takes all of this back; the window is waited for
         #[arg(long)]
         release_held: bool,
+        /// Go on although this machine's clock seems wrong
+        #[arg(long)]
+        accept_clock: bool,
     },
 }
 

@@ -102,7 +102,9 @@ fn act(ctx: &Context, repo: &Repository, action: TenantAction) -> Result<()> {
         TenantAction::Invite(args) => invite(ctx, repo, &args)?,
         TenantAction::Suspend { name } => suspend(ctx, repo, &name, true)?,
         TenantAction::Resume { name } => suspend(ctx, repo, &name, false)?,
-        TenantAction::Remove { name, release_held } => removal::remove(ctx, repo, &name, release_held)?,
+        TenantAction::Remove { name, release_held, accept_clock } => {
+            removal::remove(ctx, repo, &name, release_held, accept_clock)?;
+        }
     }
     Ok(())
 }

@@ -51,10 +51,10 @@ struct Figures<'a> {
 }
 
 /// Orders a removal, and carries it out if it is due.
-pub fn remove(ctx: &Context, repo: &Repository, name: &str, release_held: bool) -> Result<()> {
+pub fn remove(ctx: &Context, repo: &Repository, name: &str, release_held: bool, accept_clock: bool) -> Result<()> {
     let (number, _) = tenants::find(&repo.log.state(), name).map(|(number, tenant)| (number, tenant.made))?;
     let progress = ctx.monitor(crate::progress::Job::Other("snapshots"));
-    let order = removal::order(repo, number, &progress);
+    let order = removal::order(repo, number, accept_clock, &progress);
     drop(progress);
     let order = order?;
     let (state, now) = (repo.log.state(), repo.clock.now());
@@ -71,7 +71,7 @@ pub fn remove(ctx: &Context, repo: &Repository, name: &str, release_held: bool) 
              `packmule prune` deletes them and certifies it"
         ));
     }
-    let options = Options { release_tenant: release_held.then_some(number), ..Options::default() };
+    let options = Options { release_tenant: release_held.then_some(number), accept_clock, ..Options::default() };
     let (_, removed) = prune(ctx, repo, &options)?;
     match removed.iter().any(|removed| removed.tenant == number) {
         true => removed.iter().try_for_each(|removed| tell_removed(ctx, removed)),
