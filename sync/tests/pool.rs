@@ -13,7 +13,7 @@ use parties::join;
 use repo::backend::Object;
 use repo::check::ReadData;
 use repo::crypto::hash::ChunkKind;
-use repo::crypto::keys::Keyring;
+use repo::crypto::keys::{FrameKind, Keyring};
 use repo::error::{Error, Kind};
 use repo::forget::{self, forget_named};
 use repo::format::record::{Record, Roles};
@@ -23,6 +23,7 @@ use repo::monitor::Void;
 use repo::open::Repository;
 use repo::prune::{self, prune};
 use repo::receive::Sender;
+use repo::tree::closure;
 use site::{Site, checked, noise, readable};
 use std::time::Duration;
 use sync::fetch;
@@ -56,6 +57,34 @@ fn a_lost_site_comes_back_and_the_next_push_sends_nothing() {
     site.backup(&back);
     let pushed = cloud.pushed(&tenant, &back);
     assert!(pushed.snapshots == 1 && pushed.bytes < 100_000, "{pushed:?}");
+}
+
+#[test]
+fn what_a_sidecar_is_stored_in_stays_with_the_trees() {
+    let (cloud, site) = (Cloud::new(), Site::new());
+    for i in 0..4000 {
+        site.write(&format!("d{}/file-{i}", i % 7), b"");
+    }
+    let repo = site.open();
+    site.backup(&repo);
+    let tenant = join(cloud.repo(), "acme", &repo);
+    cloud.pushed(&tenant, &repo);
+    let (_dir, back) = anew(&repo);
+    cloud.pull(&tenant, &back, None).unwrap();
+    for repo in [&repo, cloud.repo().as_ref(), &back] {
+        let (packs, mut count) = (repo.packs(), 0);
+        for id in repo.log.state().snapshots.keys() {
+            let manifest = repo::snapshots::manifest(repo, id).unwrap();
+            closure::sidecar(packs.as_ref(), &manifest, &mut |h, _| {
+                let (_, info) = packs.locate(h)?.unwrap();
+                assert_eq!(packs.pack(&info)?.footer.kind, FrameKind::Tree);
+                count += 1;
+                Ok(true)
+            })
+            .unwrap();
+        }
+        assert!(count > 0);
+    }
 }
 
 #[test]
