@@ -51,6 +51,21 @@ fn every_connection_and_command_is_in_the_audit() {
     let log = cloud.pool.run(&["log"]).ok().text();
     assert!(log.contains("of acme web data") && log.contains("tenant acme delivered everything"), "{log}");
 
+    // Who looks into a tenant's files is in it too, and where nobody can write it is no hindrance.
+    let (pool, id) = (&cloud.pool, cloud.pool.snapshots().remove(0));
+    pool.run(&["dump", &id, "data"]).ok();
+    pool.run(&["restore", &id, "--target", pool.path().join("restored").to_str().unwrap()]).ok();
+    let copy = pool.path().join("copy");
+    pool.run(&["sync", "push", copy.to_str().unwrap()]).ok();
+    let entries = pool.run(&["--json", "log", "--audit", "--last", "2"]).ok().json();
+    let told: Vec<_> = entries.iter().map(|e| (e["operation"].as_str(), e["tenant"].as_str())).collect();
+    assert_eq!(told, [(Some("dump"), Some("acme")), (Some("restore"), Some("acme"))]);
+    pool.run(&["-r", copy.to_str().unwrap(), "dump", &id, "data"]).ok();
+    assert_eq!(
+        pool.run(&["-r", copy.to_str().unwrap(), "--json", "log", "--audit", "--last", "2"]).ok().json(),
+        entries
+    );
+
     // What the server itself said: one line of JSON an event.
     let server = cloud.server.as_mut().unwrap();
     let told: Vec<serde_json::Value> = server.stdout().lines().map(|l| serde_json::from_str(l).unwrap()).collect();

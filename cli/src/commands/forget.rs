@@ -17,7 +17,7 @@ use repo::select::Filter;
 use repo::snapshots::Summaries;
 use serde::Serialize;
 
-use super::noted::Noted;
+use super::noted::{Noted, only};
 use super::open::open_repository;
 use super::{snapshots, which};
 use crate::args::{ForgetArgs, Keep, KeepArgs};
@@ -71,7 +71,7 @@ pub fn run(ctx: &Context, args: ForgetArgs) -> Result<ExitCode> {
     let outcome = forget(ctx, &repo, &args);
     if !args.dry_run {
         let count = outcome.as_ref().map_or(0, |outcome| outcome.forgotten.len() as u64);
-        noted.end(ctx, &repo, args.filter.rest.tenant.first().map(String::as_str), count, &outcome);
+        noted.end(ctx, &repo, only(&args.filter.rest.tenant), count, &outcome);
     }
     let outcome = outcome?;
     repo.remember();

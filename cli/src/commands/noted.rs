@@ -5,10 +5,20 @@ use std::time::Instant;
 use repo::audit;
 use repo::error::Result;
 use repo::format::record::AuditEntry;
+use repo::history::tenant_of;
+use repo::id::SnapshotId;
 use repo::open::Repository;
 
 use super::backup::{host_name, user_name};
 use crate::context::Context;
+
+/// The one tenant of a command that names just one.
+pub fn only(names: &[String]) -> Option<&str> {
+    match names {
+        [name] => Some(name),
+        _ => None,
+    }
+}
 
 /// A command of an operator's that is going on.
 pub struct Noted {
@@ -20,6 +30,13 @@ impl Noted {
     /// Begins `operation`, such as `tenant set`.
     pub fn begin(operation: &str) -> Noted {
         Noted { operation: operation.to_owned(), begun: Instant::now() }
+    }
+
+    /// As [`Noted::end`], of one snapshot.
+    pub fn end_of_snapshot<T>(self, ctx: &Context, repo: &Repository, id: &SnapshotId, done: &Result<T>) {
+        let state = repo.log.state();
+        let tenant = state.snapshots.get(id).and_then(|snapshot| tenant_of(&state, snapshot));
+        self.end(ctx, repo, tenant.as_deref(), 1, done);
     }
 
     /// Records how it ended, if this is a pool: whose it was, if one tenant's, and of how many snapshots. That this cannot be

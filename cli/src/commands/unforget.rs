@@ -7,7 +7,7 @@ use repo::open::Access;
 use repo::select::Filter;
 use serde::Serialize;
 
-use super::noted::Noted;
+use super::noted::{Noted, only};
 use super::open::open_repository;
 use super::which;
 use crate::args::UnforgetArgs;
@@ -42,7 +42,7 @@ pub fn run(ctx: &Context, args: UnforgetArgs) -> Result<ExitCode> {
     let back = unforget(&repo, &ids, &progress);
     drop(progress);
     let count = back.as_ref().map_or(0, |back| back.len() as u64);
-    noted.end(ctx, &repo, args.tenant.first().map(String::as_str), count, &back);
+    noted.end(ctx, &repo, only(&args.tenant), count, &back);
     let back = back?;
     repo.remember();
     if ctx.output.json {
