@@ -58,6 +58,9 @@ pub fn run(ctx: &Context, args: TenantArgs) -> Result<ExitCode> {
         TenantAction::Key(args) => matches!(args.action, TenantKeyAction::List { .. }),
         _ => false,
     };
+    if let TenantAction::Set(args) = &args.action {
+        policy::require_something(args)?;
+    }
     let access = if reads { Access::Read } else { Access::Write };
     let repo = open_repository(ctx, access)?;
     require_pool(&repo)?;

@@ -26,13 +26,21 @@ pub struct Holds {
     own: Vec<&'static str>,
 }
 
-/// Runs `tenant set`.
-pub fn set(ctx: &Context, repo: &Repository, args: &TenantSetArgs) -> Result<()> {
-    let keeps = keeps(args);
-    if args.quota.is_none() && args.hold.is_none() && args.window.is_none() && keeps.is_none() {
+/// Refuses a `tenant set` that sets nothing.
+///
+/// # Errors
+/// `Usage`.
+pub fn require_something(args: &TenantSetArgs) -> Result<()> {
+    if args.quota.is_none() && args.hold.is_none() && args.window.is_none() && keeps(args).is_none() {
         return Err(Error::new(Kind::Usage, "nothing says what to set")
             .remedy("give --quota, --hold, --window, or what to keep, such as --keep-daily 30"));
     }
+    Ok(())
+}
+
+/// Runs `tenant set`.
+pub fn set(ctx: &Context, repo: &Repository, args: &TenantSetArgs) -> Result<()> {
+    let keeps = keeps(args);
     let Some(name) = &args.name else { return set_default(ctx, repo, args, keeps) };
     let (number, _) = tenants::find(&repo.log.state(), name).map(|(number, tenant)| (number, tenant.made))?;
     let before = policy::window(&repo.log.state(), Some(number));
