@@ -50,14 +50,15 @@ fn nothing_is_lost_when_the_log_is_compacted() {
     for n in 0..3000 {
         record(&repo, entry(n)).unwrap();
         assert!(repo.log.state().audit.recent.len() <= AUDIT_SEGMENT);
-        let at = Object::Log(repo.log.position().seq);
-        largest = largest.max(site.disk.size(&at).unwrap().unwrap());
+        // The record before may be a checkpoint.
+        let before = Object::Log(repo.log.position().seq - 1);
+        largest = largest.max(site.disk.size(&before).unwrap().unwrap());
     }
     sound(&repo, 3000);
     sound(&site.open(), 3000);
     let records = site.objects(Area::Log).into_iter().filter(|o| matches!(o, Object::Log(_))).count();
     assert!(records < 1100, "the log is compacted: {records}");
-    assert!(largest < 100_000, "a checkpoint holds one segment's entries at most: {largest}");
+    assert!((20_000..100_000).contains(&largest), "a checkpoint holds one segment's entries at most: {largest}");
 }
 
 #[test]
