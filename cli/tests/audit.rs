@@ -41,7 +41,7 @@ fn every_connection_and_command_is_in_the_audit() {
     assert!(pushes[0]["who"].as_str().unwrap().starts_with("SHA256:") && pushes[0]["label"] == "site");
     assert!(pushes[0]["from"].as_str().unwrap().starts_with("127.0.0.1:"));
     let [created] = of("tenant create")[..] else { panic!("{entries:?}") };
-    assert_eq!(created["tenant"], "acme");
+    assert_eq!((&created["tenant"], &created["who"]), (&"acme".into(), &"root".into()), "these tests run as root");
     assert_eq!((of("tenant invite").len(), of("tenant suspend").len()), (2, 1));
     cloud.pool.run(&["tenant", "suspend", "none"]).exits(1);
     let last = cloud.pool.run(&["--json", "log", "--audit", "--last", "1"]).ok().json();

@@ -88,7 +88,7 @@ pub fn host_name() -> Result<String> {
 }
 
 /// For people only: nothing is decided by it.
-pub fn user_name() -> String {
+fn user_name() -> String {
     std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| nix::unistd::getuid().to_string())
 }
 

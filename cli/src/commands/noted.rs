@@ -9,7 +9,7 @@ use repo::history::tenant_of;
 use repo::id::SnapshotId;
 use repo::open::Repository;
 
-use super::backup::{host_name, user_name};
+use super::backup::host_name;
 use crate::context::Context;
 
 /// The one tenant of a command that names just one.
@@ -18,6 +18,12 @@ pub fn only(names: &[String]) -> Option<&str> {
         [name] => Some(name),
         _ => None,
     }
+}
+
+/// The user whose rights this process has, whatever the environment says.
+fn user() -> String {
+    let uid = nix::unistd::getuid();
+    nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| format!("user {uid}"), |user| user.name)
 }
 
 /// A command of an operator's that is going on.
@@ -52,7 +58,7 @@ impl Noted {
             living.or_else(|| state.certificates.iter().rev().find(|(_, (_, c))| c.name == name).map(|(n, _)| *n))
         });
         let entry = AuditEntry {
-            who: user_name(),
+            who: user(),
             from: host_name().unwrap_or_default(),
             tenant: named,
             name: tenant.unwrap_or_default().to_owned(),

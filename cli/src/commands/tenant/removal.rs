@@ -65,10 +65,10 @@ pub fn remove(ctx: &Context, repo: &Repository, name: &str, release_held: bool, 
             return ctx.output.message(&Waiting { tenant: name, ordered, snapshots: order.snapshots, due });
         }
         let (count, when) = (human::count(order.snapshots, "snapshot"), human::time(human::timestamp(due)));
-        ctx.output.line(format!("tenant {name} is refused from now on, and its {count} are forgotten"))?;
+        ctx.output.line(format!("tenant {name} is refused from now on, and what it has is forgotten: {count}"))?;
         return ctx.output.line(format!(
-            "they are held until {when}: `packmule tenant resume {name}` takes this back; after that, this command again or \
-             `packmule prune` deletes them and certifies it"
+            "all of it is held until {when}: `packmule tenant resume {name}` takes this back; after that, this command again or \
+             `packmule prune` deletes it and certifies that"
         ));
     }
     let options = Options { release_tenant: release_held.then_some(number), accept_clock, ..Options::default() };
@@ -89,7 +89,7 @@ pub fn take_back(ctx: &Context, repo: &Repository, number: u32, name: &str) -> R
     }
     let back = removal::take_back(repo, number)?;
     let count = human::count(back, "snapshot");
-    ctx.output.remark(format!("tenant {name} is not removed; {count} are back, invitations are not"))
+    ctx.output.remark(format!("tenant {name} is not removed, and has {count} back; invitations have to be made anew"))
 }
 
 /// Tells that a tenant is gone: what its certificate says, and what is the operator's alone to know.
