@@ -336,7 +336,7 @@ impl Sealed {
         }
         let dirs = index_dirs(&place, backend.as_ref(), repo_id);
         let (index, index_is_new) = open_index(backend.as_ref(), &keys, &log, &dirs, access, monitor)?;
-        let clock = log.clock().clone();
+        let clock = log.clock();
         let repo = Repository {
             backend,
             locks,
@@ -378,6 +378,12 @@ fn load_log(backend: &Arc<dyn Backend>, access: Access, keys: &Arc<Keys>, monito
 }
 
 impl Repository {
+    /// Goes by another clock from now on, and so does the log.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.log.set_clock(clock.clone());
+        self.clock = clock;
+    }
+
     /// The reader of this repository's packs; one for all, so that caches are shared.
     pub fn store(&self) -> Arc<dyn FrameSource> {
         self.packs()

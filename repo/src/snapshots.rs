@@ -30,7 +30,7 @@ pub fn record(repo: &Repository, session: &Session, manifest: &Manifest) -> Resu
 /// # Errors
 /// As [`record`].
 pub fn record_from(repo: &Repository, session: &Session, manifest: &Manifest, origin: Option<Origin>) -> Result<()> {
-    let plain = manifest.encode();
+    let plain = Manifest { origin, ..manifest.clone() }.encode();
     // What no reader would take must not be acknowledged.
     if plain.len() + OBJECT_OVERHEAD > MAX_MANIFEST || Manifest::decode(&plain, &manifest.id).is_err() {
         return Err(Error::new(Kind::Usage, "there are too many paths or tags, or one is too long, for a snapshot"));

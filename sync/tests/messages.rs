@@ -58,6 +58,7 @@ fn in_area(area: Area) -> BoxedStrategy<Object> {
         Area::Footers => any::<u64>().prop_map(Object::Footers).boxed(),
         Area::Snapshots => snapshot().prop_map(Object::Snapshot).boxed(),
         Area::Log => any::<u64>().prop_map(Object::Log).boxed(),
+        Area::Audit => any::<u64>().prop_map(Object::Audit).boxed(),
         Area::State => "[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,20}(/[a-z][a-z.]{0,9}){0,3}"
             .prop_map(|name| Object::State(StateName::new(&name).unwrap()))
             .boxed(),

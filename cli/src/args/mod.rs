@@ -25,10 +25,11 @@ pub use parse::{Failure, Parsed, one_line, parse};
 pub use restore::{Overwrite, RestoreArgs};
 pub use space::{CheckArgs, ForgetArgs, KeepArgs, PruneArgs, UnforgetArgs};
 pub use sync::{
-    Quota, RemoteAction, RemoteAddArgs, RemoteArgs, ServeArgs, SyncAction, SyncArgs, SyncPullArgs, SyncPushArgs,
-    TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction, TenantSetArgs,
+    Quota, RateArgs, RemoteAction, RemoteAddArgs, RemoteArgs, ServeArgs, SyncAction, SyncArgs, SyncPullArgs,
+    SyncPushArgs, SyncStatusArgs, TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction,
+    TenantSetArgs, Term,
 };
-pub use values::{Bytes, Group, IdMap, Keep, Octal, Subset, TagList, Unused, User};
+pub use values::{Bytes, Group, IdMap, Keep, Octal, Pace, Rate, Subset, TagList, Unused, User};
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -4,6 +4,7 @@ mod completions;
 mod man;
 mod version;
 
+pub mod noted;
 pub mod open;
 pub mod which;
 
@@ -29,6 +30,7 @@ mod snapshots;
 mod stats;
 mod status;
 mod sync;
+mod sync_status;
 mod tag;
 mod tenant;
 mod umount;

@@ -16,6 +16,7 @@ use repo::error::{Error, Kind, Result, printable};
 use repo::open::{Access, Repository};
 use repo::select::Filter;
 
+use super::noted::{Noted, only};
 use super::open::{open_copy, open_repository, place};
 use crate::args::MountArgs;
 use crate::context::Context;
@@ -39,8 +40,13 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     if serving {
         ctx.output.only_data();
     }
+    args.rates.apply()?;
     let options = options(&root, &args);
     let repo = open_repository(ctx, Access::Read)?;
+    if args.remote.is_none() {
+        let tenant = only(&args.filter.rest.tenant);
+        Noted::begin("mount").end(ctx, &repo, tenant, 0, &Ok(()));
+    }
     let view = view(ctx, repo, &args)?;
     let ending = Arc::new(Ending { output: Arc::clone(&ctx.output), state: Mutex::default() });
     let asked = Arc::clone(&ending);

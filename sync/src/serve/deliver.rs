@@ -15,7 +15,7 @@ use super::pushing::{Pushing, over};
 use super::quota;
 use super::spool::{Arriving, LARGEST, STEP, Spool};
 use super::work::{Job, Work};
-use super::{Pool, stopping};
+use super::{Pool, Visit, stopping};
 use crate::ssh::server::StopFlag;
 use crate::wire::limits::MAX_PARTIAL;
 use crate::wire::{Connection, Incoming, Message, Object, Receiver};
@@ -109,7 +109,13 @@ impl Drop for Begun<'_> {
 ///
 /// # Errors
 /// What ended it before its time; the client was told unless the link failed.
-pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection, stop: &StopFlag) -> Result<()> {
+pub fn serve(
+    pool: &Pool,
+    begun: Begun<'_>,
+    mut connection: Connection,
+    stop: &StopFlag,
+    visit: &Arc<Visit>,
+) -> Result<()> {
     let pushing = &begun.pushing;
     let (todo, jobs) = bounded(WAITING);
     // Before the client knows the session's name.
@@ -117,7 +123,7 @@ pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection, stop: &S
     connection.send(&begun.ready()?)?;
     connection.flush()?;
     let (sender, mut receiver) = connection.split();
-    let out = Arc::new(Out::new(sender));
+    let out = Arc::new(Out::new(sender, Arc::clone(visit)));
     let (worked, listened) = std::thread::scope(|scope| {
         let work = Work::new(pool, Arc::clone(&pushing.tenant), &pushing.spool, Arc::clone(&out));
         let said = &out;

@@ -13,7 +13,7 @@ use repo::receive::Sender as Tenant;
 use repo::snapshots;
 use repo::tenants::pooled_id;
 
-use super::{Pool, stopping};
+use super::{Pool, Visit, stopping};
 use crate::ssh::server::StopFlag;
 use crate::wire::limits::MAX_SNAPSHOTS;
 use crate::wire::{Connection, Message, Piece, PieceName, Reason, Session, SnapshotEntry};
@@ -27,7 +27,7 @@ const AHEAD: usize = 64;
 ///
 /// # Errors
 /// What ended the connection before its time.
-pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection, stop: &StopFlag) -> Result<()> {
+pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection, stop: &StopFlag, visit: &Visit) -> Result<()> {
     connection.send(&Message::Ready {
         session: Session(random_bytes()),
         tenant: tenant.name.clone(),
@@ -46,7 +46,10 @@ pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection, stop: &S
             Message::Bye => break,
             _ if stop.is_set() => return Err(stopping()),
             Message::List { after } => connection.send(&list(pool, tenant, after)?)?,
-            Message::Fetch { snapshot } => fetch(pool, tenant, snapshot, connection)?,
+            Message::Fetch { snapshot } => {
+                visit.snapshot();
+                fetch(pool, tenant, snapshot, connection)?;
+            }
             Message::Get { pieces } => get(pool, tenant, &pieces, &mut packer, connection)?,
             Message::Ping(number) => connection.send(&Message::Pong(number))?,
             Message::Pong(_) => {}
@@ -88,7 +91,7 @@ fn fetch(pool: &Pool, tenant: &Tenant, snapshot: SnapshotId, connection: &mut Co
         let why = "there is no such snapshot, or it cannot be read".to_owned();
         return connection.send(&Message::Declined { snapshot, reason: Reason::Unknown, why });
     };
-    manifest.id = snapshot;
+    (manifest.id, manifest.origin) = (snapshot, None);
     let sealed = tenant.keys.seal(Sealed::Manifest, snapshot.as_bytes(), &manifest.encode());
     connection.send(&Message::Manifest { snapshot, size: sealed.len() as u64 })?;
     connection.sender().send_data(&sealed)

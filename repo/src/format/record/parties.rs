@@ -4,6 +4,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+use super::governance::{Removal, read_number, write_number};
 use super::{MAX_TEXT, Position, option, text, time, write_option};
 use crate::clock::Time;
 use crate::error::{Error, Result};
@@ -124,14 +125,14 @@ pub struct TenantState {
     /// Whether its keys are refused for now.
     pub suspended: bool,
     /// When its removal was ordered, if it was.
-    pub removed: Option<Time>,
+    pub removed: Option<Removal>,
     /// The most bytes it may own; none: any.
     pub quota: Option<u64>,
     /// How long its forgotten snapshots are held, in seconds; none: as the pool's.
     pub hold: Option<u64>,
     /// How long after receipt nobody may delete, in seconds; none: as the pool's.
     pub window: Option<u64>,
-    /// What is kept of its history, in the words of `forget`'s options; empty: everything.
+    /// What is kept of its history, in the words of [`crate::retention`]; empty: as the pool's.
     pub retention: String,
     /// Its repository, once it has connected.
     pub repository: Option<RepoId>,
@@ -171,11 +172,8 @@ impl TenantState {
         w.bool(self.sealed);
         w.i64(self.made.0);
         w.bool(self.suspended);
-        write_time(w, self.removed);
-        for number in [self.quota, self.hold, self.window] {
-            w.bool(number.is_some());
-            number.iter().for_each(|n| w.varint(*n));
-        }
+        Removal::write_option(w, self.removed);
+        [self.quota, self.hold, self.window].into_iter().for_each(|number| write_number(w, number));
         w.lp_str(&self.retention);
         write_option(w, self.repository.as_ref().map(RepoId::as_bytes));
         w.lp_bytes(&self.keyring);
@@ -205,7 +203,7 @@ impl TenantState {
             sealed: r.bool()?,
             made: time(r)?,
             suspended: r.bool()?,
-            removed: read_time(r)?,
+            removed: Removal::read_option(r)?,
             quota: read_number(r)?,
             hold: read_number(r)?,
             window: read_number(r)?,
@@ -326,12 +324,12 @@ impl Obeyed {
 }
 
 impl Origin {
-    pub(super) fn write(self, w: &mut Writer) {
+    pub(in crate::format) fn write(self, w: &mut Writer) {
         w.varint(self.tenant.into());
         w.bytes(self.id.as_bytes());
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Origin> {
+    pub(in crate::format) fn read(r: &mut Reader<'_>) -> Result<Origin> {
         Ok(Origin { tenant: r.varint_u32()?, id: SnapshotId(r.array()?) })
     }
 }
@@ -352,10 +350,6 @@ pub(super) fn write_time(w: &mut Writer, at: Option<Time>) {
 
 pub(super) fn read_time(r: &mut Reader<'_>) -> Result<Option<Time>> {
     if r.bool()? { time(r).map(Some) } else { Ok(None) }
-}
-
-fn read_number(r: &mut Reader<'_>) -> Result<Option<u64>> {
-    if r.bool()? { r.varint().map(Some) } else { Ok(None) }
 }
 
 fn read_list<T>(r: &mut Reader<'_>, each: impl Fn(&mut Reader<'_>) -> Result<T>) -> Result<Vec<T>> {
