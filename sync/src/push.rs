@@ -5,7 +5,7 @@
 //! together in packs of their own. Then manifests; what one turns out to lack is sent from wherever it now lies.
 
 mod frames;
-mod link;
+pub(crate) mod link;
 mod offer;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -138,13 +138,13 @@ fn first<'a>(
     match (connection.receive()?, grant) {
         (None, _) => Ok(None),
         (Some(Message::Begin { purpose: Purpose::Push, repository, .. }), Grant::Tenant { tenant, roles }) => {
-            if !roles.allow(Roles::PUSH) {
+            if !roles.allow(Roles::PUSH) && !roles.allow(Roles::AGENT) {
                 return Err(Error::new(Kind::Refused, "this key may not deliver snapshots"));
             }
             deliver::Begun::new(pool, *tenant, repository).map(Some)
         }
         (Some(Message::Begin { purpose: Purpose::Pull, .. }), Grant::Tenant { tenant, roles }) => {
-            if !roles.allow(Roles::PULL) {
+            if !roles.allow(Roles::PULL) && !roles.allow(Roles::AGENT.and(Roles::RESTORE)) {
                 return Err(Error::new(Kind::Refused, "this key may not fetch what was delivered"));
             }
             pool.repo.refresh(&Void::default())?;
@@ -188,8 +188,13 @@ fn redeem(
 
 fn welcome(pool: &Pool, tenant: u32, roles: Roles) -> Result<Message> {
     let state = pool.repo.log.state();
-    let known = state.tenants.get(&tenant).ok_or_else(|| Error::new(Kind::Refused, "this tenant was removed"))?;
-    let role = if roles.allow(Roles::RESTORE) { Role::Restore } else { Role::Push };
+    let known = tenants::party(&state, tenant).ok_or_else(|| Error::new(Kind::Refused, "this tenant was removed"))?;
+    let role = match roles {
+        // May it restore or not: it is given back no keys but in packs that it can open.
+        _ if roles.allow(Roles::AGENT) => Role::Agent,
+        _ if roles.allow(Roles::RESTORE) => Role::Restore,
+        _ => Role::Push,
+    };
     // A site that is made anew gets back what the first one gave.
     let (repository, keyring) = match role {
         Role::Restore if !known.sealed => {

@@ -12,7 +12,7 @@ use sync::remote::{self, Anew};
 use super::backup::host_name;
 use super::key::show_code;
 use super::open::place;
-use super::remote::read_invitation;
+use super::remote::read_site_invitation;
 use crate::args::InitArgs;
 use crate::context::Context;
 use crate::exit::ExitCode;
@@ -29,7 +29,8 @@ pub fn run(ctx: &Context, args: InitArgs) -> Result<ExitCode> {
     args.from_invitation.as_deref().map(valid_name).transpose()?;
     let password = ctx.initial_password()?;
     // Last of what can go wrong beforehand: an invitation is good once.
-    let anew = args.from_invitation.as_ref().map(|_| remote::anew(&read_invitation()?, &host_name()?)).transpose()?;
+    let anew =
+        args.from_invitation.as_ref().map(|_| remote::anew(&read_site_invitation()?, &host_name()?)).transpose()?;
     let slots = NewSlots {
         passphrase: Some((&password, &args.label)),
         cost: Argon2Cost::DEFAULT,

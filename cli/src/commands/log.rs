@@ -135,6 +135,10 @@ fn describe(record: &Record) -> (&'static str, String) {
         Record::Pushed { remote, position, .. } => {
             ("pushed", format!("everything up to record {} is at remote {remote}", position.seq))
         }
+        Record::AgentSet { state, .. } => ("agent-set", format!("the agent of {} was set up or changed", state.name)),
+        Record::Belongings { tenant, .. } => {
+            ("belongings", format!("tenant number {tenant} left what it wants back if its repository is lost"))
+        }
         Record::HostKey { .. } => ("host-key", "the server has a new host key".to_owned()),
         Record::Checkpoint { state } => {
             ("checkpoint", format!("checkpoint of {}", human::count(state.snapshots.len() as u64, "snapshot")))

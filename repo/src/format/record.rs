@@ -10,7 +10,10 @@ use crate::error::{Error, Kind, Result};
 use crate::format::wire::{Reader, Writer};
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 
-pub use parties::{Credential, Invite, MAX_CREDENTIALS, Origin, PrivateKey, RemoteState, Roles, TenantState};
+pub use parties::{
+    Belongings, Credential, Invite, MAX_BELONGINGS, MAX_CREDENTIALS, Origin, PrivateKey, RemoteState, Roles,
+    TenantState,
+};
 pub use state::{CheckState, SESSION_LIFE, SessionState, SnapshotState, State, Sweep};
 
 /// The longest text in a record: host, source, purpose, tag.
@@ -134,6 +137,10 @@ pub enum Record {
     Pushed { remote: String, position: Position, at: Time },
     /// The key that this repository's server shows to those who connect.
     HostKey { key: PrivateKey },
+    /// What there is to say of a host that backs up to this repository over a connection, all of it.
+    AgentSet { agent: u32, state: Box<TenantState> },
+    /// What a tenant wants back, beside its snapshots, when its repository is lost: sealed by the tenant.
+    Belongings { tenant: u32, name: String, sealed: Vec<u8> },
     /// The state after all records before this one.
     Checkpoint { state: Box<State> },
     /// A record of a newer program's that this one may pass over.
@@ -299,6 +306,15 @@ impl Record {
                 w.i64(at.0);
             }
             Record::HostKey { key } => w.lp_bytes(&key.0),
+            Record::AgentSet { agent, state } => {
+                w.varint((*agent).into());
+                state.write(w);
+            }
+            Record::Belongings { tenant, name, sealed } => {
+                w.varint((*tenant).into());
+                w.lp_str(name);
+                w.lp_bytes(sealed);
+            }
             Record::Checkpoint { state } => state.write(w),
             Record::Ignored { body, .. } => w.bytes(body),
         }
@@ -335,6 +351,8 @@ impl Record {
             Record::RemoteRemoved { .. } => 26,
             Record::Pushed { .. } => 27,
             Record::HostKey { .. } => 28,
+            Record::AgentSet { .. } => 32,
+            Record::Belongings { .. } => 33,
             Record::Ignored { kind, .. } => *kind,
         }
     }
@@ -386,6 +404,12 @@ impl Record {
             25 => Record::RemoteSet { name: text(r)?, state: Box::new(RemoteState::read(r)?) },
             26 => Record::RemoteRemoved { name: text(r)? },
             28 => Record::HostKey { key: PrivateKey::read(r)? },
+            32 => Record::AgentSet { agent: r.varint_u32()?, state: Box::new(TenantState::read(r)?) },
+            33 => Record::Belongings {
+                tenant: r.varint_u32()?,
+                name: text(r)?,
+                sealed: r.lp_bytes(MAX_BELONGINGS)?.to_vec(),
+            },
             27 => Record::Pushed { remote: text(r)?, position: Position::read(r)?, at: time(r)? },
             kind if kind & MAY_IGNORE != 0 => Record::Ignored { kind, body: r.bytes(r.remaining())?.to_vec() },
             _ => return Err(newer()),

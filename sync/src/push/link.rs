@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver as Incoming, unbounded};
+use repo::chunker::ChunkerParams;
 use repo::clock::Time;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::Position;
@@ -25,6 +26,8 @@ pub struct Ready {
     pub partial: BTreeMap<PackId, u64>,
     /// Whether its clock is far from this one's.
     pub clock_differs: bool,
+    /// How it cuts files.
+    pub chunker: ChunkerParams,
 }
 
 /// An open push.
@@ -35,6 +38,8 @@ pub struct Link {
     /// Answers that came while another was awaited, in order.
     answers: VecDeque<Message>,
     refused: Vec<PackId>,
+    /// How much of packs is durable there, of those that somebody waits for.
+    durable: BTreeMap<PackId, u64>,
 }
 
 impl Link {
@@ -63,17 +68,17 @@ impl Link {
                 }
             }
         });
-        let (answers, refused) = (VecDeque::new(), Vec::new());
-        let mut link = Link { sender: Some(sender), incoming, thread: Some(thread), answers, refused };
+        let (answers, refused, durable) = (VecDeque::new(), Vec::new(), BTreeMap::new());
+        let mut link = Link { sender: Some(sender), incoming, thread: Some(thread), answers, refused, durable };
         let ready = match link.next()? {
-            Message::Ready { tenant, sealed, watermark, partial, time, .. } => {
+            Message::Ready { tenant, sealed, watermark, partial, time, chunker, .. } => {
                 let packs = partial.into_iter().filter_map(|(object, len)| match object {
                     Object::Pack(id) => Some((id, len)),
                     _ => None,
                 });
                 let apart = Time::now().0.abs_diff(time.0);
                 let clock_differs = u128::from(apart) > CLOCK.as_nanos();
-                Ready { tenant, sealed, watermark, partial: packs.collect(), clock_differs }
+                Ready { tenant, sealed, watermark, partial: packs.collect(), clock_differs, chunker }
             }
             other => return Err(unexpected(&other)),
         };
@@ -92,6 +97,15 @@ impl Link {
         self.look()?;
         let sent = self.sender()?.send(message);
         self.or_why(sent)
+    }
+
+    /// Hands on what was sent so far.
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    pub fn flush(&mut self) -> Result<()> {
+        let flushed = self.sender()?.flush();
+        self.or_why(flushed)
     }
 
     /// Sends bytes that were announced.
@@ -126,6 +140,11 @@ impl Link {
     fn sort(&mut self, message: Message) -> Result<()> {
         match message {
             Message::Refused { object: Object::Pack(id), .. } => self.refused.push(id),
+            Message::Durable { object: Object::Pack(id), bytes } => {
+                if let Some(known) = self.durable.get_mut(&id) {
+                    *known = bytes;
+                }
+            }
             Message::Durable { .. } | Message::Refused { .. } | Message::Pong(_) => {}
             Message::Ping(number) => self.sender()?.send(&Message::Pong(number))?,
             Message::Fail(fail) => return Err(Fail::into_error(fail)),
@@ -135,16 +154,12 @@ impl Link {
     }
 
     fn next(&mut self) -> Result<Message> {
-        let flushed = self.sender()?.flush();
-        self.or_why(flushed)?;
+        self.flush()?;
         loop {
             if let Some(answer) = self.answers.pop_front() {
                 return Ok(answer);
             }
-            let message = self
-                .incoming
-                .recv()
-                .map_err(|_| Error::new(Kind::Unreachable, "the pool ended the connection").remedy("try again"))?;
+            let message = self.incoming.recv().map_err(|_| ended())?;
             self.sort(message?)?;
         }
     }
@@ -200,6 +215,28 @@ impl Link {
         }
     }
 
+    /// Remembers how much of this pack is durable, from now on until [`Link::until_durable`] has returned.
+    pub fn watch(&mut self, id: PackId) {
+        self.durable.insert(id, 0);
+    }
+
+    /// Waits until all `size` bytes of a watched pack, which were sent, are durable there.
+    ///
+    /// # Errors
+    /// `Damaged` if the pack is refused; as [`Link::send`].
+    pub fn until_durable(&mut self, id: &PackId, size: u64) -> Result<()> {
+        self.flush()?;
+        while self.durable.get(id).is_some_and(|bytes| *bytes < size) {
+            if self.refused.contains(id) {
+                return Err(Error::damaged(format!("the other side does not take pack {id}")).remedy("try again"));
+            }
+            let message = self.incoming.recv().map_err(|_| ended())?;
+            self.sort(message?)?;
+        }
+        self.durable.remove(id);
+        Ok(())
+    }
+
     /// Packs that the pool would not take.
     pub fn refused(&mut self) -> Vec<PackId> {
         std::mem::take(&mut self.refused)
@@ -211,8 +248,7 @@ impl Link {
     /// As [`Link::send`].
     pub fn bye(mut self) -> Result<()> {
         self.send(&Message::Bye)?;
-        let flushed = self.sender()?.flush();
-        self.or_why(flushed)?;
+        self.flush()?;
         self.sender = None;
         for message in self.incoming.iter() {
             if let Message::Fail(fail) = message? {
@@ -230,6 +266,10 @@ impl Drop for Link {
         self.sender = None;
         drop(self.thread.take());
     }
+}
+
+fn ended() -> Error {
+    Error::new(Kind::Unreachable, "the other side ended the connection").remedy("try again")
 }
 
 /// What may not come now.

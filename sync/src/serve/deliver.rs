@@ -8,6 +8,7 @@ use repo::error::{Error, Kind, Result};
 use repo::id::{PackId, RepoId, random_bytes};
 use repo::limits::MAX_MANIFEST;
 use repo::receive::Sender as Tenant;
+use repo::tenants::party;
 
 use super::out::Out;
 use super::quota;
@@ -35,7 +36,7 @@ impl<'a> Begun<'a> {
     /// `Locked` while another runs; `Refused` if it is another repository than the tenant's, or the tenant cannot deliver.
     pub fn new(pool: &'a Pool, tenant: u32, repository: RepoId) -> Result<Begun<'a>> {
         pool.repo.refresh(&repo::monitor::Void::default())?;
-        let known = pool.repo.log.state().tenants.get(&tenant).and_then(|t| t.repository);
+        let known = party(&pool.repo.log.state(), tenant).and_then(|t| t.repository);
         if known != Some(repository) {
             return Err(Error::new(Kind::Refused, "this tenant's snapshots come from another repository")
                 .remedy("push the repository that took up the invitation"));
@@ -57,7 +58,7 @@ impl<'a> Begun<'a> {
     fn ready(&self) -> Result<Message> {
         let repo = &self.pool.repo;
         let state = repo.log.state();
-        let watermark = state.tenants.get(&self.tenant.number).and_then(|t| t.watermark);
+        let watermark = party(&state, self.tenant.number).and_then(|t| t.watermark);
         let mut partial = self.spool.packs()?;
         partial.truncate(MAX_PARTIAL);
         Ok(Message::Ready {

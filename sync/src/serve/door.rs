@@ -54,7 +54,8 @@ impl Door {
         }
         // A stranger is let in as far as a token can be shown, and only while some invitation is open.
         let now = self.pool.repo.clock.now();
-        let open = state.tenants.values().any(|t| t.removed.is_none() && t.invites.iter().any(|i| i.expires > now));
+        let open =
+            tenants::parties(&state).any(|(_, t)| t.removed.is_none() && t.invites.iter().any(|i| i.expires > now));
         Ok(open.then(|| Grant::Guest { public: public.to_owned() }))
     }
 }
@@ -99,7 +100,7 @@ impl Service for Door {
         let who = match grant {
             Grant::Tenant { tenant, .. } => {
                 let state = self.pool.repo.log.state();
-                state.tenants.get(tenant).map_or_else(|| format!("tenant {tenant}"), |t| t.name.clone())
+                tenants::party(&state, *tenant).map_or_else(|| format!("tenant {tenant}"), |t| t.name.clone())
             }
             Grant::Guest { .. } => "a guest".to_owned(),
         };

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use crossbeam_channel::Sender as Told;
 use repo::crypto::hash::ChunkKind;
 use repo::error::{Error, Kind, Result};
-use repo::format::record::{Origin, Position, Record};
+use repo::format::record::{Position, Record};
 use repo::id::{ContentHash, PackId, SnapshotId};
 use repo::limits::MIB;
 use repo::lock::COMMIT_WAIT;
 use repo::monitor::Void;
 use repo::receive::{Answer, Sender as Tenant};
-use repo::tenants::pooled_id;
+use repo::tenants::party;
 
 use super::out::Out;
 use super::spool::Spool;
@@ -168,11 +168,10 @@ impl<'a> Work<'a> {
         let repo = &self.pool.repo;
         repo.log.refresh()?;
         let state = repo.log.state();
-        let origin = Origin { tenant: self.tenant.number, id: snapshot };
-        if state.snapshots.contains_key(&pooled_id(&origin)) {
+        if state.snapshots.contains_key(&self.tenant.id_here(snapshot)) {
             return Ok(None);
         }
-        if state.tenants.get(&self.tenant.number).is_none_or(|known| known.suspended || known.removed.is_some()) {
+        if party(&state, self.tenant.number).is_none_or(|known| known.suspended || known.removed.is_some()) {
             return Ok(Some(declined(snapshot, Reason::Suspended, "this tenant was suspended")));
         }
         let full = quota::exceeded(repo, self.tenant)?;
@@ -185,7 +184,7 @@ impl<'a> Work<'a> {
         let commit = repo.locks.commit(COMMIT_WAIT)?;
         repo.log.refresh()?;
         let number = self.tenant.number;
-        let known = repo.log.state().tenants.get(&number).and_then(|tenant| tenant.watermark);
+        let known = party(&repo.log.state(), number).and_then(|tenant| tenant.watermark);
         if known != Some(position) {
             repo.log.append(&commit, Record::Watermark { tenant: number, position })?;
         }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::parties::{read_time, write_time};
 use super::state::{MAX_ANCHORS, MAX_RECENT};
 use super::{
-    CheckState, MAX_TAGS, MAX_TEXT, MAY_IGNORE, Origin, Position, PrivateKey, RemoteState, SessionState, SnapshotState,
-    State, Sweep, TenantState, ids, newer, option, text, time, write_ids, write_option, write_texts,
+    Belongings, CheckState, MAX_TAGS, MAX_TEXT, MAY_IGNORE, Origin, Position, PrivateKey, RemoteState, SessionState,
+    SnapshotState, State, Sweep, TenantState, ids, newer, option, text, time, write_ids, write_option, write_texts,
 };
 use crate::error::{Error, Result};
 use crate::format::wire::{Reader, Writer};
@@ -19,6 +19,8 @@ const TENANTS: u8 = 11;
 const ORIGINS: u8 = 12;
 const REMOTES: u8 = 13;
 const HOST_KEY: u8 = 14;
+const AGENTS: u8 = 17;
+const BELONGINGS: u8 = 18;
 /// Sections that came later; programs before them keep them as they are. Absent where they would say nothing.
 const FULL_CHECK: u8 = MAY_IGNORE;
 /// Where snapshots were recorded. A program that does not know it keeps it, perhaps out of date: entries are by id.
@@ -90,6 +92,18 @@ impl State {
         });
         section(HOST_KEY, self.host_key.is_some(), &|w| {
             self.host_key.iter().for_each(|key| w.lp_bytes(&key.0));
+        });
+        section(AGENTS, !self.agents.is_empty(), &|w| {
+            write_map(w, &self.agents, |w, agent, state| {
+                w.varint((*agent).into());
+                state.write(w);
+            });
+        });
+        section(BELONGINGS, !self.belongings.is_empty(), &|w| {
+            write_map(w, &self.belongings, |w, tenant, belongings| {
+                w.varint((*tenant).into());
+                belongings.write(w);
+            });
         });
     }
 
@@ -203,6 +217,8 @@ impl State {
             }
             REMOTES => self.remotes = read_map(r, 8, |r| Ok((text(r)?, RemoteState::read(r)?)))?,
             HOST_KEY => self.host_key = Some(PrivateKey::read(r)?),
+            AGENTS => self.agents = read_map(r, 20, |r| Ok((r.varint_u32()?, TenantState::read(r)?)))?,
+            BELONGINGS => self.belongings = read_map(r, 3, |r| Ok((r.varint_u32()?, Belongings::read(r)?)))?,
             FULL_CHECK => {
                 let none = || Error::damaged("a checkpoint's section says nothing");
                 self.last_full_check = Some(read_check(r)?.ok_or_else(none)?);

@@ -9,10 +9,13 @@ use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::format::wire::{Reader, Writer};
 use crate::id::{RepoId, SnapshotId};
-use crate::limits::MAX_SMALL_OBJECT;
+use crate::limits::{MAX_SMALL_OBJECT, MIB};
 
 /// The most credentials, or open invitations, of one tenant.
 pub const MAX_CREDENTIALS: usize = 4096;
+
+/// The most bytes of what a tenant keeps at a pool beside its snapshots.
+pub const MAX_BELONGINGS: usize = 4 * MIB;
 
 /// Where a pool has a snapshot from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -233,6 +236,32 @@ impl TenantState {
             })?,
             watermark: read_position(r)?,
         })
+    }
+}
+
+/// What a tenant wants back, beside its snapshots, when its repository is lost. Nobody else can open it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Belongings {
+    /// The tenant's name for it, which tells one content from another.
+    pub name: String,
+    /// As the tenant sealed it.
+    pub sealed: Vec<u8>,
+}
+
+impl Belongings {
+    pub(super) fn write(&self, w: &mut Writer) {
+        w.lp_str(&self.name);
+        w.lp_bytes(&self.sealed);
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Belongings> {
+        Ok(Belongings { name: text(r)?, sealed: r.lp_bytes(MAX_BELONGINGS)?.to_vec() })
+    }
+}
+
+impl fmt::Debug for Belongings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Belongings({}, {} bytes)", self.name, self.sealed.len())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::{Entry, Origin, Position, PrivateKey, Record, RemoteState, TenantState};
+use super::{Belongings, Entry, Origin, Position, PrivateKey, Record, RemoteState, TenantState};
 use crate::clock::Time;
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 
@@ -117,6 +117,11 @@ pub struct State {
     pub pool: bool,
     /// A pool's tenants, by number.
     pub tenants: BTreeMap<u32, TenantState>,
+    /// The hosts that back up to this repository over connections, by number: as tenants are, but what they deliver is the
+    /// repository's own.
+    pub agents: BTreeMap<u32, TenantState>,
+    /// What tenants want back, beside their snapshots, when their repositories are lost.
+    pub belongings: BTreeMap<u32, Belongings>,
     /// The remotes this repository is pushed to, by name.
     pub remotes: BTreeMap<String, RemoteState>,
     /// The key that this repository's server shows.
@@ -147,6 +152,8 @@ impl Default for State {
             newest_time: None,
             pool: false,
             tenants: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            belongings: BTreeMap::new(),
             remotes: BTreeMap::new(),
             host_key: None,
             newest_rollup: 0,
@@ -219,7 +226,9 @@ impl State {
             | Record::RemoteSet { .. }
             | Record::RemoteRemoved { .. }
             | Record::Pushed { .. }
-            | Record::HostKey { .. } => self.apply_to_parties(entry),
+            | Record::HostKey { .. }
+            | Record::AgentSet { .. }
+            | Record::Belongings { .. } => self.apply_to_parties(entry),
             // Repeats what is known already.
             Record::Checkpoint { .. } | Record::Ignored { .. } => {}
             Record::SnapshotRecorded { .. }
@@ -275,14 +284,21 @@ impl State {
         match &entry.record {
             Record::PoolMade => self.pool = true,
             Record::HostKey { key } => self.host_key = Some(key.clone()),
+            Record::AgentSet { agent, state } => {
+                self.agents.insert(*agent, TenantState::clone(state));
+            }
+            Record::Belongings { tenant, name, sealed } => {
+                self.belongings.insert(*tenant, Belongings { name: name.clone(), sealed: sealed.clone() });
+            }
             Record::TenantSet { tenant, state } => {
                 self.tenants.insert(*tenant, TenantState::clone(state));
             }
             Record::TenantRemoved { tenant } => {
                 self.tenants.remove(tenant);
+                self.belongings.remove(tenant);
             }
             Record::Watermark { tenant, position } => {
-                if let Some(tenant) = self.tenants.get_mut(tenant) {
+                if let Some(tenant) = self.tenants.get_mut(tenant).or_else(|| self.agents.get_mut(tenant)) {
                     tenant.watermark = Some(*position);
                 }
             }
