@@ -13,17 +13,17 @@ use rayon::prelude::*;
 
 use crate::agents;
 use crate::capture::SessionSink;
-use crate::crypto::hash::ChunkKind;
 use crate::crypto::keys::{FrameKind, Keys};
 use crate::error::{Error, Kind, Result};
-use crate::format::footer::{Footer, FrameInfo};
+use crate::format::footer::{ChunkInfo, Footer, FrameInfo};
 use crate::format::pack::{HEADER, TRAILER, parse_header, parse_trailer};
 use crate::format::record::{Origin, SnapshotState};
-use crate::id::{ChunkId, ContentHash, PackId, SnapshotId};
+use crate::id::{ChunkId, PackId, SnapshotId};
 use crate::limits::MAX_FOOTER;
 use crate::monitor::{Monitor, Void};
 use crate::open::Repository;
-use crate::pack::read::{open_footer, open_frame, verify_chunk};
+use crate::pack::build::PackedFrame;
+use crate::pack::read::{open_footer, open_frame_in_place, verify_chunk};
 use crate::pack::writer::{PackWriter, Route};
 use crate::session::Session;
 use crate::tenants::{self, pooled_id};
@@ -120,15 +120,12 @@ impl Receiver {
         let footer = opened(&from.keys, id, bytes).map_err(refused)?;
         let mut owned = Vec::with_capacity(footer.chunks.len());
         for frames in footer.frames.chunks(FRAMES) {
-            let plain = |frame: &FrameInfo| verified(&from.keys, &footer, frame, bytes).map(|raw| (frame.clone(), raw));
-            let plain: Vec<(FrameInfo, Vec<u8>)> =
-                frames.par_iter().map(plain).collect::<Result<_>>().map_err(refused)?;
-            for (frame, raw) in plain {
-                for chunk in &footer.chunks[frame.chunks()] {
-                    let from_to = chunk.offset as usize..(chunk.offset + chunk.len) as usize;
-                    self.store(footer.kind, chunk.kind, chunk.h, &raw[from_to])?;
-                    owned.push((from.keys.chunk_id(&chunk.h), chunk.len));
-                }
+            let opened = |frame: &FrameInfo| verified(&from.keys, &footer, frame, bytes);
+            let opened: Vec<Verified> = frames.par_iter().map(opened).collect::<Result<_>>().map_err(refused)?;
+            for (frame, opened) in frames.iter().zip(opened) {
+                let chunks = &footer.chunks[frame.chunks()];
+                self.store(footer.kind, chunks, opened)?;
+                owned.extend(chunks.iter().map(|chunk| (from.keys.chunk_id(&chunk.h), chunk.len)));
             }
         }
         let new = || Fresh { of: from.clone(), chunks: Vec::new() };
@@ -136,15 +133,24 @@ impl Receiver {
         Ok(())
     }
 
-    fn store(&mut self, pack: FrameKind, kind: ChunkKind, h: ContentHash, bytes: &[u8]) -> Result<()> {
-        let large = bytes.len() >= self.repo.config.chunker.min as usize;
-        let route = match pack {
+    /// Stores what is new of a frame: as it was compressed, if that is all of it, which saves most of the work.
+    fn store(&mut self, kind: FrameKind, chunks: &[ChunkInfo], Verified { raw, packed }: Verified) -> Result<()> {
+        let large = |len: u32| len >= self.repo.config.chunker.min;
+        let route = |len: u32| match kind {
             FrameKind::Tree => Route::Meta,
-            FrameKind::Data if large => Route::Large,
+            FrameKind::Data if large(len) => Route::Large,
             FrameKind::Data => Route::Small,
         };
+        let whole = chunks.iter().map(|chunk| route(chunk.len)).max().unwrap_or(Route::Small);
         let writer = self.writer.get_or_insert_with(|| SessionSink::writer(&self.repo, &self.session));
-        writer.store(route, kind, h, bytes).map(drop)
+        if writer.store_packed(whole, packed)? {
+            return Ok(());
+        }
+        for chunk in chunks {
+            let bytes = &raw[chunk.offset as usize..(chunk.offset + chunk.len) as usize];
+            writer.store(route(chunk.len), chunk.kind, chunk.h, bytes)?;
+        }
+        Ok(())
     }
 
     /// Makes durable what was absorbed; from then on its tenants own it.
@@ -200,11 +206,20 @@ fn opened(keys: &Keys, id: &PackId, bytes: &[u8]) -> Result<Footer> {
     Ok(footer)
 }
 
-/// A frame's plaintext, every chunk in it compared with its hash.
-fn verified(keys: &Keys, footer: &Footer, frame: &FrameInfo, bytes: &[u8]) -> Result<Vec<u8>> {
+/// A frame that is what it says.
+struct Verified {
+    raw: Vec<u8>,
+    packed: PackedFrame,
+}
+
+/// Opens a frame and compares every chunk in it with its hash.
+fn verified(keys: &Keys, footer: &Footer, frame: &FrameInfo, bytes: &[u8]) -> Result<Verified> {
     let range = frame.offset as usize..(frame.offset + frame.stored) as usize;
     let sealed = bytes.get(range).ok_or_else(|| Error::damaged("a block of data lies outside its pack"))?;
-    let raw = open_frame(keys, footer.kind, frame, sealed.to_vec())?;
-    footer.chunks[frame.chunks()].iter().try_for_each(|chunk| verify_chunk(chunk, &raw))?;
-    Ok(raw)
+    let mut payload = sealed.to_vec();
+    let raw = open_frame_in_place(keys, footer.kind, frame, &mut payload)?;
+    let chunks = &footer.chunks[frame.chunks()];
+    chunks.iter().try_for_each(|chunk| verify_chunk(chunk, &raw))?;
+    let chunks = chunks.iter().map(|c| (c.kind, c.h, c.len)).collect();
+    Ok(Verified { raw, packed: PackedFrame { bytes: payload, raw: frame.raw, codec: frame.codec, chunks } })
 }

@@ -6,12 +6,14 @@ mod site;
 #[path = "common/tenants.rs"]
 mod parties;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parties::{join, pool};
 use repo::backend::{Backend, Object};
 use repo::check::ReadData;
 use repo::crypto::hash::ChunkKind;
+use repo::crypto::keys::FrameKind;
 use repo::error::Kind;
 use repo::forget::{self, forget_named};
 use repo::format::record::Origin;
@@ -95,6 +97,38 @@ fn two_tenants_share_what_is_equal_and_read_as_they_were() {
     let (size_before, position) = (size(&disk), snapshots(&pool).len());
     deliver(&pool, &ta, &a, &ra);
     assert_eq!((size(&disk), snapshots(&pool).len()), (size_before, position));
+}
+
+/// Plain and stored lengths of the frames of all data packs.
+fn frames(site: &Site, repo: &Repository) -> BTreeSet<(u32, u32)> {
+    let open = |id: &PackId| repo.packs().pack(&repo.index.pack_by_id(id).unwrap().unwrap()).unwrap();
+    let packs = site.packs();
+    let data = packs.iter().map(open).filter(|pack| pack.footer.kind == FrameKind::Data);
+    data.flat_map(|pack| pack.footer.frames.iter().map(|f| (f.raw, f.stored)).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn a_full_frame_of_new_chunks_stays_as_it_was_compressed_and_small_ones_are_grouped_anew() {
+    let (disk, pool) = pool();
+    let site = Site::filled();
+    let text: Vec<u8> = (0..900_000u32).flat_map(|i| (i / 7).wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    site.write("large", &text);
+    let repo = site.open();
+    site.backup(&repo);
+    let large: Vec<_> = frames(&site, &repo).into_iter().filter(|(raw, _)| *raw > 700_000).collect();
+    assert!(large.iter().any(|(raw, stored)| stored < raw), "{large:?}");
+    // Many small deliveries: each a pack with a small frame.
+    for i in 0..5 {
+        site.write(&format!("small-{i}"), &noise(i, 3000));
+        site.backup(&repo);
+    }
+    let tenant = join(&pool, "acme", &repo);
+    deliver(&pool, &tenant, &site, &repo);
+    let there = frames(&disk, &pool);
+    assert!(large.iter().all(|frame| there.contains(frame)), "{large:?} in {there:?}");
+    assert!(frames(&site, &repo).len() > there.len(), "the small ones are together");
+    let (outcome, _) = checked(&pool, ReadData::All);
+    assert_eq!(outcome.problems, 0);
 }
 
 #[test]

@@ -106,15 +106,16 @@ def markdown(result, steps):
     return "\n".join(lines + (["", "Failures:", *errors] if errors else [])) + "\n"
 
 
-def write_docs(path, text):
+def write_docs(path, text, marks=(BEGIN, END)):
     """Puts `text` between the markers of the page; a page without them gets them at its end."""
+    begin, end = marks
     page = "# Performance\n"
     if os.path.exists(path):
         with open(path) as file:
             page = file.read()
-    if BEGIN not in page or END not in page:
-        page = f"{page.rstrip()}\n\n{BEGIN}\n{END}\n"
-    before, rest = page.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
+    if begin not in page or end not in page:
+        page = f"{page.rstrip()}\n\n{begin}\n{end}\n"
+    before, rest = page.split(begin, 1)
+    after = rest.split(end, 1)[1]
     with open(path, "w") as file:
-        file.write(f"{before}{BEGIN}\n{text}{END}{after}")
+        file.write(f"{before}{begin}\n{text}{end}{after}")

@@ -13,6 +13,7 @@ mod state;
 use std::path::Path;
 use std::sync::Arc;
 
+use crossbeam_channel::bounded;
 use repo::backend::Object as Stored;
 use repo::capture::{self, Options, Outcome};
 use repo::error::{Error, Kind, Result};
@@ -61,7 +62,8 @@ pub fn backup(
     monitor: &dyn Monitor,
 ) -> Result<Delivered> {
     // First: the site lets in one backup of this host at a time, so the state is this one's.
-    let (link, ready) = Link::begin(dial()?, identity.repository, Position::START, program)?;
+    let begin = (identity.repository, Position::START, program);
+    let (link, ready) = Link::begin(dial, begin, state::PACK as usize, monitor)?;
     if ready.clock_differs {
         monitor.event(Event::Warning("the site's clock and this one differ by more than an hour"));
     }
@@ -71,16 +73,10 @@ pub fn backup(
     if !known || !courier.knows(&state.roots()?)? {
         state.lost(courier.audit(&state.repo, monitor)?, monitor)?;
     }
-    state.outbox.attach(courier);
-    let mut work = Work { identity, state: &state, options, monitor, delivered: ready.watermark.filter(|_| known) };
-    let done = work.run();
-    // Whatever happened: nothing more is sent.
-    let courier = state.outbox.detach();
-    let (outcome, manifest) = done?;
-    let sent = match courier {
-        Some(courier) => courier.bye()?,
-        None => 0,
-    };
+    let delivered = ready.watermark.filter(|_| known).map_or(0, |at| at.seq);
+    let mut work = Work { identity, state: &state, courier, options, monitor, delivered };
+    let (outcome, manifest) = work.run()?;
+    let sent = work.courier.bye()?;
     if manifest.is_some() {
         state.tidy(monitor);
     }
@@ -91,10 +87,11 @@ pub fn backup(
 struct Work<'a> {
     identity: &'a Identity,
     state: &'a State,
+    courier: Courier<'a>,
     options: &'a dyn Fn(&Repository) -> Result<Options>,
     monitor: &'a dyn Monitor,
-    /// How far in the state's log everything is at the site.
-    delivered: Option<Position>,
+    /// The last record of the state's log of which everything is at the site.
+    delivered: u64,
 }
 
 impl Work<'_> {
@@ -106,10 +103,9 @@ impl Work<'_> {
                 return Err(self.another_host(&options.host));
             }
             // What was captured and did not get through is no snapshot that could stand for this one.
-            let through = self.delivered.map_or(0, |at| at.seq);
-            let stuck = repo.log.state().snapshots.values().any(|s| s.forgotten.is_none() && s.seq > through);
+            let stuck = repo.log.state().snapshots.values().any(|s| s.forgotten.is_none() && s.seq > self.delivered);
             options.skip_if_unchanged &= !stuck;
-            let outcome = capture::backup(repo, options, self.monitor)?;
+            let outcome = self.capture(options)?;
             let Some(id) = outcome.snapshot else { return Ok((outcome, None)) };
             if self.deliver(id)? {
                 return Ok((outcome, Some(snapshots::manifest(repo, &id)?)));
@@ -120,23 +116,34 @@ impl Work<'_> {
         Err(Error::new(Kind::Io, "the site keeps missing what it was sent").remedy("try again"))
     }
 
+    /// Captures; packs are on their way meanwhile.
+    fn capture(&mut self, options: Options) -> Result<Outcome> {
+        let (state, courier, monitor) = (self.state, &mut self.courier, self.monitor);
+        let (tell, tasks) = bounded(0);
+        state.outbox.attach(tell);
+        std::thread::scope(|scope| {
+            scope.spawn(move || courier.serve(&tasks));
+            let done = capture::backup(&state.repo, options, monitor);
+            state.outbox.detach();
+            done
+        })
+    }
+
     /// Sends the manifest; false if what the site lacks is not here any more, and must be read again.
-    fn deliver(&self, id: SnapshotId) -> Result<bool> {
+    fn deliver(&mut self, id: SnapshotId) -> Result<bool> {
         let repo = &self.state.repo;
         let sealed = repo.backend.read_all(&Stored::Snapshot(id), MAX_MANIFEST)?;
         let mut again = false;
         for _ in 0..TRIES {
-            let verdict = self.state.outbox.with(|courier| courier.manifest(id, &sealed, again))?;
-            match verdict {
+            match self.courier.manifest(id, &sealed, again)? {
                 Message::Accepted { .. } => {
-                    let position = repo.log.position();
-                    self.state.outbox.with(|courier| courier.done(position))?;
+                    self.courier.done(repo.log.position())?;
                     return Ok(true);
                 }
                 Message::Declined { reason, why, .. } => return Err(declined(reason, &why)),
                 _ => {
                     // All that is here of what it lacks is sent.
-                    let lost = self.state.outbox.with(|courier| courier.audit(repo, self.monitor))?;
+                    let lost = self.courier.audit(repo, self.monitor)?;
                     if !lost.is_empty() {
                         self.state.lost(lost, self.monitor)?;
                         return Ok(false);

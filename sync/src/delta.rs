@@ -35,6 +35,14 @@ impl Delta {
         }
     }
 
+    /// Whether there are more new packs than a few: a data pack and a pack of trees are the least that a backup makes.
+    pub fn is_large(&self) -> bool {
+        match self {
+            Delta::All => true,
+            Delta::Since { packs, .. } => packs.len() > 4,
+        }
+    }
+
     /// Everything after `from`; all there is without it, or where the log does not reach back so far.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ const WINDOW: usize = 4;
 const AT_ONCE: usize = 64;
 
 /// Makes a connection to the pool.
-pub type Dial = Box<dyn Fn() -> Result<Duplex> + Send + Sync>;
+pub type Dial = Arc<dyn Fn() -> Result<Duplex> + Send + Sync>;
 
 /// Opens a connection for reading.
 ///

@@ -5,6 +5,7 @@
 //! together in packs of their own. Then manifests; what one turns out to lack is sent from wherever it now lies.
 
 mod frames;
+mod lane;
 pub(crate) mod link;
 mod offer;
 
@@ -20,7 +21,7 @@ use repo::monitor::{Counters, Event, Monitor};
 use repo::open::Repository;
 
 use crate::delta::Delta;
-use crate::stream::Duplex;
+use crate::fetch::Dial;
 use crate::wire::{Message, PieceName, Reason};
 use frames::Outgoing;
 use link::{Link, Ready};
@@ -60,20 +61,15 @@ pub struct Report {
     pub watermark: Option<Position>,
 }
 
-/// Pushes everything to the pool at the other end of `duplex`.
+/// Pushes everything to the pool that `dial` reaches.
 ///
 /// # Errors
 /// `Unreachable` when the link fails: what was acknowledged is not sent again. `Interrupted`; what the pool says; what this
 /// repository gives. Snapshots that could not be delivered are no error: they are in the report.
-pub fn push(
-    repo: &Repository,
-    duplex: Duplex,
-    program: &str,
-    options: Options,
-    monitor: &dyn Monitor,
-) -> Result<Report> {
+pub fn push(repo: &Repository, dial: &Dial, program: &str, options: Options, monitor: &dyn Monitor) -> Result<Report> {
     let state = repo.refresh(monitor)?;
-    let (link, ready) = Link::begin(duplex, repo.config.repo_id, state.position, program)?;
+    let pack_size = repo.config.pack_size as usize;
+    let (link, ready) = Link::begin(dial, (repo.config.repo_id, state.position, program), pack_size, monitor)?;
     if ready.sealed {
         return Err(Error::new(Kind::Unsupported, "this tenant is kept sealed, which this version cannot push to"));
     }
@@ -89,6 +85,9 @@ pub fn push(
         return push.end();
     }
     monitor.event(Event::Phase("packs"));
+    if delta.is_large() {
+        push.link.expect_many();
+    }
     push.offer(&delta)?;
     monitor.event(Event::Phase("snapshots"));
     push.manifests(&state, &delta)?;
@@ -102,7 +101,7 @@ pub fn push(
 struct Push<'a> {
     repo: &'a Repository,
     monitor: &'a dyn Monitor,
-    link: Link,
+    link: Link<'a>,
     /// Packs of which the pool has a beginning.
     partial: BTreeMap<PackId, u64>,
     outgoing: Outgoing,
@@ -112,7 +111,7 @@ struct Push<'a> {
 }
 
 impl<'a> Push<'a> {
-    fn new(repo: &'a Repository, monitor: &'a dyn Monitor, link: Link, ready: &Ready) -> Push<'a> {
+    fn new(repo: &'a Repository, monitor: &'a dyn Monitor, link: Link<'a>, ready: &Ready) -> Push<'a> {
         let report = Report { tenant: ready.tenant.clone(), ..Report::default() };
         let outgoing = Outgoing::new(repo.config.pack_size as usize);
         Push { repo, monitor, link, partial: ready.partial.clone(), outgoing, rounds: 0, report }
@@ -139,12 +138,6 @@ impl<'a> Push<'a> {
         Ok(())
     }
 
-    fn count(&mut self, bytes: u64) {
-        self.report.bytes += bytes;
-        Counters::add(&self.monitor.counters().stored, bytes);
-        Counters::add(&self.monitor.counters().bytes, bytes);
-    }
-
     /// Sends the manifests in the order in which they were recorded, a few ahead of their answers.
     fn manifests(&mut self, state: &State, delta: &Delta) -> Result<()> {
         let wanted = |id: &SnapshotId| match delta {
@@ -162,8 +155,7 @@ impl<'a> Push<'a> {
                 Err(e) if e.kind() == Kind::NotFound => continue,
                 other => other?,
             };
-            self.link.send(&Message::Manifest { snapshot: id, size: sealed.len() as u64 })?;
-            self.link.data(&sealed)?;
+            self.link.manifest(id, sealed)?;
             waiting.push_back(id);
             if waiting.len() >= WINDOW {
                 self.answer(&mut waiting)?;
@@ -195,7 +187,7 @@ impl<'a> Push<'a> {
                         return Err(Error::new(Kind::Io, "the pool keeps missing what it was sent"));
                     }
                     waiting.push_back(id);
-                    self.link.send(&Message::Again { snapshot: id })?;
+                    self.link.again(id)?;
                 }
                 Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
                     self.report.failed.push((id, e.to_string()));
@@ -228,7 +220,7 @@ impl<'a> Push<'a> {
 
     fn end(mut self) -> Result<Report> {
         self.report.refused = self.link.refused();
-        self.link.bye()?;
+        self.report.bytes = self.link.bye()?;
         Ok(self.report)
     }
 }

@@ -1,7 +1,9 @@
 //! The pool that a repository is pushed to, as the site sees it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use repo::crypto::keys::Keyring;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::{Position, PrivateKey, Record, RemoteState};
@@ -163,7 +165,19 @@ pub fn open(state: &RemoteState) -> Result<Link> {
 pub fn dial(state: &RemoteState) -> Dial {
     let state = state.clone();
     // The channel goes on working when the link that it came from is dropped.
-    Box::new(move || open(&state)?.channel())
+    Arc::new(move || open(&state)?.channel())
+}
+
+/// As [`dial`], the first time over a link that is there already.
+///
+/// # Errors
+/// `Unreachable` if that link failed.
+pub fn dial_first(link: &Link, state: &RemoteState) -> Result<Dial> {
+    let (first, again) = (Mutex::new(Some(link.channel()?)), dial(state));
+    Ok(Arc::new(move || {
+        let first = first.lock().take();
+        first.map_or_else(|| again(), Ok)
+    }))
 }
 
 /// What a site that is made anew gets.

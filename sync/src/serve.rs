@@ -4,11 +4,12 @@ mod deliver;
 mod door;
 mod fetch;
 mod out;
+mod pushing;
 mod quota;
 mod spool;
 mod work;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,9 +25,10 @@ use repo::tenants::{self, Redeemed};
 
 use crate::ssh::server::StopFlag;
 use crate::stream::Duplex;
-use crate::wire::{Connection, Fail, Message, Preface, Purpose, Role, Secret, Side, Token};
+use crate::wire::{Connection, Fail, Message, Preface, Purpose, Role, Secret, Session, Side, Token};
 
 pub use door::Door;
+use pushing::Pushing;
 
 /// What the key that a client showed may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +56,7 @@ pub struct Pool {
     spool: PathBuf,
     receiving: Mutex<Receiving>,
     /// Tenants with a push under way.
-    pushing: Mutex<BTreeSet<u32>>,
+    pushing: Mutex<BTreeMap<u32, Arc<Pushing>>>,
 }
 
 #[derive(Default)]
@@ -113,8 +115,9 @@ pub fn serve(pool: &Pool, grant: &Grant, duplex: Duplex, stop: &StopFlag) -> Res
     let mut connection = Connection::open(duplex, Side::Server, &Preface::ours())?;
     let done = first(pool, grant, &mut connection, stop);
     match done {
-        Ok(Some(begun)) => deliver::serve(pool, begun, connection, stop),
-        Ok(None) => Ok(()),
+        Ok(Next::Push(begun)) => deliver::serve(pool, begun, connection, stop),
+        Ok(Next::Attach(tenant, session)) => pushing::attach(pool, tenant, session, connection, stop),
+        Ok(Next::Nothing) => Ok(()),
         Err(e) => {
             // The link may be what failed.
             let _ = connection.send(&Message::Fail(Fail::of(&e))).and_then(|()| connection.flush());
@@ -128,20 +131,24 @@ fn stopping() -> Error {
     Error::new(Kind::Interrupted, "the server is being stopped").remedy("try again; what has arrived is kept")
 }
 
-/// Reads what the client wants; none if it went away without a word, or got what it wanted.
-fn first<'a>(
-    pool: &'a Pool,
-    grant: &Grant,
-    connection: &mut Connection,
-    stop: &StopFlag,
-) -> Result<Option<deliver::Begun<'a>>> {
+/// What a connection turns out to be for, when its first message was read.
+enum Next<'a> {
+    Push(deliver::Begun<'a>),
+    /// A further connection of this tenant's push.
+    Attach(u32, Session),
+    /// The client went away without a word, or got what it wanted.
+    Nothing,
+}
+
+/// Reads what the client wants.
+fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection, stop: &StopFlag) -> Result<Next<'a>> {
     match (connection.receive()?, grant) {
-        (None, _) => Ok(None),
+        (None, _) => Ok(Next::Nothing),
         (Some(Message::Begin { purpose: Purpose::Push, repository, .. }), Grant::Tenant { tenant, roles }) => {
             if !roles.allow(Roles::PUSH) && !roles.allow(Roles::AGENT) {
                 return Err(Error::new(Kind::Refused, "this key may not deliver snapshots"));
             }
-            deliver::Begun::new(pool, *tenant, repository).map(Some)
+            deliver::Begun::new(pool, *tenant, repository).map(Next::Push)
         }
         (Some(Message::Begin { purpose: Purpose::Pull, .. }), Grant::Tenant { tenant, roles }) => {
             if !roles.allow(Roles::PULL) && !roles.allow(Roles::AGENT.and(Roles::RESTORE)) {
@@ -149,7 +156,7 @@ fn first<'a>(
             }
             pool.repo.refresh(&Void::default())?;
             let tenant = repo::receive::Sender::of(&pool.repo, *tenant)?;
-            fetch::serve(pool, &tenant, connection, stop).map(|()| None)
+            fetch::serve(pool, &tenant, connection, stop).map(|()| Next::Nothing)
         }
         (Some(Message::Redeem { token, repository, keyring, .. }), grant) => {
             let (tenant, roles) = match grant {
@@ -159,15 +166,14 @@ fn first<'a>(
             };
             connection.send(&welcome(pool, tenant, roles)?)?;
             connection.flush()?;
-            Ok(None)
+            Ok(Next::Nothing)
         }
+        (Some(Message::Attach { session }), Grant::Tenant { tenant, .. }) => Ok(Next::Attach(*tenant, session)),
         (Some(Message::Begin { .. } | Message::Attach { .. }), Grant::Guest { .. }) => {
             Err(Error::new(Kind::Refused, "this key is not known here, or was revoked")
                 .remedy("ask for an invitation, and take it up with `packmule remote add`"))
         }
-        (Some(Message::Begin { .. } | Message::Attach { .. }), _) => {
-            Err(Error::new(Kind::Unsupported, "this server does not serve that yet"))
-        }
+        (Some(Message::Begin { .. }), _) => Err(Error::new(Kind::Unsupported, "this server does not serve that yet")),
         (Some(other), _) => Err(Error::new(Kind::Io, format!("the client began with {}", other.name()))),
     }
 }

@@ -200,6 +200,8 @@ fn the_state_does_not_grow_without_bound() {
     let packs = walk(&host.dir.path().join("state/packs")).len();
     assert!(packs < 100, "{packs} packs and stubs");
     site.has(&host);
+    std::thread::sleep(Duration::from_millis(50));
+    site.backup(&host);
     let again = site.backup(&host);
     assert_eq!((again.sent, again.outcome.stats.files_unmodified), (0, again.outcome.stats.files));
 }
@@ -218,7 +220,7 @@ fn an_unchanged_tree_takes_a_few_round_trips() {
     let (client, server) = pair(1 << 20, None);
     let turns = Arc::new(Turns::default());
     let client = parking_lot::Mutex::new(Some(turns.watch(client)));
-    let dial: fetch::Dial = Box::new(move || Ok(client.lock().take().unwrap()));
+    let dial: fetch::Dial = Arc::new(move || Ok(client.lock().take().unwrap()));
     std::thread::scope(|scope| {
         scope.spawn(|| serve(&site.pool, &grant, server, &site.stop));
         let options = |_: &Repository| Ok(repo::capture::Options { host: "web1".into(), ..host.source.options() });

@@ -1,137 +1,32 @@
 //! Pushes to a pool, over a stream in memory: only what is missing, resumed where they were cut, and never another's.
 
+#[path = "support/cloud.rs"]
+mod cloud;
+#[path = "../../repo/tests/common/tenants.rs"]
+mod parties;
 #[allow(dead_code)]
 #[path = "../../repo/tests/heal/site.rs"]
 mod site;
-#[path = "../../repo/tests/common/tenants.rs"]
-mod parties;
 
-use std::sync::Arc;
-
-use parties::{join, pool};
+use cloud::{Cloud, anew};
+use parties::join;
 use repo::backend::Object;
 use repo::check::ReadData;
 use repo::crypto::hash::ChunkKind;
-use repo::crypto::slot::Argon2Cost;
-use repo::error::{Error, Kind, Result};
+use repo::error::{Error, Kind};
 use repo::forget::{self, forget_named};
-use repo::format::record::{Origin, Roles};
+use repo::format::record::Roles;
 use repo::id::{ContentHash, SnapshotId};
-use repo::keyslots::{NewSlots, Secret};
 use repo::monitor::Void;
-use repo::open::{Access, Identity, Init, Place, Repository, Sealed, init_anew};
+use repo::open::Repository;
 use repo::prune::{self, prune};
 use repo::receive::Sender;
-use repo::tenants::pooled_id;
 use site::{Site, checked, noise, readable};
-use sync::push::{Options, Report, push};
-use sync::serve::{Grant, Pool, serve};
+use sync::fetch;
+use sync::serve::{Grant, serve};
 use sync::ssh::server::StopFlag;
 use sync::stream::pair;
 use sync::wire::{Message, PieceName};
-use sync::{fetch, pull};
-
-/// A pool that serves, and its disk.
-struct Cloud {
-    disk: Site,
-    pool: Pool,
-    stop: StopFlag,
-    spool: tempfile::TempDir,
-}
-
-impl Cloud {
-    fn new() -> Cloud {
-        let (disk, repo) = pool();
-        let spool = tempfile::tempdir().unwrap();
-        Cloud {
-            disk,
-            pool: Pool::new(repo, "ssh-ed25519 AAAA".into(), spool.path().to_owned()),
-            stop: StopFlag::default(),
-            spool,
-        }
-    }
-
-    fn repo(&self) -> &Arc<Repository> {
-        self.pool.repository()
-    }
-
-    /// Pushes `from` as the tenant; the link breaks after `cut` bytes, if that is given.
-    fn push(&self, tenant: &Sender, from: &Repository, cut: Option<u64>, audit: bool) -> (Result<Report>, Result<()>) {
-        let (client, server) = pair(1 << 20, cut);
-        let grant = Grant::Tenant { tenant: tenant.number, roles: Roles::PUSH };
-        std::thread::scope(|scope| {
-            let serving = scope.spawn(|| serve(&self.pool, &grant, server, &self.stop));
-            let done = push(from, client, "test", Options { audit }, &Void::default());
-            (done, serving.join().unwrap())
-        })
-    }
-
-    fn pushed(&self, tenant: &Sender, from: &Repository) -> Report {
-        let (done, served) = self.push(tenant, from, None, false);
-        served.unwrap();
-        let report = done.unwrap();
-        assert!(report.failed.is_empty(), "{report:?}");
-        report
-    }
-
-    /// Asserts that the pool has of each tenant what its site has, and is sound.
-    #[track_caller]
-    fn has(&self, sites: &[(&Sender, &Repository)]) {
-        let mut expected = Vec::new();
-        for (tenant, repo) in sites {
-            for ((id, path), bytes) in readable(repo) {
-                let id = Origin { tenant: tenant.number, id: id.parse::<SnapshotId>().unwrap() };
-                expected.push((pooled_id(&id).to_hex(), path, bytes));
-            }
-        }
-        expected.sort();
-        let mut found: Vec<_> =
-            readable(self.repo()).into_iter().map(|((id, path), bytes)| (id, path, bytes)).collect();
-        found.sort();
-        assert!(found == expected, "{} files instead of {}", found.len(), expected.len());
-        let (outcome, told) = checked(self.repo(), ReadData::All);
-        assert_eq!((outcome.problems, &told[..]), (0, &[] as &[String]));
-        assert!(self.repo().log.state().sessions.is_empty(), "no session is left open");
-    }
-}
-
-/// An empty repository that is `of` made anew: with its id and keys, and nothing else.
-fn anew(of: &Repository) -> (tempfile::TempDir, Repository) {
-    let dir = tempfile::tempdir().unwrap();
-    let cost = Argon2Cost::new(8, 1, 1).unwrap();
-    let slots = NewSlots { passphrase: Some(("another", "new")), cost, recipients: &[], recovery_code: false };
-    let identity = Identity { id: of.config.repo_id, keyring: of.unlocked.keyring.duplicate() };
-    let root = dir.path().join("repo");
-    init_anew(&root, &Init::new(slots), identity).unwrap();
-    let place = Place { root, index_dir: None, cache: dir.path().join("cache") };
-    let sealed = Sealed::open(place, Access::Write).unwrap();
-    let repo = sealed.unlock(&Secret::Passphrase("another".to_owned().into()), &Void::default()).unwrap();
-    (dir, repo)
-}
-
-impl Cloud {
-    /// Pulls what the tenant has here; every connection breaks after `cut` bytes, if that is given.
-    fn pull(&self, tenant: &Sender, to: &Repository, cut: Option<u64>) -> Result<pull::Report> {
-        let number = tenant.number;
-        std::thread::scope(|scope| {
-            let (tx, rx) = std::sync::mpsc::channel();
-            scope.spawn(move || {
-                for server in rx {
-                    scope.spawn(move || {
-                        let grant = Grant::Tenant { tenant: number, roles: Roles::PULL };
-                        let _ = serve(&self.pool, &grant, server, &self.stop);
-                    });
-                }
-            });
-            let dial = move || {
-                let (client, server) = pair(1 << 20, cut);
-                tx.send(server).unwrap();
-                Ok(client)
-            };
-            pull::pull(to, Box::new(dial), "test", &[], &Void::default())
-        })
-    }
-}
 
 #[test]
 fn a_lost_site_comes_back_and_the_next_push_sends_nothing() {
@@ -384,13 +279,8 @@ fn who_may_not_push_is_told() {
     let tenant = join(cloud.repo(), "acme", &repo);
     let e = cloud.push(&tenant, &stranger, None, false).0.unwrap_err();
     assert!(e.kind() == Kind::Refused && e.to_string().contains("another repository"), "{e}");
-    let (client, server) = pair(1 << 20, None);
-    let grant = Grant::Tenant { tenant: tenant.number, roles: Roles::PULL };
-    std::thread::scope(|scope| {
-        scope.spawn(|| serve(&cloud.pool, &grant, server, &cloud.stop));
-        let e = push(&repo, client, "test", Options::default(), &Void::default()).unwrap_err();
-        assert!(e.kind() == Kind::Refused && e.to_string().contains("may not deliver"), "{e}");
-    });
+    let e = cloud.push_by((&tenant, Roles::PULL), &repo, false, &|_| pair(1 << 20, None)).0.unwrap_err();
+    assert!(e.kind() == Kind::Refused && e.to_string().contains("may not deliver"), "{e}");
     let suspend = |tenant: &mut repo::format::record::TenantState| {
         tenant.suspended = true;
         Ok(())

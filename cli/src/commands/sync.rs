@@ -136,7 +136,7 @@ fn push_once(
         progress.event(Event::Notice(warning));
     }
     let options = sync::push::Options { audit: args.audit };
-    let done = sync::push::push(repo, link.channel()?, PROGRAM, options, progress);
+    let done = sync::push::push(repo, &remote::dial_first(&link, known)?, PROGRAM, options, progress);
     link.close();
     done
 }

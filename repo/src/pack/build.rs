@@ -31,6 +31,18 @@ impl Group {
     }
 }
 
+/// A frame that is compressed already: of another repository, opened and verified.
+pub struct PackedFrame {
+    /// Room for a nonce, then the payload.
+    pub bytes: Vec<u8>,
+    /// Length of the plaintext.
+    pub raw: u32,
+    /// How the payload is stored.
+    pub codec: Codec,
+    /// Kind, hash and length of each chunk.
+    pub chunks: Vec<(ChunkKind, ContentHash, u32)>,
+}
+
 /// A frame ready to go into a pack.
 pub struct SealedFrame {
     /// The pack kind it belongs to.
@@ -52,12 +64,17 @@ pub struct SealedFrame {
 /// # Errors
 /// `Io` when zstd fails.
 pub fn seal(keys: &Keys, packer: &mut Packer, kind: FrameKind, group: Group) -> Result<SealedFrame> {
-    let raw = group.raw.len() as u32;
     let mut bytes = Vec::with_capacity(group.raw.len() / 2 + 256);
     bytes.resize(FRAME_HEAD, 0);
     let codec = packer.pack(&group.raw, &mut bytes)?;
+    Ok(seal_packed(keys, kind, PackedFrame { bytes, raw: group.raw.len() as u32, codec, chunks: group.chunks }))
+}
+
+/// Seals what is compressed.
+pub fn seal_packed(keys: &Keys, kind: FrameKind, frame: PackedFrame) -> SealedFrame {
+    let PackedFrame { mut bytes, raw, codec, chunks } = frame;
     let epoch = keys.seal_frame(kind, raw, &mut bytes);
-    Ok(SealedFrame { kind, bytes, raw, codec, epoch, chunks: group.chunks })
+    SealedFrame { kind, bytes, raw, codec, epoch, chunks }
 }
 
 /// A finished pack, not yet stored.

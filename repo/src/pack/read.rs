@@ -44,7 +44,15 @@ pub fn open_footer(keys: &Keys, sealed: &[u8], size: u64) -> Result<Footer> {
 /// # Errors
 /// `Damaged` when it does not authenticate or unpack.
 pub fn open_frame(keys: &Keys, kind: FrameKind, frame: &FrameInfo, mut sealed: Vec<u8>) -> Result<Vec<u8>> {
-    keys.open_frame(kind, frame.epoch, frame.raw, &mut sealed)?;
+    open_frame_in_place(keys, kind, frame, &mut sealed)
+}
+
+/// As [`open_frame`]; leaves in `sealed`, behind its first [`FRAME_HEAD`] bytes, the payload, as it was compressed.
+///
+/// # Errors
+/// As [`open_frame`].
+pub fn open_frame_in_place(keys: &Keys, kind: FrameKind, frame: &FrameInfo, sealed: &mut Vec<u8>) -> Result<Vec<u8>> {
+    keys.open_frame(kind, frame.epoch, frame.raw, sealed)?;
     unpack(frame.codec, &sealed[FRAME_HEAD..], frame.raw as usize)
 }
 

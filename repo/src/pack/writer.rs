@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::id::{ContentHash, SessionId};
 use crate::index::Index;
 use crate::limits::{FRAME_GROUP, FRAME_GROUP_LARGE, FRAME_GROUP_TREE, MAX_FRAME_RAW};
-use crate::pack::build::{FinishedPack, Group, PackBuilder, SealedFrame, seal};
+use crate::pack::build::{FinishedPack, Group, PackBuilder, PackedFrame, SealedFrame, seal, seal_packed};
 use crate::pack::source::ChunkSink;
 
 /// Where finished packs go; called from one thread. [`crate::session`] has the implementation that records them.
@@ -40,7 +40,7 @@ pub trait PackSink: Send {
 }
 
 /// Which frames a chunk travels in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Route {
     /// File data of small files: grouped.
     Small,
@@ -48,6 +48,28 @@ pub enum Route {
     Large,
     /// Trees, nodes and sidecars.
     Meta,
+}
+
+impl Route {
+    fn group(self) -> usize {
+        match self {
+            Route::Small => FRAME_GROUP,
+            Route::Large => FRAME_GROUP_LARGE,
+            Route::Meta => FRAME_GROUP_TREE,
+        }
+    }
+
+    fn kind(self) -> FrameKind {
+        if self == Route::Meta { FrameKind::Tree } else { FrameKind::Data }
+    }
+}
+
+/// What is to become a frame.
+enum Unsealed {
+    /// Plaintext.
+    Group(Group),
+    /// Compressed already.
+    Packed(PackedFrame),
 }
 
 /// What a writer did.
@@ -119,7 +141,7 @@ pub struct PackWriter {
     params: Arc<WriterParams>,
     shared: Arc<Shared>,
     groups: [Group; 3],
-    to_seal: Option<Sender<(FrameKind, Group)>>,
+    to_seal: Option<Sender<(FrameKind, Unsealed)>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -133,7 +155,7 @@ impl PackWriter {
             totals: Totals::default(),
         });
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let (to_seal, groups) = bounded::<(FrameKind, Group)>(2 * cores);
+        let (to_seal, groups) = bounded::<(FrameKind, Unsealed)>(2 * cores);
         let (to_pack, frames) = bounded::<SealedFrame>(4 * cores);
         // No room: one pack is written while the next is filled, and no third waits.
         let (to_store, packs) = bounded::<FinishedPack>(0);
@@ -181,30 +203,57 @@ impl PackWriter {
         if self.has(&h)? {
             return Ok(false);
         }
-        self.shared.pending.lock().insert(h);
-        let totals = &self.shared.totals;
-        totals.chunks_new.fetch_add(1, Ordering::Relaxed);
-        totals.meta_chunks_new.fetch_add(u64::from(route == Route::Meta), Ordering::Relaxed);
-        totals.bytes_new.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        let limit = match route {
-            Route::Small => FRAME_GROUP,
-            Route::Large => FRAME_GROUP_LARGE,
-            Route::Meta => FRAME_GROUP_TREE,
-        };
-        if !self.groups[route as usize].fits(bytes.len(), limit) {
+        self.count(route, h, bytes.len());
+        if !self.groups[route as usize].fits(bytes.len(), route.group()) {
             self.flush(route)?;
         }
         self.groups[route as usize].push(kind, h, bytes);
         Ok(true)
     }
 
+    /// Stores a frame as it was compressed elsewhere, if every chunk of it is new, and it is full enough to stand alone.
+    /// Returns whether it was stored; else its chunks may be, one by one. It must unpack to just its chunks, whose hashes
+    /// are theirs.
+    ///
+    /// # Errors
+    /// As [`PackWriter::store`].
+    pub fn store_packed(&mut self, route: Route, frame: PackedFrame) -> Result<bool> {
+        let full = frame.raw as usize >= route.group() / 2 && frame.raw as usize <= MAX_FRAME_RAW;
+        if !full || !self.all_new(&frame)? {
+            return Ok(false);
+        }
+        for (_, h, len) in &frame.chunks {
+            self.count(route, *h, *len as usize);
+        }
+        self.send(route, Unsealed::Packed(frame)).map(|()| true)
+    }
+
+    fn all_new(&self, frame: &PackedFrame) -> Result<bool> {
+        let mut once = HashSet::with_capacity(frame.chunks.len());
+        let pending = self.shared.pending.lock();
+        if frame.chunks.iter().any(|(_, h, _)| pending.0.contains(h) || !once.insert(*h)) {
+            return Ok(false);
+        }
+        drop(pending);
+        let ids: Vec<_> = frame.chunks.iter().map(|(_, h, _)| self.params.keys.chunk_id(h)).collect();
+        Ok(self.params.index.lookup_usable(&ids)?.iter().all(Option::is_none))
+    }
+
+    fn count(&self, route: Route, h: ContentHash, len: usize) {
+        self.shared.pending.lock().insert(h);
+        let totals = &self.shared.totals;
+        totals.chunks_new.fetch_add(1, Ordering::Relaxed);
+        totals.meta_chunks_new.fetch_add(u64::from(route == Route::Meta), Ordering::Relaxed);
+        totals.bytes_new.fetch_add(len as u64, Ordering::Relaxed);
+    }
+
     fn flush(&mut self, route: Route) -> Result<()> {
         let group = std::mem::take(&mut self.groups[route as usize]);
-        if group.chunks.is_empty() {
-            return Ok(());
-        }
-        let kind = if route == Route::Meta { FrameKind::Tree } else { FrameKind::Data };
-        let sent = self.to_seal.as_ref().is_some_and(|tx| tx.send((kind, group)).is_ok());
+        if group.chunks.is_empty() { Ok(()) } else { self.send(route, Unsealed::Group(group)) }
+    }
+
+    fn send(&self, route: Route, frame: Unsealed) -> Result<()> {
+        let sent = self.to_seal.as_ref().is_some_and(|tx| tx.send((route.kind(), frame)).is_ok());
         if sent { Ok(()) } else { Err(self.shared.error()) }
     }
 
@@ -261,10 +310,14 @@ fn guard(shared: &Shared, work: impl FnOnce() -> Result<()>) {
     }
 }
 
-fn seal_all(params: &WriterParams, groups: &Receiver<(FrameKind, Group)>, out: &Sender<SealedFrame>) -> Result<()> {
+fn seal_all(params: &WriterParams, groups: &Receiver<(FrameKind, Unsealed)>, out: &Sender<SealedFrame>) -> Result<()> {
     let mut packer = Packer::new(params.level)?;
-    for (kind, group) in groups {
-        if out.send(seal(&params.keys, &mut packer, kind, group)?).is_err() {
+    for (kind, frame) in groups {
+        let sealed = match frame {
+            Unsealed::Group(group) => seal(&params.keys, &mut packer, kind, group)?,
+            Unsealed::Packed(frame) => seal_packed(&params.keys, kind, frame),
+        };
+        if out.send(sealed).is_err() {
             return Ok(());
         }
     }

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crossbeam_channel::{Receiver, Sender};
 use repo::crypto::hash::ChunkKind;
 use repo::crypto::keys::{FrameKind, Keys};
 use repo::error::{Error, Kind, Result};
@@ -19,82 +20,100 @@ use repo::pack::build::{PackBuilder, SealedFrame};
 use repo::pack::read::{footer_in, whole_pack};
 use repo::pack::store::OpenPack;
 
+use super::outbox::stub;
 use crate::push::link::{Link, unexpected};
 use crate::wire::limits::MAX_PIECES;
-use crate::wire::{Bitmap, Message, Object, Piece};
+use crate::wire::{Bitmap, Message, Piece};
 
 /// Packs that were asked about and whose answers are awaited.
 const ASKED: usize = 2;
-/// Packs that were sent and are not known to be durable.
-const SENT: usize = 4;
 /// Packs asked about ahead in an audit; of those only footers are in memory.
 const AUDITED: usize = 16;
 
 /// A pack that was captured.
+struct Captured {
+    id: PackId,
+    bytes: Vec<u8>,
+    footer: Footer,
+}
+
+/// A pack that is durable at the site, or on its way there: what is kept of it here.
 pub struct Parcel {
     pub id: PackId,
-    pub bytes: Vec<u8>,
-    pub footer: Footer,
+    pub kept: Vec<u8>,
+    /// The pack that was sent for it, if anything was.
+    sent: Option<PackId>,
+}
+
+/// What is asked of a courier while a capture runs; each is answered.
+pub enum Task {
+    /// Takes a pack; those that are durable by now come back.
+    Offer(PackId, Vec<u8>, Sender<Result<Vec<Parcel>>>),
+    /// Waits until all packs are durable; those that were still on their way come back.
+    Drain(Sender<Result<Vec<Parcel>>>),
 }
 
 /// The way to the site.
-pub struct Courier {
-    link: Link,
+pub struct Courier<'a> {
+    link: Link<'a>,
     keys: Arc<Keys>,
-    asked: VecDeque<Parcel>,
-    /// With what was sent for each.
-    sent: VecDeque<(Parcel, Option<(PackId, u64)>)>,
+    asked: VecDeque<Captured>,
+    sent: VecDeque<Parcel>,
     /// In footers of packs that are made on the way.
     session: SessionId,
-    bytes: u64,
 }
 
-impl Courier {
+impl<'a> Courier<'a> {
     /// Over an open link, of packs that open with `keys`.
-    pub fn new(link: Link, keys: Arc<Keys>) -> Courier {
-        let (asked, sent, session) = (VecDeque::new(), VecDeque::new(), SessionId::random());
-        Courier { link, keys, asked, sent, session, bytes: 0 }
+    pub fn new(link: Link<'a>, keys: Arc<Keys>) -> Courier<'a> {
+        Courier { link, keys, asked: VecDeque::new(), sent: VecDeque::new(), session: SessionId::random() }
     }
 
-    /// Takes a pack; returns those that are durable at the site by now.
-    ///
-    /// # Errors
-    /// What the link gives; `Damaged` if the pack is none, or the site refuses one.
-    pub fn offer(&mut self, id: PackId, bytes: Vec<u8>) -> Result<Vec<Parcel>> {
+    /// Does what is asked until nobody can ask any more.
+    pub fn serve(&mut self, tasks: &Receiver<Task>) {
+        for task in tasks {
+            // Who asked may have gone.
+            let _ = match task {
+                Task::Offer(id, bytes, told) => told.send(self.offer(id, bytes)),
+                Task::Drain(told) => told.send(self.drain()),
+            };
+        }
+    }
+
+    fn offer(&mut self, id: PackId, bytes: Vec<u8>) -> Result<Vec<Parcel>> {
         let footer = footer_in(&self.keys, &bytes)?;
-        self.ask(&footer)?;
         // The question travels while the next pack is filled.
-        self.link.flush()?;
-        self.asked.push_back(Parcel { id, bytes, footer });
+        self.ask(&footer)?;
+        self.asked.push_back(Captured { id, bytes, footer });
         while self.asked.len() > ASKED {
             self.settle()?;
         }
         let mut landed = Vec::new();
-        while self.sent.len() > SENT {
-            landed.extend(self.land()?);
+        while let Some(first) = self.sent.front() {
+            let there = first.sent.map_or(Ok(true), |id| self.link.is_durable(&id))?;
+            if !there {
+                break;
+            }
+            landed.extend(self.sent.pop_front());
         }
         Ok(landed)
     }
 
-    /// Waits until all packs are durable at the site, and returns those that were still on their way.
-    ///
-    /// # Errors
-    /// As [`Courier::offer`].
-    pub fn drain(&mut self) -> Result<Vec<Parcel>> {
+    fn drain(&mut self) -> Result<Vec<Parcel>> {
         while !self.asked.is_empty() {
             self.settle()?;
         }
-        let mut landed = Vec::new();
-        while let Some(parcel) = self.land()? {
-            landed.push(parcel);
+        self.link.delivered()?;
+        for id in self.sent.iter().filter_map(|parcel| parcel.sent) {
+            self.link.is_durable(&id)?;
         }
-        Ok(landed)
+        Ok(self.sent.drain(..).collect())
     }
 
     fn ask(&mut self, footer: &Footer) -> Result<()> {
         let piece = |c: &ChunkInfo| Piece { kind: c.kind, len: c.len, h: c.h };
         for chunks in footer.chunks.chunks(MAX_PIECES) {
-            self.link.send(&Message::Have { pieces: chunks.iter().map(piece).collect() })?;
+            self.link.send(Message::Have { pieces: chunks.iter().map(piece).collect() })?;
         }
         Ok(())
     }
@@ -107,17 +126,21 @@ impl Courier {
 
     /// Sends what the site lacks of the pack that was asked about first.
     fn settle(&mut self) -> Result<()> {
-        let Some(parcel) = self.asked.pop_front() else { return Ok(()) };
-        let missing = self.answer(&parcel.footer)?;
-        let sent = self.send(parcel.id, &parcel.footer, &parcel.bytes, &missing)?;
-        self.sent.push_back((parcel, sent));
+        let Some(Captured { id, bytes, footer }) = self.asked.pop_front() else { return Ok(()) };
+        let missing = self.answer(&footer)?;
+        let kept = match footer.kind {
+            FrameKind::Tree => bytes.clone(),
+            FrameKind::Data => stub(&bytes)?,
+        };
+        let sent = self.send(id, &footer, bytes, &missing)?;
+        self.sent.push_back(Parcel { id, kept, sent });
         Ok(())
     }
 
-    fn send(&mut self, id: PackId, of: &Footer, bytes: &[u8], missing: &Missing) -> Result<Option<(PackId, u64)>> {
+    fn send(&mut self, id: PackId, of: &Footer, bytes: Vec<u8>, missing: &Missing) -> Result<Option<PackId>> {
         match missing.count() {
             0 => Ok(None),
-            n if n == of.chunks.len() => self.put(id, bytes).map(Some),
+            n if n == of.chunks.len() => self.link.put(id, bytes, 0).map(|()| Some(id)),
             _ => {
                 let mut pack = PackBuilder::new(of.kind, self.session, 0);
                 for frame in of.frames.iter().filter(|frame| frame.chunks().any(|i| missing.has(i))) {
@@ -130,27 +153,10 @@ impl Courier {
                     pack.push(&SealedFrame { kind, bytes, raw, codec, epoch, chunks });
                 }
                 let pack = pack.finish(&self.keys);
-                self.put(pack.id, &pack.bytes).map(Some)
+                self.link.put(pack.id, pack.bytes, 0)?;
+                Ok(Some(pack.id))
             }
         }
-    }
-
-    fn put(&mut self, id: PackId, bytes: &[u8]) -> Result<(PackId, u64)> {
-        let size = bytes.len() as u64;
-        self.link.watch(id);
-        self.link.send(&Message::Put { object: Object::Pack(id), size, from: 0 })?;
-        self.link.data(bytes)?;
-        self.bytes += size;
-        Ok((id, size))
-    }
-
-    /// Waits for the pack that was sent first.
-    fn land(&mut self) -> Result<Option<Parcel>> {
-        let Some((parcel, sent)) = self.sent.pop_front() else { return Ok(None) };
-        if let Some((id, size)) = sent {
-            self.link.until_durable(&id, size)?;
-        }
-        Ok(Some(parcel))
     }
 
     /// Whether the site has all of these trees from this agent.
@@ -160,7 +166,7 @@ impl Courier {
     pub fn knows(&mut self, trees: &[(ContentHash, ChunkKind)]) -> Result<bool> {
         for some in trees.chunks(MAX_PIECES) {
             let pieces = some.iter().map(|(h, kind)| Piece { kind: *kind, len: 1, h: *h }).collect();
-            self.link.send(&Message::Have { pieces })?;
+            self.link.send(Message::Have { pieces })?;
             if self.link.missing(some.len())?.ones() > 0 {
                 return Ok(false);
             }
@@ -214,11 +220,7 @@ impl Courier {
             return Ok(());
         }
         match whole_pack(repo.backend.as_ref(), &pack.id) {
-            Ok(bytes) => {
-                if let Some((id, size)) = self.send(pack.id, &pack.footer, &bytes, &missing)? {
-                    self.link.until_durable(&id, size)?;
-                }
-            }
+            Ok(bytes) => self.send(pack.id, &pack.footer, bytes, &missing).map(drop)?,
             Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => lost.push(pack.id),
             Err(e) => return Err(e),
         }
@@ -231,10 +233,9 @@ impl Courier {
     /// What the link gives.
     pub fn manifest(&mut self, id: SnapshotId, sealed: &[u8], again: bool) -> Result<Message> {
         if again {
-            self.link.send(&Message::Again { snapshot: id })?;
+            self.link.again(id)?
         } else {
-            self.link.send(&Message::Manifest { snapshot: id, size: sealed.len() as u64 })?;
-            self.link.data(sealed)?;
+            self.link.manifest(id, sealed.to_vec())?
         }
         match self.link.verdict(&id)? {
             verdict @ (Message::Accepted { .. } | Message::Declined { .. } | Message::Missing { .. }) => Ok(verdict),
@@ -255,8 +256,7 @@ impl Courier {
     /// # Errors
     /// What the link gives.
     pub fn bye(self) -> Result<u64> {
-        self.link.bye()?;
-        Ok(self.bytes)
+        self.link.bye()
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use repo::crypto::keys::Keyring;
 use repo::error::{Error, Kind, Result};
@@ -99,7 +100,7 @@ impl Identity {
     /// Connects to the site each time it is asked to.
     pub fn dial(&self) -> Dial {
         let (address, host_key, key) = (self.address.clone(), self.host_key.clone(), self.key.clone());
-        Box::new(move || reach(&address, &host_key, &key)?.channel())
+        Arc::new(move || reach(&address, &host_key, &key)?.channel())
     }
 }
 

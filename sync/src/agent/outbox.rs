@@ -8,15 +8,15 @@
 
 use std::path::PathBuf;
 
+use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 use repo::backend::local::Local;
 use repo::backend::{Area, Backend, Object, Put};
-use repo::crypto::keys::FrameKind;
 use repo::error::{Error, Kind, Result};
 use repo::format::pack::{HEADER, TRAILER, parse_header, parse_trailer};
 use repo::id::PackId;
 
-use super::courier::{Courier, Parcel};
+use super::courier::{Parcel, Task};
 
 const MAGIC: &[u8; 8] = b"PKMLSTUB";
 /// Bytes before what is the pack's own.
@@ -26,7 +26,7 @@ const HEAD: usize = 16;
 /// tidying writes.
 pub struct Outbox {
     inner: Local,
-    courier: Mutex<Option<Courier>>,
+    courier: Mutex<Option<Sender<Task>>>,
 }
 
 impl Outbox {
@@ -35,35 +35,26 @@ impl Outbox {
         Outbox { inner, courier: Mutex::new(None) }
     }
 
-    /// From now on packs go to the site.
-    pub fn attach(&self, courier: Courier) {
-        *self.courier.lock() = Some(courier);
+    /// From now on packs go to the site, by whoever does these tasks.
+    pub fn attach(&self, tasks: Sender<Task>) {
+        *self.courier.lock() = Some(tasks);
     }
 
     /// From now on they do not.
-    pub fn detach(&self) -> Option<Courier> {
-        self.courier.lock().take()
+    pub fn detach(&self) {
+        *self.courier.lock() = None;
     }
 
-    /// Uses the way to the site.
-    ///
-    /// # Errors
-    /// What `work` gives.
-    pub fn with<T>(&self, work: impl FnOnce(&mut Courier) -> Result<T>) -> Result<T> {
-        let mut courier = self.courier.lock();
-        work(courier.as_mut().ok_or_else(|| Error::bug("an agent's connection was used after its end"))?)
-    }
-
-    /// Notes packs that are durable at the site.
-    fn keep(&self, landed: Vec<Parcel>) -> Result<()> {
-        for parcel in landed {
-            let object = Object::Pack(parcel.id);
-            match parcel.footer.kind {
-                FrameKind::Tree => self.inner.put(&object, &parcel.bytes)?,
-                FrameKind::Data => self.inner.put(&object, &stub(&parcel.bytes)?)?,
-            };
+    /// Has a task done, if there is a way to the site, and notes the packs that are durable there; whether there is.
+    fn ask(&self, task: impl FnOnce(Sender<Result<Vec<Parcel>>>) -> Task) -> Result<bool> {
+        let Some(courier) = self.courier.lock().clone() else { return Ok(false) };
+        let gone = || Error::new(Kind::Unreachable, "the connection to the site has ended").remedy("try again");
+        let (tell, told) = bounded(1);
+        courier.send(task(tell)).map_err(|_| gone())?;
+        for parcel in told.recv().map_err(|_| gone())?? {
+            self.inner.put(&Object::Pack(parcel.id), &parcel.kept)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The size of the pack that a stub stands for; none for a whole pack, and for what is no pack.
@@ -86,7 +77,7 @@ impl Outbox {
 }
 
 /// What is kept of a pack of data.
-fn stub(pack: &[u8]) -> Result<Vec<u8>> {
+pub fn stub(pack: &[u8]) -> Result<Vec<u8>> {
     let none = || Error::bug("a pack was to be kept that is none");
     let trailer = pack.last_chunk::<TRAILER>().ok_or_else(none)?;
     let tail = parse_trailer(trailer, pack.len() as u64)? as usize + TRAILER;
@@ -102,16 +93,11 @@ impl Backend for Outbox {
                 if self.inner.size(object)?.is_some() {
                     return Ok(Put::Exists);
                 }
-                if let Some(courier) = self.courier.lock().as_mut() {
-                    self.keep(courier.offer(*id, bytes.to_vec())?)?;
+                if self.ask(|told| Task::Offer(*id, bytes.to_vec(), told))? {
                     return Ok(Put::Created);
                 }
             }
-            Object::Footers(_) => {
-                if let Some(courier) = self.courier.lock().as_mut() {
-                    self.keep(courier.drain()?)?;
-                }
-            }
+            Object::Footers(_) => _ = self.ask(Task::Drain)?,
             _ => {}
         }
         self.inner.put(object, bytes)

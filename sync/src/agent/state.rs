@@ -33,7 +33,7 @@ use super::identity::Identity;
 use super::outbox::Outbox;
 
 /// Packs wait in memory until they are at the site, so they are small.
-const PACK: u32 = 8 * MIB as u32;
+pub const PACK: u32 = 8 * MIB as u32;
 /// Fewer packs than this are not worth tidying up.
 const FEW: u64 = 32;
 /// How much of the packs of trees may be of no use.

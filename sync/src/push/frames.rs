@@ -61,7 +61,7 @@ impl Push<'_> {
     fn flush(&mut self, kind: FrameKind) -> Result<()> {
         if let Some(open) = self.outgoing.open[kind as usize].take().filter(|open| !open.is_empty()) {
             let pack = open.finish(&self.repo.keys);
-            self.put(pack.id, &pack.bytes)?;
+            self.put(pack.id, pack.bytes)?;
             self.report.mixed += 1;
         }
         Ok(())

@@ -1,22 +1,37 @@
-//! The client's end of a push: messages go out from one thread, another takes in what comes, so that neither side waits
-//! for the other to listen.
+//! The client's end of a push: messages go out from threads of their own, others take in what comes, so that neither side
+//! waits for the other to listen. Packs travel by as many connections as it takes to fill a long link.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver as Incoming, unbounded};
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded, unbounded};
 use repo::chunker::ChunkerParams;
 use repo::clock::Time;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::Position;
 use repo::id::{PackId, RepoId, SnapshotId};
+use repo::limits::MIB;
+use repo::monitor::{Counters, Monitor};
 
-use crate::stream::Duplex;
-use crate::wire::{Bitmap, Connection, Fail, Message, Object, Preface, Purpose, Sender, Side};
+use super::lane::{self, Came, PATIENCE, Put, Say, Shared};
+use crate::fetch::Dial;
+use crate::wire::{Bitmap, Connection, Message, Object, Preface, Purpose, Session, Side};
 
 /// The other side's clock may be off by so much before it is worth a word.
 const CLOCK: Duration = Duration::from_secs(3600);
+/// The most connections of a push, the first included.
+const CONNECTIONS: usize = 4;
+/// Packs in memory, in all connections together, come to about this much.
+const IN_MEMORY: usize = 128 * MIB;
+/// A link that takes longer for a question and its answer is filled by several connections only: one loses too much of its
+/// speed whenever something is lost.
+const LONG: Duration = Duration::from_millis(30);
+/// … as is one on which no connection was free for this long.
+const BUSY: Duration = Duration::from_millis(500);
+/// How often to look at what has come, and at the monitor, while waiting.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What the pool said at the beginning.
 pub struct Ready {
@@ -31,136 +46,254 @@ pub struct Ready {
 }
 
 /// An open push.
-pub struct Link {
-    sender: Option<Sender>,
-    incoming: Incoming<Result<Message>>,
-    thread: Option<JoinHandle<()>>,
+pub struct Link<'a> {
+    dial: Dial,
+    monitor: &'a dyn Monitor,
+    session: Session,
+    say: Sender<Say>,
+    packs: Option<Sender<Put>>,
+    /// For connections that are opened later; none once they are.
+    grow: Option<Receiver<Put>>,
+    /// How many there may be.
+    most: usize,
+    /// A question and its answer take long.
+    long: bool,
+    came: Receiver<Came>,
+    shared: Arc<Shared>,
+    /// Bytes of packs that were counted.
+    counted: u64,
     /// Answers that came while another was awaited, in order.
     answers: VecDeque<Message>,
+    /// Packs on their way, with their sizes.
+    sent: BTreeMap<PackId, u64>,
     refused: Vec<PackId>,
-    /// How much of packs is durable there, of those that somebody waits for.
-    durable: BTreeMap<PackId, u64>,
 }
 
-impl Link {
-    /// Says what is wanted and takes the answer: one round trip.
+impl<'a> Link<'a> {
+    /// Says what is wanted and takes the answer: one round trip. Packs are closed at about `pack_size` bytes.
     ///
     /// # Errors
     /// `Unreachable` if the link fails; what the pool says; `NewerFormat` if it speaks no version that this program does.
-    pub fn begin(duplex: Duplex, repository: RepoId, position: Position, program: &str) -> Result<(Link, Ready)> {
-        let mut connection = Connection::open(duplex, Side::Client, &Preface::ours())?;
+    pub fn begin(
+        dial: &Dial,
+        (repository, position, program): (RepoId, Position, &str),
+        pack_size: usize,
+        monitor: &'a dyn Monitor,
+    ) -> Result<(Link<'a>, Ready)> {
+        let mut connection = Connection::open(dial()?, Side::Client, &Preface::ours())?;
+        let asked = Instant::now();
         let program = program.to_owned();
         connection.send(&Message::Begin { purpose: Purpose::Push, repository, position, program })?;
         connection.flush()?;
-        let (sender, mut receiver) = connection.split();
-        // What comes answers what was asked, so its number is bounded by that.
-        let (tx, incoming) = unbounded();
-        let thread = std::thread::spawn(move || {
-            loop {
-                let message = match receiver.receive() {
-                    Ok(Some(message)) => Ok(message),
-                    Ok(None) => return,
-                    Err(e) => Err(e),
-                };
-                let failed = message.is_err();
-                if tx.send(message).is_err() || failed {
-                    return;
-                }
-            }
-        });
-        let (answers, refused, durable) = (VecDeque::new(), Vec::new(), BTreeMap::new());
-        let mut link = Link { sender: Some(sender), incoming, thread: Some(thread), answers, refused, durable };
-        let ready = match link.next()? {
-            Message::Ready { tenant, sealed, watermark, partial, time, chunker, .. } => {
+        let answer = connection.receive()?;
+        let long = asked.elapsed() > LONG;
+        let (session, ready) = match answer {
+            Some(Message::Ready { session, tenant, sealed, watermark, partial, time, chunker, .. }) => {
                 let packs = partial.into_iter().filter_map(|(object, len)| match object {
                     Object::Pack(id) => Some((id, len)),
                     _ => None,
                 });
                 let apart = Time::now().0.abs_diff(time.0);
                 let clock_differs = u128::from(apart) > CLOCK.as_nanos();
-                Ready { tenant, sealed, watermark, partial: packs.collect(), clock_differs, chunker }
+                (session, Ready { tenant, sealed, watermark, partial: packs.collect(), clock_differs, chunker })
             }
-            other => return Err(unexpected(&other)),
+            Some(Message::Fail(fail)) => return Err(fail.into_error()),
+            Some(other) => return Err(unexpected(&other)),
+            None => return Err(ended()),
+        };
+        let (tx, came) = unbounded();
+        let shared = Arc::new(Shared { came: tx, sent: Default::default(), stop: Default::default() });
+        let (packs, to_send) = bounded(0);
+        let say = lane::start(connection, true, to_send.clone(), &shared);
+        let most = CONNECTIONS.min(IN_MEMORY / pack_size.max(1)).max(1);
+        let link = Link {
+            dial: Arc::clone(dial),
+            monitor,
+            session,
+            say,
+            packs: Some(packs),
+            grow: (most > 1).then_some(to_send),
+            most,
+            long,
+            came,
+            shared,
+            counted: 0,
+            answers: VecDeque::new(),
+            sent: BTreeMap::new(),
+            refused: Vec::new(),
         };
         Ok((link, ready))
     }
 
-    fn sender(&mut self) -> Result<&mut Sender> {
-        self.sender.as_mut().ok_or_else(|| Error::bug("a push was used after its end"))
-    }
-
-    /// Sends a message, at the latest when an answer is awaited. What has come meanwhile is looked at.
-    ///
-    /// # Errors
-    /// As [`Sender::send`]; what the pool said if it has failed.
-    pub fn send(&mut self, message: &Message) -> Result<()> {
+    fn say(&mut self, what: Say) -> Result<()> {
         self.look()?;
-        let sent = self.sender()?.send(message);
-        self.or_why(sent)
+        // If nobody takes it, why has come or will.
+        let _ = self.say.send(what);
+        Ok(())
     }
 
-    /// Hands on what was sent so far.
+    /// Sends a message. What has come meanwhile is looked at.
+    ///
+    /// # Errors
+    /// Why the link failed; what the pool said if it has failed.
+    pub fn send(&mut self, message: Message) -> Result<()> {
+        self.say(Say::Message(message))
+    }
+
+    /// Sends a snapshot's manifest, once every pack that was sent is durable.
     ///
     /// # Errors
     /// As [`Link::send`].
-    pub fn flush(&mut self) -> Result<()> {
-        let flushed = self.sender()?.flush();
-        self.or_why(flushed)
+    pub fn manifest(&mut self, snapshot: SnapshotId, sealed: Vec<u8>) -> Result<()> {
+        self.delivered()?;
+        self.say(Say::Manifest(snapshot, sealed))
     }
 
-    /// Sends bytes that were announced.
+    /// Sends a pack from byte `from` on, by whichever connection is free first.
     ///
     /// # Errors
-    /// As [`Link::send`].
-    pub fn data(&mut self, bytes: &[u8]) -> Result<()> {
-        let sent = self.sender()?.send_data(bytes);
-        self.or_why(sent)
-    }
-
-    /// A link that fails while this side sends may have failed because the other side said why.
-    fn or_why(&mut self, sent: Result<()>) -> Result<()> {
-        if sent.is_err() {
-            while let Ok(message) = self.incoming.recv_timeout(Duration::from_secs(5)) {
-                if let Message::Fail(fail) = message? {
-                    return Err(fail.into_error());
+    /// As [`Link::send`]; `Interrupted`.
+    pub fn put(&mut self, id: PackId, bytes: Vec<u8>, from: u64) -> Result<()> {
+        self.sent.insert(id, bytes.len() as u64);
+        let mut put = Put { id, bytes, from };
+        let since = Instant::now();
+        loop {
+            let packs = self.packs.as_ref().ok_or_else(|| Error::bug("a push was used after its end"))?;
+            put = match packs.send_timeout(put, LOOK) {
+                Ok(()) => return self.look(),
+                Err(SendTimeoutError::Timeout(put)) => put,
+                // Every connection has failed; why is on its way.
+                Err(SendTimeoutError::Disconnected(_)) => {
+                    return Err(self.why(Error::new(Kind::Unreachable, "the connection is broken")));
                 }
+            };
+            self.look()?;
+            if self.long || since.elapsed() > BUSY {
+                self.widen();
             }
         }
-        sent
     }
 
+    /// Many packs may have to be sent: over a long link all connections will be needed.
+    pub fn expect_many(&mut self) {
+        if self.long {
+            self.widen();
+        }
+    }
+
+    /// Opens the other connections, in the background: setting one up takes several round trips. One that cannot be had is
+    /// done without.
+    fn widen(&mut self) {
+        let Some(packs) = self.grow.take() else { return };
+        for _ in 1..self.most {
+            let (dial, session, packs) = (Arc::clone(&self.dial), self.session, packs.clone());
+            let shared = Arc::clone(&self.shared);
+            std::thread::spawn(move || {
+                let attached = || -> Result<Connection> {
+                    let mut connection = Connection::open(dial()?, Side::Client, &Preface::ours())?;
+                    connection.send(&Message::Attach { session })?;
+                    connection.flush()?;
+                    Ok(connection)
+                };
+                if let Ok(connection) = attached() {
+                    lane::start(connection, false, packs, &shared);
+                }
+            });
+        }
+    }
+
+    /// Takes in what has come, without waiting.
     fn look(&mut self) -> Result<()> {
-        while let Ok(message) = self.incoming.try_recv() {
-            self.sort(message?)?;
+        let sent = self.shared.sent.load(Ordering::Relaxed);
+        for counter in [&self.monitor.counters().bytes, &self.monitor.counters().stored] {
+            Counters::add(counter, sent - self.counted);
+        }
+        self.counted = sent;
+        if self.monitor.cancelled() {
+            return Err(Error::new(Kind::Interrupted, "interrupted; what has arrived will not be sent again"));
+        }
+        while let Ok(came) = self.came.try_recv() {
+            self.sort(came)?;
         }
         Ok(())
     }
 
+    /// Waits a little for something to come.
+    fn wait(&mut self) -> Result<()> {
+        if let Ok(came) = self.came.recv_timeout(LOOK) {
+            self.sort(came)?;
+        }
+        self.look()
+    }
+
     /// Keeps what is an answer.
-    fn sort(&mut self, message: Message) -> Result<()> {
+    fn sort(&mut self, came: Came) -> Result<()> {
+        let message = match came {
+            Came::Message(message) => message,
+            Came::Ended => return Err(ended()),
+            Came::Failed { first: true, error } => return Err(error),
+            // With the push all its connections end, and only the first one says why.
+            Came::Failed { error, .. } => return Err(self.why(error)),
+        };
         match message {
-            Message::Refused { object: Object::Pack(id), .. } => self.refused.push(id),
+            Message::Refused { object: Object::Pack(id), .. } => {
+                self.sent.remove(&id);
+                self.refused.push(id);
+            }
             Message::Durable { object: Object::Pack(id), bytes } => {
-                if let Some(known) = self.durable.get_mut(&id) {
-                    *known = bytes;
+                if self.sent.get(&id).is_some_and(|size| *size <= bytes) {
+                    self.sent.remove(&id);
                 }
             }
             Message::Durable { .. } | Message::Refused { .. } | Message::Pong(_) => {}
-            Message::Ping(number) => self.sender()?.send(&Message::Pong(number))?,
-            Message::Fail(fail) => return Err(Fail::into_error(fail)),
+            Message::Fail(fail) => return Err(fail.into_error()),
             answer => self.answers.push_back(answer),
         }
         Ok(())
     }
 
+    /// What the other side gives as the reason of a failure; else `e`.
+    fn why(&self, e: Error) -> Error {
+        let until = Instant::now() + PATIENCE;
+        while let Ok(came) = self.came.recv_deadline(until) {
+            match came {
+                Came::Message(Message::Fail(fail)) => return fail.into_error(),
+                Came::Ended | Came::Failed { first: true, .. } => break,
+                _ => {}
+            }
+        }
+        e
+    }
+
+    /// Whether a pack that was sent is durable by now.
+    ///
+    /// # Errors
+    /// `Damaged` if it was refused; as [`Link::send`].
+    pub fn is_durable(&mut self, id: &PackId) -> Result<bool> {
+        self.look()?;
+        if self.refused.contains(id) {
+            return Err(Error::damaged(format!("the other side does not take pack {id}")).remedy("try again"));
+        }
+        Ok(!self.sent.contains_key(id))
+    }
+
+    /// Waits until every pack that was sent is durable, or refused.
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    pub fn delivered(&mut self) -> Result<()> {
+        while !self.sent.is_empty() {
+            self.wait()?;
+        }
+        Ok(())
+    }
+
     fn next(&mut self) -> Result<Message> {
-        self.flush()?;
         loop {
             if let Some(answer) = self.answers.pop_front() {
                 return Ok(answer);
             }
-            let message = self.incoming.recv().map_err(|_| ended())?;
-            self.sort(message?)?;
+            self.wait()?;
         }
     }
 
@@ -203,38 +336,26 @@ impl Link {
         }
     }
 
+    /// Asks about a snapshot again, once every pack that was sent is durable.
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    pub fn again(&mut self, snapshot: SnapshotId) -> Result<()> {
+        self.delivered()?;
+        self.send(Message::Again { snapshot })
+    }
+
     /// Says that everything was sent; how far the pool has it.
     ///
     /// # Errors
     /// As [`Link::send`].
     pub fn done(&mut self, position: Position) -> Result<Position> {
-        self.send(&Message::Done { position })?;
+        self.delivered()?;
+        self.send(Message::Done { position })?;
         match self.next()? {
             Message::Finished { watermark } => Ok(watermark),
             other => Err(unexpected(&other)),
         }
-    }
-
-    /// Remembers how much of this pack is durable, from now on until [`Link::until_durable`] has returned.
-    pub fn watch(&mut self, id: PackId) {
-        self.durable.insert(id, 0);
-    }
-
-    /// Waits until all `size` bytes of a watched pack, which were sent, are durable there.
-    ///
-    /// # Errors
-    /// `Damaged` if the pack is refused; as [`Link::send`].
-    pub fn until_durable(&mut self, id: &PackId, size: u64) -> Result<()> {
-        self.flush()?;
-        while self.durable.get(id).is_some_and(|bytes| *bytes < size) {
-            if self.refused.contains(id) {
-                return Err(Error::damaged(format!("the other side does not take pack {id}")).remedy("try again"));
-            }
-            let message = self.incoming.recv().map_err(|_| ended())?;
-            self.sort(message?)?;
-        }
-        self.durable.remove(id);
-        Ok(())
     }
 
     /// Packs that the pool would not take.
@@ -242,37 +363,38 @@ impl Link {
         std::mem::take(&mut self.refused)
     }
 
-    /// Ends the push and waits until the pool has.
+    /// Ends the push and waits until the pool has. Returns how many bytes of packs were sent.
     ///
     /// # Errors
     /// As [`Link::send`].
-    pub fn bye(mut self) -> Result<()> {
-        self.send(&Message::Bye)?;
-        self.flush()?;
-        self.sender = None;
-        for message in self.incoming.iter() {
-            if let Message::Fail(fail) = message? {
-                return Err(fail.into_error());
+    pub fn bye(mut self) -> Result<u64> {
+        self.delivered()?;
+        self.packs = None;
+        self.grow = None;
+        self.send(Message::Bye)?;
+        loop {
+            match self.came.recv() {
+                Ok(Came::Ended) | Err(_) => return Ok(self.counted),
+                Ok(other) => self.sort(other)?,
             }
         }
-        Ok(())
     }
 }
 
-impl Drop for Link {
+impl Drop for Link<'_> {
     fn drop(&mut self) {
-        // The other side ends when it hears no more, and with it the thread that listens. Nobody waits for that: it may be
+        // The other side ends when it hears no more, and with it the threads that listen. Nobody waits for that: it may be
         // out of reach.
-        self.sender = None;
-        drop(self.thread.take());
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let _ = self.say.send(Say::End);
     }
-}
-
-fn ended() -> Error {
-    Error::new(Kind::Unreachable, "the other side ended the connection").remedy("try again")
 }
 
 /// What may not come now.
 pub fn unexpected(message: &Message) -> Error {
     Error::new(Kind::Io, format!("the pool sent {} where it may not be", message.name()))
+}
+
+fn ended() -> Error {
+    Error::new(Kind::Unreachable, "the pool ended the connection").remedy("try again")
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use repo::error::{Error, Kind, Result};
+use repo::id::PackId;
 use repo::index::PackInfo;
 use repo::monitor::{Counters, Event};
 use repo::pack::read::whole_pack;
@@ -12,7 +13,7 @@ use repo::pack::store::OpenPack;
 use super::Push;
 use crate::delta::Delta;
 use crate::wire::limits::MAX_PIECES;
-use crate::wire::{Bitmap, Message, Object, Piece};
+use crate::wire::{Bitmap, Message, Piece};
 
 /// Packs that were asked about and whose answers are awaited. Their footers are in memory meanwhile.
 const WINDOW: usize = 16;
@@ -35,7 +36,7 @@ impl Push<'_> {
             Counters::add(&push.monitor.counters().total_files, 1);
             let piece = |c: &repo::format::footer::ChunkInfo| Piece { kind: c.kind, len: c.len, h: c.h };
             for chunks in pack.footer.chunks.chunks(MAX_PIECES) {
-                push.link.send(&Message::Have { pieces: chunks.iter().map(piece).collect() })?;
+                push.link.send(Message::Have { pieces: chunks.iter().map(piece).collect() })?;
             }
             asked.push_back(pack);
             if asked.len() >= WINDOW
@@ -98,22 +99,15 @@ impl Push<'_> {
             }
             other => other?,
         };
-        self.put(pack.id, &bytes)?;
+        self.put(pack.id, bytes)?;
         self.report.packs += 1;
         Ok(true)
     }
 
     /// Sends a pack's bytes, as far as the pool does not have them.
-    pub fn put(&mut self, id: repo::id::PackId, bytes: &[u8]) -> Result<()> {
-        let size = bytes.len() as u64;
-        let from = self.partial.remove(&id).unwrap_or(0).min(size);
-        self.link.send(&Message::Put { object: Object::Pack(id), size, from })?;
-        for piece in bytes[from as usize..].chunks(1 << 20) {
-            self.stop_if_cancelled()?;
-            self.link.data(piece)?;
-            self.count(piece.len() as u64);
-        }
-        Ok(())
+    pub fn put(&mut self, id: PackId, bytes: Vec<u8>) -> Result<()> {
+        let from = self.partial.remove(&id).unwrap_or(0).min(bytes.len() as u64);
+        self.link.put(id, bytes, from)
     }
 
     fn report_damage(&self, e: &Error) {

@@ -1,23 +1,25 @@
 //! A push, as the server sees it: packs go to the spool and are acknowledged there; what follows from them, and from the
 //! client's questions, is done behind that by a thread of its own.
 
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver as Jobs, Sender as ToDo, bounded};
+use crossbeam_channel::{Receiver as Jobs, bounded};
 use repo::error::{Error, Kind, Result};
-use repo::id::{PackId, RepoId, random_bytes};
+use repo::id::{PackId, RepoId};
 use repo::limits::MAX_MANIFEST;
 use repo::receive::Sender as Tenant;
 use repo::tenants::party;
 
 use super::out::Out;
+use super::pushing::{Pushing, over};
 use super::quota;
 use super::spool::{Arriving, LARGEST, STEP, Spool};
 use super::work::{Job, Work};
 use super::{Pool, stopping};
 use crate::ssh::server::StopFlag;
 use crate::wire::limits::MAX_PARTIAL;
-use crate::wire::{Connection, Incoming, Message, Object, Receiver, Session};
+use crate::wire::{Connection, Incoming, Message, Object, Receiver};
 
 /// Jobs waiting; a client that is ahead of the work by more is not listened to.
 const WAITING: usize = 1024;
@@ -25,8 +27,7 @@ const WAITING: usize = 1024;
 /// A push that may go on: no other of this tenant does.
 pub struct Begun<'a> {
     pool: &'a Pool,
-    tenant: Tenant,
-    spool: Spool,
+    pushing: Arc<Pushing>,
 }
 
 impl<'a> Begun<'a> {
@@ -43,31 +44,37 @@ impl<'a> Begun<'a> {
         }
         let sender = Tenant::of(&pool.repo, tenant)?;
         let spool = Spool::open(pool.spool.join(tenant.to_string()))?;
-        if !pool.pushing.lock().insert(tenant) {
-            return Err(Error::new(Kind::Locked, "another push of this repository is running")
-                .remedy("wait until it has ended"));
+        let pushing = Arc::new(Pushing::new(sender, spool));
+        match pool.pushing.lock().entry(tenant) {
+            Entry::Vacant(entry) => drop(entry.insert(Arc::clone(&pushing))),
+            Entry::Occupied(_) => {
+                return Err(Error::new(Kind::Locked, "another push of this repository is running")
+                    .remedy("wait until it has ended"));
+            }
         }
-        let begun = Begun { pool, tenant: sender, spool };
+        let begun = Begun { pool, pushing };
+        let Pushing { tenant, spool, .. } = &*begun.pushing;
         // What was left here on earlier visits must not keep out for days what fits.
-        if !quota::room(&pool.repo, &begun.tenant, &begun.spool, 0)? {
-            begun.spool.clear()?;
+        if !quota::room(&pool.repo, tenant, spool, 0)? {
+            spool.clear()?;
         }
         Ok(begun)
     }
 
     fn ready(&self) -> Result<Message> {
         let repo = &self.pool.repo;
+        let Pushing { session, tenant, spool, .. } = &*self.pushing;
         let state = repo.log.state();
-        let watermark = party(&state, self.tenant.number).and_then(|t| t.watermark);
-        let mut partial = self.spool.packs()?;
+        let watermark = party(&state, tenant.number).and_then(|t| t.watermark);
+        let mut partial = spool.packs()?;
         partial.truncate(MAX_PARTIAL);
         Ok(Message::Ready {
-            session: Session(random_bytes()),
-            tenant: self.tenant.name.clone(),
+            session: *session,
+            tenant: tenant.name.clone(),
             sealed: false,
             watermark,
             partial: partial.into_iter().map(|(id, len)| (Object::Pack(id), len)).collect(),
-            quota_left: quota::left(repo, &self.tenant)?,
+            quota_left: quota::left(repo, tenant)?,
             chunker: repo.config.chunker,
             time: repo.clock.now(),
         })
@@ -76,7 +83,7 @@ impl<'a> Begun<'a> {
 
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
-        self.pool.pushing.lock().remove(&self.tenant.number);
+        self.pool.pushing.lock().remove(&self.pushing.tenant.number);
         // What the session holds is settled or spooled; if it cannot be ended it is found dead by the next opening.
         let _ = self.pool.rest();
     }
@@ -87,13 +94,16 @@ impl Drop for Begun<'_> {
 /// # Errors
 /// What ended it before its time; the client was told unless the link failed.
 pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection, stop: &StopFlag) -> Result<()> {
+    let pushing = &begun.pushing;
+    let (todo, jobs) = bounded(WAITING);
+    // Before the client knows the session's name.
+    pushing.begin(todo);
     connection.send(&begun.ready()?)?;
     connection.flush()?;
     let (sender, mut receiver) = connection.split();
     let out = Arc::new(Out::new(sender));
-    let (todo, jobs) = bounded(WAITING);
     let (worked, listened) = std::thread::scope(|scope| {
-        let work = Work::new(pool, &begun.tenant, &begun.spool, Arc::clone(&out));
+        let work = Work::new(pool, &pushing.tenant, &pushing.spool, Arc::clone(&out));
         let said = &out;
         let worker = scope.spawn(move || {
             let done = work_off(work, &jobs, stop);
@@ -103,9 +113,9 @@ pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection, stop: &S
             }
             done
         });
-        let mut listener = Listener { begun: &begun, out: &out, todo: &todo, stop };
+        let mut listener = Listener { pool, pushing, out: &out, stop, first: true };
         let listened = listener.listen(&mut receiver);
-        drop(todo);
+        pushing.end();
         (worker.join().unwrap_or_else(|_| Err(Error::bug("the work of a push panicked"))), listened)
     });
     if let (Ok(()), Err(e)) = (&worked, &listened) {
@@ -114,7 +124,7 @@ pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection, stop: &S
     // What the work met is why nobody listened any more.
     if worked.and(listened)? {
         // Left by a server that ended between storing a pack and removing it here. Nobody will come back for it.
-        begun.spool.clear()?;
+        pushing.spool.clear()?;
     }
     Ok(())
 }
@@ -131,45 +141,42 @@ fn work_off(mut work: Work<'_>, jobs: &Jobs<Job>, stop: &StopFlag) -> Result<()>
     work.settle()
 }
 
-/// The side of a push that takes in what comes.
-struct Listener<'a> {
-    begun: &'a Begun<'a>,
-    out: &'a Out,
-    todo: &'a ToDo<Job>,
-    stop: &'a StopFlag,
+/// The side of a connection that takes in what comes.
+pub struct Listener<'a> {
+    pub pool: &'a Pool,
+    pub pushing: &'a Pushing,
+    pub out: &'a Out,
+    pub stop: &'a StopFlag,
+    /// It is the connection of the Begin: others carry packs alone.
+    pub first: bool,
 }
 
 impl Listener<'_> {
-    fn queue(&self, job: Job) -> Result<()> {
-        self.todo.send(job).map_err(|_| Error::new(Kind::Interrupted, "the push has failed"))
-    }
-
     /// Takes in what comes; whether the client said that this was all.
-    fn listen(&mut self, from: &mut Receiver) -> Result<bool> {
+    pub fn listen(&mut self, from: &mut Receiver) -> Result<bool> {
         while let Some(message) = from.receive()? {
             match message {
                 Message::Bye => return Ok(true),
                 _ if self.stop.is_set() => return Err(stopping()),
                 Message::Put { object: Object::Pack(id), size, from: start } => {
                     self.require_room(size.saturating_sub(start))?;
-                    if take(&self.begun.spool, from, self.out, &id, size, start)? {
-                        self.queue(Job::Absorb(id))?;
+                    if self.take(from, &id, size, start)? {
+                        self.pushing.queue(Job::Absorb(id))?;
                     }
                 }
-                Message::Have { pieces } => self.queue(Job::Have(pieces))?,
-                Message::Manifest { snapshot, size } => {
-                    if let Some(sealed) = manifest(from, size)? {
-                        self.queue(Job::Manifest(snapshot, sealed))?;
-                    }
-                }
-                Message::Again { snapshot } => self.queue(Job::Again(snapshot))?,
-                Message::Done { position } => self.queue(Job::Done(position))?,
                 Message::Ping(number) => self.out.tell(&Message::Pong(number))?,
                 Message::Pong(_) => {}
                 Message::Fail(fail) => return Err(fail.into_error()),
-                other => {
-                    return Err(Error::new(Kind::Io, format!("the client sent {} where it may not be", other.name())));
+                other if !self.first => return Err(misplaced(&other)),
+                Message::Have { pieces } => self.pushing.queue(Job::Have(pieces))?,
+                Message::Manifest { snapshot, size } => {
+                    if let Some(sealed) = manifest(from, size)? {
+                        self.pushing.queue(Job::Manifest(snapshot, sealed))?;
+                    }
                 }
+                Message::Again { snapshot } => self.pushing.queue(Job::Again(snapshot))?,
+                Message::Done { position } => self.pushing.queue(Job::Done(position))?,
+                other => return Err(misplaced(&other)),
             }
         }
         Ok(false)
@@ -177,47 +184,48 @@ impl Listener<'_> {
 
     /// Refuses what would go too far above the tenant's quota.
     fn require_room(&self, more: u64) -> Result<()> {
-        let Begun { pool, tenant, spool } = self.begun;
+        let (pool, Pushing { tenant, spool, .. }) = (self.pool, self.pushing);
         if quota::room(&pool.repo, tenant, spool, more)? {
             return Ok(());
         }
         // What is spooled may be owned already: that is known when it was worked on.
         let (told, done) = bounded(1);
-        self.queue(Job::Settle(told))?;
+        self.pushing.queue(Job::Settle(told))?;
         let _ = done.recv();
         if quota::room(&pool.repo, tenant, spool, more)? { Ok(()) } else { Err(quota::full()) }
     }
-}
 
-/// Takes a pack's bytes into the spool and says how far they are durable; whether all of it is.
-fn take(spool: &Spool, from: &mut Receiver, out: &Out, id: &PackId, size: u64, start: u64) -> Result<bool> {
-    let object = Object::Pack(*id);
-    if size > LARGEST {
-        return Err(Error::new(Kind::Io, "a pack was announced that is larger than any may be"));
-    }
-    let mut arriving = spool.arrive(id, start)?;
-    let told = |arriving: &mut Arriving| {
-        arriving.sync()?;
-        out.tell(&Message::Durable { object: object.clone(), bytes: arriving.durable })
-    };
-    while arriving.len < size {
-        match from.next()? {
-            Some(Incoming::Data(bytes)) => {
-                arriving.write(bytes)?;
-                if arriving.len - arriving.durable >= STEP && arriving.len < size {
-                    told(&mut arriving)?;
-                }
-            }
-            Some(Incoming::Message(Message::Ping(number))) => out.tell(&Message::Pong(number))?,
-            Some(Incoming::Message(Message::Pong(_))) => {}
-            Some(Incoming::Message(Message::Fail(fail))) => return Err(fail.into_error()),
-            // Cut: no more of it comes.
-            Some(Incoming::Message(_)) => break,
-            None => return Err(ended()),
+    /// Takes a pack's bytes into the spool and says how far they are durable; whether all of it is.
+    fn take(&self, from: &mut Receiver, id: &PackId, size: u64, start: u64) -> Result<bool> {
+        let object = Object::Pack(*id);
+        if size > LARGEST {
+            return Err(Error::new(Kind::Io, "a pack was announced that is larger than any may be"));
         }
+        let mut arriving = self.pushing.spool.arrive(id, start)?;
+        let told = |arriving: &mut Arriving| {
+            arriving.sync()?;
+            self.out.tell(&Message::Durable { object: object.clone(), bytes: arriving.durable })
+        };
+        while arriving.len < size {
+            match from.next()? {
+                Some(Incoming::Data(_)) if self.pushing.is_over() => return Err(over()),
+                Some(Incoming::Data(bytes)) => {
+                    arriving.write(bytes)?;
+                    if arriving.len - arriving.durable >= STEP && arriving.len < size {
+                        told(&mut arriving)?;
+                    }
+                }
+                Some(Incoming::Message(Message::Ping(number))) => self.out.tell(&Message::Pong(number))?,
+                Some(Incoming::Message(Message::Pong(_))) => {}
+                Some(Incoming::Message(Message::Fail(fail))) => return Err(fail.into_error()),
+                // Cut: no more of it comes.
+                Some(Incoming::Message(_)) => break,
+                None => return Err(ended()),
+            }
+        }
+        told(&mut arriving)?;
+        Ok(arriving.len == size)
     }
-    told(&mut arriving)?;
-    Ok(arriving.len == size)
 }
 
 fn manifest(from: &mut Receiver, size: u64) -> Result<Option<Vec<u8>>> {
@@ -235,6 +243,10 @@ fn manifest(from: &mut Receiver, size: u64) -> Result<Option<Vec<u8>>> {
         }
     }
     Ok(Some(sealed))
+}
+
+fn misplaced(message: &Message) -> Error {
+    Error::new(Kind::Io, format!("the client sent {} where it may not be", message.name()))
 }
 
 fn ended() -> Error {

@@ -1,8 +1,7 @@
 //! Packs between their arrival and their absorption: one file each, as long as what has arrived.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,14 +94,14 @@ impl Spool {
     pub fn arrive(&self, id: &PackId, from: u64) -> Result<Arriving> {
         let path = self.path(id);
         let failed = |e| Error::io("spool a pack in", &path, e);
-        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
         let there = file.metadata().map_err(failed)?.len();
         if from > there {
             return Err(Error::new(repo::error::Kind::Io, "a pack was to go on behind what is there of it"));
         }
         file.set_len(from).map_err(failed)?;
         self.held.fetch_sub(there - from, Ordering::Relaxed);
-        file.flush().map_err(failed)?;
         Ok(Arriving { file, path, held: Arc::clone(&self.held), len: from, durable: from })
     }
 
@@ -143,7 +142,7 @@ impl Arriving {
     /// # Errors
     /// What the system gives.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| Error::io("spool a pack in", &self.path, e))?;
+        self.file.write_all_at(bytes, self.len).map_err(|e| Error::io("spool a pack in", &self.path, e))?;
         self.len += bytes.len() as u64;
         self.held.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())

@@ -93,7 +93,7 @@ impl Served {
         let client = parking_lot::Mutex::new(Some(client));
         let dial =
             move || client.lock().take().ok_or_else(|| Error::new(Kind::Unreachable, "one connection is all there is"));
-        let dial: sync::fetch::Dial = Box::new(dial);
+        let dial: sync::fetch::Dial = Arc::new(dial);
         let name = host.identity.host.clone();
         std::thread::scope(|scope| {
             let serving = scope.spawn(|| serve(&self.pool, &grant, server, &self.stop));

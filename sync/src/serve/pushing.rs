@@ -1,0 +1,90 @@
+//! A push under way, as its connections share it.
+
+use std::sync::Arc;
+
+use crossbeam_channel::Sender as ToDo;
+use parking_lot::Mutex;
+use repo::error::{Error, Kind, Result};
+use repo::receive::Sender as Tenant;
+
+use super::Pool;
+use super::deliver::Listener;
+use super::out::Out;
+use super::spool::Spool;
+use super::work::Job;
+use crate::ssh::server::StopFlag;
+use crate::wire::{Connection, Session};
+
+/// See the module.
+pub struct Pushing {
+    /// What lets further connections in.
+    pub session: Session,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// Where its packs lie.
+    pub spool: Spool,
+    /// What is to be done; none before the work has begun, and once the connection of the Begin has ended.
+    todo: Mutex<Option<ToDo<Job>>>,
+}
+
+impl Pushing {
+    /// Nothing is done yet.
+    pub fn new(tenant: Tenant, spool: Spool) -> Pushing {
+        Pushing { session: Session(repo::id::random_bytes()), tenant, spool, todo: Mutex::new(None) }
+    }
+
+    /// From now on jobs go to `todo`.
+    pub fn begin(&self, todo: ToDo<Job>) {
+        *self.todo.lock() = Some(todo);
+    }
+
+    /// No more jobs are taken.
+    pub fn end(&self) {
+        *self.todo.lock() = None;
+    }
+
+    /// Whether it has ended: what still comes on connections that do not know it yet is of no use.
+    pub fn is_over(&self) -> bool {
+        self.todo.lock().is_none()
+    }
+
+    /// Has a job done, once there is room for it.
+    ///
+    /// # Errors
+    /// `Interrupted` if the push has ended.
+    pub fn queue(&self, job: Job) -> Result<()> {
+        // Not while it is locked: who waits here must not keep the end from being told.
+        let todo = self.todo.lock().clone();
+        todo.and_then(|todo| todo.send(job).ok()).ok_or_else(over)
+    }
+}
+
+/// What a connection is told whose push has ended.
+pub fn over() -> Error {
+    Error::new(Kind::Interrupted, "the push has ended")
+}
+
+/// Serves a further connection of a tenant's push.
+///
+/// # Errors
+/// `Refused` if there is no such push of this tenant's; what ended the connection before its time.
+pub fn attach(pool: &Pool, tenant: u32, session: Session, mut connection: Connection, stop: &StopFlag) -> Result<()> {
+    let found = pool.pushing.lock().get(&tenant).filter(|pushing| pushing.session == session).cloned();
+    let Some(pushing) = found else {
+        let e = Error::new(Kind::Refused, "there is no such push");
+        let _ =
+            connection.send(&crate::wire::Message::Fail(crate::wire::Fail::of(&e))).and_then(|()| connection.flush());
+        return Err(e);
+    };
+    let (sender, mut receiver) = connection.split();
+    let out = Arc::new(Out::new(sender));
+    let mut listener = Listener { pool, pushing: &pushing, out: &out, stop, first: false };
+    let listened = listener.listen(&mut receiver).map(drop);
+    match &listened {
+        // Why is said on the first connection.
+        Err(_) if pushing.is_over() => {}
+        Err(e) => out.fail(e),
+        Ok(()) => {}
+    }
+    listened
+}
