@@ -196,7 +196,7 @@ fn a_second_push_at_once_is_told_to_come_back() {
 fn a_pool_has_one_server() {
     let mut cloud = Cloud::new(&[]);
     let serve = ["serve", "--listen", "127.0.0.1:0"];
-    cloud.pool.run(&serve).refused(11, &["another server of this pool"]);
+    cloud.pool.run(&serve).refused(11, &["another server of this repository"]);
     cloud.kill();
     cloud.start();
     Site::new().run(&serve).refused(1, &["no pool", "init --pool"]);

@@ -267,6 +267,23 @@ pub fn redeem(repo: &Repository, token: &[u8; 32], with: &Redeemed<'_>) -> Resul
     Ok((number, credential))
 }
 
+/// Takes note that a pooled tenant has rotated its key.
+///
+/// # Errors
+/// `Refused` unless the keyring is the one that is known, with more keys behind it.
+pub fn renew_keyring(repo: &Repository, number: u32, keyring: &Keyring) -> Result<()> {
+    change(repo, number, &mut |tenant| {
+        let known = keyring_of(&repo.keys, number, tenant)?;
+        if !keyring.extends(&known) {
+            return Err(Error::new(Kind::Refused, "these are not the keys of this tenant's repository"));
+        }
+        if keyring.epochs() > known.epochs() {
+            tenant.keyring = seal_keyring(&repo.keys, number, keyring);
+        }
+        Ok(())
+    })
+}
+
 /// The tenant and credential of a public key that may connect.
 pub fn credential<'a>(state: &'a State, public: &str) -> Option<(u32, &'a TenantState, &'a Credential)> {
     parties(state).filter(|(_, t)| t.removed.is_none() && !t.suspended).find_map(|(number, tenant)| {

@@ -205,6 +205,50 @@ fn a_lying_or_damaged_pack_enters_nowhere_and_the_session_goes_on() {
 }
 
 #[test]
+fn what_did_not_change_is_not_looked_into_again_unless_a_pack_is_in_doubt() {
+    let (disk, pool) = pool();
+    let site = Site::filled();
+    let repo = site.open();
+    let tenant = join(&pool, "acme", &repo);
+    deliver(&pool, &tenant, &site, &repo);
+    let trees: Vec<PackId> = disk
+        .packs()
+        .into_iter()
+        .filter(|id| {
+            pool.packs().pack(&pool.index.pack_by_id(id).unwrap().unwrap()).unwrap().footer.kind == FrameKind::Tree
+        })
+        .collect();
+    let delivered: BTreeSet<PackId> = site.packs().into_iter().collect();
+    site.write("new", &noise(31, 5000));
+    site.backup(&repo);
+    // Nobody notices that they have gone: only what is new is read.
+    for id in &trees {
+        disk.disk.delete(&Object::Pack(*id)).unwrap();
+    }
+    let pool = Arc::new(disk.open());
+    let mut receiver = Receiver::begin(Arc::clone(&pool), &Void::default()).unwrap();
+    for id in site.packs().into_iter().filter(|id| !delivered.contains(id)) {
+        receiver.absorb(&tenant, &id, &pack(&site, id)).unwrap();
+    }
+    let newest = *snapshots(&repo).last().unwrap();
+    let answer = receiver.accept(&tenant, newest, &manifest(&site, newest), &Void::default()).unwrap();
+    assert!(matches!(answer, Answer::Accepted { already: false }));
+    receiver.end().unwrap();
+    // Once somebody has: everything is looked into.
+    let (outcome, _) = checked(&pool, ReadData::None);
+    assert!(outcome.problems > 0);
+    site.write("newer", &noise(32, 5000));
+    site.backup(&repo);
+    let newest = *snapshots(&repo).last().unwrap();
+    let mut receiver = Receiver::begin(Arc::clone(&pool), &Void::default()).unwrap();
+    for id in site.packs().into_iter().filter(|id| !delivered.contains(id)) {
+        receiver.absorb(&tenant, &id, &pack(&site, id)).unwrap();
+    }
+    let lacking = missing(receiver.accept(&tenant, newest, &manifest(&site, newest), &Void::default()).unwrap());
+    assert!(lacking.iter().any(|(_, kind)| *kind == ChunkKind::Tree), "{}", lacking.len());
+}
+
+#[test]
 fn what_is_owned_is_found_again_after_the_index_was_lost() {
     let (disk, pool) = pool();
     let a = Site::filled();

@@ -9,6 +9,7 @@ mod courier;
 mod identity;
 mod outbox;
 mod state;
+mod window;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use courier::Courier;
 use state::State;
 
 pub use identity::{Identity, join, leave};
+pub use window::window;
 
 /// A snapshot is captured anew so often when the site turns out to lack what the state took for delivered.
 const TRIES: u32 = 4;

@@ -22,6 +22,8 @@ use repo::tree::closure;
 use crate::fetch::{self, Dial, Remote};
 use crate::wire::SnapshotEntry;
 
+/// Trees remembered of a snapshot: one that comes again is not looked into again. Past it some are.
+const SEEN_MOST: usize = 1 << 20;
 /// Chunks of data asked for ahead of the one that is stored.
 const AHEAD: usize = 192;
 /// Snapshots brought in before they are recorded together.
@@ -159,12 +161,13 @@ impl Pull<'_> {
         let (source, report, least) = (&self.source, &mut self.report, self.repo.config.chunker.min as usize);
         let mut seen = HashSet::new();
         let mut waiting: VecDeque<(ContentHash, ChunkKind)> = VecDeque::new();
-        let mut store = |h: &ContentHash, kind: ChunkKind| -> Result<()> {
+        let mut store = |h: &ContentHash, kind: ChunkKind, meta: bool| -> Result<()> {
             if writer.has(h)? {
                 return Ok(());
             }
             let chunk = source.chunk(h, kind)?;
             let route = match kind {
+                _ if meta => Route::Meta,
                 ChunkKind::Data if chunk.len() >= least => Route::Large,
                 ChunkKind::Data => Route::Small,
                 ChunkKind::Tree | ChunkKind::Node => Route::Meta,
@@ -176,12 +179,14 @@ impl Pull<'_> {
             }
             Ok(())
         };
+        // Its chunks look like a file's; apart from where they are stored, they are.
+        closure::sidecar(source, manifest, &mut |h, kind| store(h, kind, true).map(|()| true))?;
         closure::walk(source, manifest, monitor, &mut |h, kind| {
             // Trees are read anyway; what is below one that this repository has may still be missing.
             if kind != ChunkKind::Data {
-                let new = seen.insert(*h);
+                let new = if seen.len() < SEEN_MOST { seen.insert(*h) } else { !seen.contains(h) };
                 if new {
-                    store(h, kind)?;
+                    store(h, kind, false)?;
                 }
                 return Ok(new);
             }
@@ -190,10 +195,10 @@ impl Pull<'_> {
             if waiting.len() > AHEAD
                 && let Some((h, kind)) = waiting.pop_front()
             {
-                store(&h, kind)?;
+                store(&h, kind, false)?;
             }
             Ok(false)
         })?;
-        waiting.iter().try_for_each(|(h, kind)| store(h, *kind))
+        waiting.iter().try_for_each(|(h, kind)| store(h, *kind, false))
     }
 }

@@ -22,7 +22,7 @@ use repo::open::Repository;
 
 use crate::delta::Delta;
 use crate::fetch::Dial;
-use crate::wire::{Message, PieceName, Reason};
+use crate::wire::{Message, PieceName, Reason, Secret};
 use frames::Outgoing;
 use link::{Link, Ready};
 
@@ -83,6 +83,10 @@ pub fn push(repo: &Repository, dial: &Dial, program: &str, options: Options, mon
         // Records of other things need not be told: else that this was pushed would have to be pushed in its turn.
         push.report.watermark = from;
         return push.end();
+    }
+    let keyring = &repo.unlocked.keyring;
+    if ready.epochs < keyring.epochs() {
+        push.link.send(Message::Keys { keyring: Secret::new(keyring.to_bytes().to_vec()) })?;
     }
     monitor.event(Event::Phase("packs"));
     if delta.is_large() {

@@ -152,7 +152,8 @@ fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection, stop: &
         }
         (Some(Message::Begin { purpose: Purpose::Pull, .. }), Grant::Tenant { tenant, roles }) => {
             if !roles.allow(Roles::PULL) && !roles.allow(Roles::AGENT.and(Roles::RESTORE)) {
-                return Err(Error::new(Kind::Refused, "this key may not fetch what was delivered"));
+                let e = Error::new(Kind::Refused, "this key may not fetch what was delivered");
+                return Err(e.remedy("ask for an invitation that allows it (`packmule agent invite --allow restore`)"));
             }
             pool.repo.refresh(&Void::default())?;
             let tenant = repo::receive::Sender::of(&pool.repo, *tenant)?;

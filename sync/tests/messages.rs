@@ -114,11 +114,12 @@ fn opening() -> BoxedStrategy<Message> {
             keyring,
         },
     );
-    let fixed = (any::<[u8; 16]>(), plain(MAX_TENANT), any::<bool>(), option::of(any::<u64>()), any::<i64>());
+    let fixed =
+        (any::<[u8; 16]>(), plain(MAX_TENANT), any::<bool>(), option::of(any::<u64>()), any::<i64>(), 0..=4096u32);
     let ready = (fixed, option::of(position()), partial, chunker).prop_map(
-        |((session, tenant, sealed, quota_left, time), watermark, partial, chunker)| {
+        |((session, tenant, sealed, quota_left, time, epochs), watermark, partial, chunker)| {
             let (session, time) = (Session(session), Time(time));
-            Message::Ready { session, tenant, sealed, watermark, partial, quota_left, chunker, time }
+            Message::Ready { session, tenant, sealed, watermark, partial, quota_left, chunker, time, epochs }
         },
     );
     let welcome = (plain(MAX_TENANT), role, any::<bool>(), plain(MAX_HOST_KEY), repository(), secret()).prop_map(
@@ -144,6 +145,7 @@ fn anywhere() -> BoxedStrategy<Message> {
         any::<u64>().prop_map(Message::Pong),
         Just(Message::Bye),
         Just(Message::Cut),
+        proptest::collection::vec(any::<u8>(), 0..100).prop_map(|bytes| Message::Keys { keyring: Secret::new(bytes) }),
         vec(any::<u8>(), 1..3000).prop_map(Message::Data),
     ]
     .boxed()
@@ -283,7 +285,7 @@ fn what_is_out_of_bounds_is_not_sent() {
         SnapshotEntry { id: SnapshotId(id), size: MAX_MANIFEST, received: Time(0) }
     });
     let allowed = [
-        Message::Ready { session, tenant, sealed: true, watermark, partial, quota_left, chunker, time },
+        Message::Ready { session, tenant, sealed: true, watermark, partial, quota_left, chunker, time, epochs: 4096 },
         Message::Snapshots { snapshots: ids.collect(), more: true },
         fail("x".repeat(MAX_TEXT)),
         put(MAX_OBJECT, MAX_OBJECT),

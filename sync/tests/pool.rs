@@ -13,15 +13,19 @@ use parties::join;
 use repo::backend::Object;
 use repo::check::ReadData;
 use repo::crypto::hash::ChunkKind;
+use repo::crypto::keys::{FrameKind, Keyring};
 use repo::error::{Error, Kind};
 use repo::forget::{self, forget_named};
-use repo::format::record::Roles;
+use repo::format::record::{Record, Roles};
 use repo::id::{ContentHash, SnapshotId};
+use repo::keyslots::{self, Secret};
 use repo::monitor::Void;
 use repo::open::Repository;
 use repo::prune::{self, prune};
 use repo::receive::Sender;
+use repo::tree::closure;
 use site::{Site, checked, noise, readable};
+use std::time::Duration;
 use sync::fetch;
 use sync::serve::{Grant, serve};
 use sync::ssh::server::StopFlag;
@@ -53,6 +57,34 @@ fn a_lost_site_comes_back_and_the_next_push_sends_nothing() {
     site.backup(&back);
     let pushed = cloud.pushed(&tenant, &back);
     assert!(pushed.snapshots == 1 && pushed.bytes < 100_000, "{pushed:?}");
+}
+
+#[test]
+fn what_a_sidecar_is_stored_in_stays_with_the_trees() {
+    let (cloud, site) = (Cloud::new(), Site::new());
+    for i in 0..4000 {
+        site.write(&format!("d{}/file-{i}", i % 7), b"");
+    }
+    let repo = site.open();
+    site.backup(&repo);
+    let tenant = join(cloud.repo(), "acme", &repo);
+    cloud.pushed(&tenant, &repo);
+    let (_dir, back) = anew(&repo);
+    cloud.pull(&tenant, &back, None).unwrap();
+    for repo in [&repo, cloud.repo().as_ref(), &back] {
+        let (packs, mut count) = (repo.packs(), 0);
+        for id in repo.log.state().snapshots.keys() {
+            let manifest = repo::snapshots::manifest(repo, id).unwrap();
+            closure::sidecar(packs.as_ref(), &manifest, &mut |h, _| {
+                let (_, info) = packs.locate(h)?.unwrap();
+                assert_eq!(packs.pack(&info)?.footer.kind, FrameKind::Tree);
+                count += 1;
+                Ok(true)
+            })
+            .unwrap();
+        }
+        assert!(count > 0);
+    }
 }
 
 #[test]
@@ -226,6 +258,52 @@ fn every_early_cut_is_survived() {
     }
     assert!(cut > 1000);
     cloud.has(&[(&tenant, &repo)]);
+}
+
+/// Gives the site's repository a new master key, as `key rotate` does.
+fn rotate(site: &Site) {
+    let repo = site.open();
+    let commit = repo.locks.commit(Duration::from_secs(5)).unwrap();
+    let record = |epoch| Record::KeyEpoch { epoch, at: repo.clock.now() };
+    let secret = Secret::Passphrase(site::PASSPHRASE.to_owned().into());
+    let (backend, id) = (repo.backend.as_ref(), repo.config.repo_id);
+    let mut append = |_: &Keyring, epoch| repo.log.append(&commit, record(epoch)).map(drop);
+    keyslots::rotate(backend, id, &repo.unlocked, &secret, &mut |_| Ok(()), &mut append).unwrap();
+}
+
+#[test]
+fn a_site_that_rotated_its_key_goes_on_and_nobody_else_sets_keys() {
+    let (cloud, site) = (Cloud::new(), Site::filled());
+    let tenant = {
+        let repo = site.open();
+        let tenant = join(cloud.repo(), "acme", &repo);
+        cloud.pushed(&tenant, &repo);
+        tenant
+    };
+    for i in 0..2 {
+        rotate(&site);
+        let repo = site.open();
+        site.write("after", &noise(200 + i, 300_000));
+        site.backup(&repo);
+        let (done, served) = cloud.push(&tenant, &repo, None, false);
+        served.unwrap();
+        let report = done.unwrap();
+        assert_eq!((report.snapshots, report.failed.len(), report.refused.len()), (1, 0, 0), "{report:?}");
+        cloud.has(&[(&tenant, &repo)]);
+    }
+    // Others that call themselves this repository bring other keys, which enter nowhere.
+    let repo = site.open();
+    let known =
+        repo::tenants::keyring_of(&cloud.repo().keys, tenant.number, &cloud.repo().log.state().tenants[&tenant.number]);
+    let mut forged = Keyring::generate();
+    (0..4).for_each(|_| assert!(forged.push_epoch().is_ok()));
+    for forged in [forged, Keyring::generate()] {
+        let e = repo::tenants::renew_keyring(cloud.repo(), tenant.number, &forged).unwrap_err();
+        assert_eq!(e.kind(), Kind::Refused);
+    }
+    let now =
+        repo::tenants::keyring_of(&cloud.repo().keys, tenant.number, &cloud.repo().log.state().tenants[&tenant.number]);
+    assert!(now.unwrap().to_bytes() == known.unwrap().to_bytes() && repo.unlocked.keyring.epochs() == 3);
 }
 
 #[test]

@@ -9,7 +9,6 @@ use std::time::Duration;
 use repo::error::{Error, Kind, Result};
 use repo::lock::{Locks, PruneGuard};
 use repo::open::Access;
-use repo::tenants::require_pool;
 use serde::Serialize;
 use sync::serve::{Door, Pool};
 use sync::ssh::server::{Limits, Server};
@@ -38,8 +37,8 @@ fn alone(spool: &Path) -> Result<PruneGuard> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(spool).map_err(failed)?;
     OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
     Locks::file(&path).prune(Duration::ZERO).map_err(|e| match e.kind() {
-        Kind::Locked => Error::new(Kind::Locked, "another server of this pool is running")
-            .remedy("stop it first; one server takes in all tenants"),
+        Kind::Locked => Error::new(Kind::Locked, "another server of this repository is running")
+            .remedy("stop it first; one server takes in all that is delivered"),
         _ => e,
     })
 }
@@ -47,8 +46,8 @@ fn alone(spool: &Path) -> Result<PruneGuard> {
 /// Runs `serve`.
 pub fn run(ctx: &Context, args: &ServeArgs) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Write)?;
-    require_pool(&repo)?;
-    let spool = place(ctx)?.root.join("tenants");
+    // What arrives waits beside what it goes into.
+    let spool = place(ctx)?.root.join(if repo.log.state().pool { "tenants" } else { "agents" });
     let _alone = alone(&spool)?;
     let host_key = Door::host_key(&repo)?;
     repo.remember();

@@ -1,6 +1,7 @@
 //! `tenant`.
 
 mod keys;
+pub use keys::fingerprint;
 mod show;
 
 use jiff::tz::TimeZone;

@@ -59,6 +59,12 @@ impl Keyring {
         Keyring { masters: self.masters.iter().map(Key::duplicate).collect() }
     }
 
+    /// Whether these are the keys of `older`, and perhaps more behind them.
+    pub fn extends(&self, older: &Keyring) -> bool {
+        let (ours, theirs) = (self.to_bytes(), older.to_bytes());
+        blake3::hash(&theirs) == blake3::hash(&ours[..theirs.len().min(ours.len())])
+    }
+
     /// The master keys back to back, oldest first: to be sealed, or for a peer that is to hold them.
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         // Reserved exactly: growing would leave unwiped copies behind.

@@ -14,6 +14,9 @@ const BATCH: usize = 100_000;
 /// aim at another's.
 const KEY: usize = 4 + 24;
 
+/// The value of a tree of which everything below is there, too.
+const COMPLETE: &[u8] = &[1];
+
 /// What a tenant owns in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ownership {
@@ -69,6 +72,27 @@ impl Index {
             let record = [sum.chunks.to_le_bytes(), sum.bytes.to_le_bytes()].concat();
             Ok(tables.owners.put(txn, &tenant.to_be_bytes(), &record)?)
         })
+    }
+
+    /// Whether everything below the tenant's tree or node `chunk` was there once. It still is while no pack is damaged or
+    /// condemned: with the first that goes, all this is forgotten.
+    pub fn is_complete(&self, tenant: u32, chunk: &ChunkId) -> Result<bool> {
+        self.shared.env().read(|tables, txn| Ok(tables.owned.get(txn, &key(tenant, chunk))? == Some(COMPLETE)))
+    }
+
+    /// Notes that everything below these trees and nodes, which the tenant owns, is there.
+    pub fn complete(&self, tenant: u32, chunks: &[ChunkId]) -> Result<()> {
+        for batch in chunks.chunks(BATCH) {
+            self.shared.write(&mut |tables, txn| {
+                for chunk in batch {
+                    if tables.owned.get(txn, &key(tenant, chunk))?.is_some() {
+                        tables.owned.put(txn, &key(tenant, chunk), COMPLETE)?;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// What every tenant owns is to be derived anew: packs have gone, and with them perhaps what only others still need.
@@ -141,7 +165,15 @@ mod tests {
         let asked = [chunk(1), chunk(2), chunk(4)];
         assert_eq!(index.owns(1, &asked).unwrap(), [true, true, false]);
         assert_eq!(index.owns(2, &asked).unwrap(), [true, false, false]);
+        assert!(!index.is_complete(1, &chunk(1)).unwrap());
+        index.complete(1, &[chunk(1), chunk(4)]).unwrap();
+        let complete = |tenant, n| index.is_complete(tenant, &chunk(n)).unwrap();
+        assert!(complete(1, 1) && !complete(1, 2) && !complete(2, 1));
+        assert_eq!(index.owns(1, &asked).unwrap(), [true, true, false], "what is not owned does not become so");
+        index.own(1, &[(chunk(1), 100)]).unwrap();
+        assert!(complete(1, 1));
         index.disown(1).unwrap();
+        assert!(!complete(1, 1));
         assert_eq!((index.ownership(1).unwrap(), index.owns(1, &asked).unwrap()), (None, vec![false; 3]));
         assert_eq!(index.ownership(2).unwrap(), Some(Ownership { chunks: 1, bytes: 100 }));
     }

@@ -17,6 +17,8 @@ use crate::tree::closure;
 
 /// At most so many missing chunks are named at a time.
 pub const MISSING_MOST: usize = 16_384;
+/// Trees noted as complete with one snapshot; those above are looked into again with the next.
+const COMPLETE_MOST: usize = 1 << 20;
 /// Chunks entered as owned at a time.
 const BATCH: usize = 100_000;
 
@@ -90,18 +92,31 @@ impl Receiver {
         manifest: &Manifest,
         monitor: &dyn Monitor,
     ) -> Result<Vec<(ContentHash, ChunkKind)>> {
-        let store = self.repo.packs();
-        let (mut marks, mut missing) = (Marks::default(), Vec::new());
+        let (store, state) = (self.repo.packs(), self.repo.log.state());
+        // What is complete stays so until a pack goes.
+        let trusted = state.damaged.is_empty() && state.condemned.is_empty();
+        let (mut marks, mut missing, mut complete) = (Marks::default(), Vec::new(), Vec::new());
         closure::walk(store.as_ref(), manifest, monitor, &mut |h, kind| {
+            let theirs = from.keys.chunk_id(h);
+            if trusted && kind != ChunkKind::Data && self.repo.index.is_complete(from.number, &theirs)? {
+                return Ok(false);
+            }
             let here = owned(&self.repo, from, h)?;
             if here {
-                return marks.chunk(&store, h);
+                let new = marks.chunk(&store, h)?;
+                if new && kind != ChunkKind::Data && complete.len() < COMPLETE_MOST {
+                    complete.push(theirs);
+                }
+                return Ok(new);
             }
             if missing.len() < MISSING_MOST {
                 missing.push((*h, kind));
             }
             Ok(false)
         })?;
+        if missing.is_empty() {
+            self.repo.index.complete(from.number, &complete)?;
+        }
         missing.sort_unstable();
         missing.dedup();
         Ok(missing)

@@ -31,6 +31,15 @@ pub fn walk(source: &dyn FrameSource, manifest: &Manifest, monitor: &dyn Monitor
     walk.directories(monitor)
 }
 
+/// Shows what the manifest's sidecar is stored in, alone.
+///
+/// # Errors
+/// As [`walk`].
+pub fn sidecar(source: &dyn FrameSource, manifest: &Manifest, visit: &mut Visit<'_>) -> Result<()> {
+    let mut walk = Walk { source, visit, dirs: Vec::new() };
+    manifest.sidecar.iter().try_for_each(|sidecar| walk.content(sidecar))
+}
+
 struct Walk<'a, 'v> {
     source: &'a dyn FrameSource,
     visit: &'a mut Visit<'v>,

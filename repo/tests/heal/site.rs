@@ -20,7 +20,8 @@ use repo::open::{Access, Init, Place, Repository, Sealed, init_in};
 use repo::snapshots;
 use repo::tree::{dir, file};
 
-const PASSPHRASE: &str = "a passphrase of the test";
+/// What opens it.
+pub const PASSPHRASE: &str = "a passphrase of the test";
 /// Bytes of new listings: directories above the source change while other tests run.
 pub const FEW: u64 = 8192;
 

@@ -43,6 +43,8 @@ pub struct Ready {
     pub clock_differs: bool,
     /// How it cuts files.
     pub chunker: ChunkerParams,
+    /// Master keys of this repository that it has.
+    pub epochs: u32,
 }
 
 /// An open push.
@@ -88,14 +90,15 @@ impl<'a> Link<'a> {
         let answer = connection.receive()?;
         let long = asked.elapsed() > LONG;
         let (session, ready) = match answer {
-            Some(Message::Ready { session, tenant, sealed, watermark, partial, time, chunker, .. }) => {
+            Some(Message::Ready { session, tenant, sealed, watermark, partial, time, chunker, epochs, .. }) => {
                 let packs = partial.into_iter().filter_map(|(object, len)| match object {
                     Object::Pack(id) => Some((id, len)),
                     _ => None,
                 });
                 let apart = Time::now().0.abs_diff(time.0);
                 let clock_differs = u128::from(apart) > CLOCK.as_nanos();
-                (session, Ready { tenant, sealed, watermark, partial: packs.collect(), clock_differs, chunker })
+                let partial = packs.collect();
+                (session, Ready { tenant, sealed, watermark, partial, clock_differs, chunker, epochs })
             }
             Some(Message::Fail(fail)) => return Err(fail.into_error()),
             Some(other) => return Err(unexpected(&other)),

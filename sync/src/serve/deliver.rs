@@ -77,6 +77,7 @@ impl<'a> Begun<'a> {
             quota_left: quota::left(repo, tenant)?,
             chunker: repo.config.chunker,
             time: repo.clock.now(),
+            epochs: tenant.keys.current_epoch() + 1,
         })
     }
 }
@@ -103,7 +104,7 @@ pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection, stop: &S
     let (sender, mut receiver) = connection.split();
     let out = Arc::new(Out::new(sender));
     let (worked, listened) = std::thread::scope(|scope| {
-        let work = Work::new(pool, &pushing.tenant, &pushing.spool, Arc::clone(&out));
+        let work = Work::new(pool, Arc::clone(&pushing.tenant), &pushing.spool, Arc::clone(&out));
         let said = &out;
         let worker = scope.spawn(move || {
             let done = work_off(work, &jobs, stop);
@@ -168,6 +169,7 @@ impl Listener<'_> {
                 Message::Pong(_) => {}
                 Message::Fail(fail) => return Err(fail.into_error()),
                 other if !self.first => return Err(misplaced(&other)),
+                Message::Keys { keyring } => self.pushing.queue(Job::Keys(keyring))?,
                 Message::Have { pieces } => self.pushing.queue(Job::Have(pieces))?,
                 Message::Manifest { snapshot, size } => {
                     if let Some(sealed) = manifest(from, size)? {

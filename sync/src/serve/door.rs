@@ -108,7 +108,8 @@ impl Service for Door {
         match serve(&self.pool, grant, channel, &stop) {
             Ok(()) => match (grant, tenants::credential(&self.pool.repo.log.state(), &bare(&caller.key))) {
                 (Grant::Guest { .. }, Some((_, tenant, _))) => {
-                    (self.tell)(&format!("an invitation of tenant {} was taken up by {from}", tenant.name));
+                    let sort = if self.pool.repo.log.state().pool { "tenant" } else { "host" };
+                    (self.tell)(&format!("an invitation of {sort} {} was taken up by {from}", tenant.name));
                 }
                 _ => (self.tell)(&format!("served {from}")),
             },

@@ -35,6 +35,7 @@ pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection, stop: &S
         quota_left: None,
         chunker: pool.repo.config.chunker,
         time: pool.repo.clock.now(),
+        epochs: tenant.keys.current_epoch() + 1,
     })?;
     connection.flush()?;
     let mut packer = Packer::new(LEVEL)?;

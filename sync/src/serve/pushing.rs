@@ -20,7 +20,7 @@ pub struct Pushing {
     /// What lets further connections in.
     pub session: Session,
     /// Whose it is.
-    pub tenant: Tenant,
+    pub tenant: Arc<Tenant>,
     /// Where its packs lie.
     pub spool: Spool,
     /// What is to be done; none before the work has begun, and once the connection of the Begin has ended.
@@ -30,7 +30,7 @@ pub struct Pushing {
 impl Pushing {
     /// Nothing is done yet.
     pub fn new(tenant: Tenant, spool: Spool) -> Pushing {
-        Pushing { session: Session(repo::id::random_bytes()), tenant, spool, todo: Mutex::new(None) }
+        Pushing { session: Session(repo::id::random_bytes()), tenant: Arc::new(tenant), spool, todo: Mutex::new(None) }
     }
 
     /// From now on jobs go to `todo`.

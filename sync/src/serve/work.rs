@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender as Told;
 use repo::crypto::hash::ChunkKind;
+use repo::crypto::keys::Keyring;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::{Position, Record};
 use repo::id::{ContentHash, PackId, SnapshotId};
@@ -12,12 +13,12 @@ use repo::limits::MIB;
 use repo::lock::COMMIT_WAIT;
 use repo::monitor::Void;
 use repo::receive::{Answer, Sender as Tenant};
-use repo::tenants::party;
+use repo::tenants::{self, party};
 
 use super::out::Out;
 use super::spool::Spool;
 use super::{Pool, quota};
-use crate::wire::{Bitmap, Message, Object, Piece, PieceName, Reason};
+use crate::wire::{Bitmap, Message, Object, Piece, PieceName, Reason, Secret};
 
 /// Spooled packs are made durable in the pool, and removed, after this many bytes of them.
 const SETTLE: u64 = 512 * MIB as u64;
@@ -30,6 +31,8 @@ pub enum Job {
     Absorb(PackId),
     /// Which of these are missing?
     Have(Vec<Piece>),
+    /// The tenant has rotated its key.
+    Keys(Secret),
     /// A manifest has come.
     Manifest(SnapshotId, Vec<u8>),
     /// What a manifest lacked has come.
@@ -43,7 +46,7 @@ pub enum Job {
 /// One push's work.
 pub struct Work<'a> {
     pub pool: &'a Pool,
-    pub tenant: &'a Tenant,
+    tenant: Arc<Tenant>,
     pub spool: &'a Spool,
     pub out: Arc<Out>,
     /// Absorbed by a receiver, and not yet settled there.
@@ -54,7 +57,7 @@ pub struct Work<'a> {
 
 impl<'a> Work<'a> {
     /// Nothing done yet.
-    pub fn new(pool: &'a Pool, tenant: &'a Tenant, spool: &'a Spool, out: Arc<Out>) -> Work<'a> {
+    pub fn new(pool: &'a Pool, tenant: Arc<Tenant>, spool: &'a Spool, out: Arc<Out>) -> Work<'a> {
         Work { pool, tenant, spool, out, absorbed: Vec::new(), bytes: 0, kept: HashMap::new() }
     }
 
@@ -66,6 +69,7 @@ impl<'a> Work<'a> {
         match job {
             Job::Absorb(id) => self.absorb(id),
             Job::Have(pieces) => self.have(&pieces),
+            Job::Keys(keyring) => self.keys(&keyring),
             Job::Manifest(snapshot, sealed) => self.manifest(snapshot, sealed),
             Job::Again(snapshot) => match self.kept.remove(&snapshot) {
                 Some(sealed) => self.manifest(snapshot, sealed),
@@ -88,13 +92,16 @@ impl<'a> Work<'a> {
     }
 
     fn absorb(&mut self, id: PackId) -> Result<()> {
-        let bytes = self.spool.read(&id)?;
-        let done =
-            self.pool.receive(|receiver, generation| receiver.absorb(self.tenant, &id, &bytes).map(|()| generation));
+        // Read when it is this push's turn: however many wait, one pack is in memory.
+        let done = self.pool.receive(|receiver, generation| {
+            let bytes = self.spool.read(&id)?;
+            receiver.absorb(&self.tenant, &id, &bytes)?;
+            Ok((generation, bytes.len() as u64))
+        });
         match done {
-            Ok(generation) => {
+            Ok((generation, len)) => {
                 self.absorbed.push((id, generation));
-                self.bytes += bytes.len() as u64;
+                self.bytes += len;
                 if self.bytes > SETTLE { self.settle() } else { Ok(()) }
             }
             Err(e) if e.kind() == Kind::Damaged => {
@@ -130,6 +137,13 @@ impl<'a> Work<'a> {
         }
     }
 
+    fn keys(&mut self, keyring: &Secret) -> Result<()> {
+        let keyring = Keyring::from_bytes(keyring.expose())?;
+        tenants::renew_keyring(&self.pool.repo, self.tenant.number, &keyring)?;
+        self.tenant = Arc::new(Tenant::of(&self.pool.repo, self.tenant.number)?);
+        Ok(())
+    }
+
     fn have(&mut self, pieces: &[Piece]) -> Result<()> {
         let hashes: Vec<ContentHash> = pieces.iter().map(|piece| piece.h).collect();
         let mut missing = Bitmap::new(pieces.len());
@@ -146,7 +160,8 @@ impl<'a> Work<'a> {
         if let Some(reason) = self.barred(snapshot)? {
             return self.tell(&reason);
         }
-        let answer = self.pool.receive(|receiver, _| receiver.accept(self.tenant, snapshot, &sealed, &Void::default()));
+        let answer =
+            self.pool.receive(|receiver, _| receiver.accept(&self.tenant, snapshot, &sealed, &Void::default()));
         match answer {
             Ok(Answer::Accepted { already }) => self.tell(&Message::Accepted { snapshot, already }),
             Ok(Answer::Missing(missing)) => {
@@ -174,7 +189,7 @@ impl<'a> Work<'a> {
         if party(&state, self.tenant.number).is_none_or(|known| known.suspended || known.removed.is_some()) {
             return Ok(Some(declined(snapshot, Reason::Suspended, "this tenant was suspended")));
         }
-        let full = quota::exceeded(repo, self.tenant)?;
+        let full = quota::exceeded(repo, &self.tenant)?;
         Ok(full.then(|| declined(snapshot, Reason::Quota, "it would take this tenant above its quota")))
     }
 

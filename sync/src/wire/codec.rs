@@ -14,6 +14,7 @@ use super::message::{DATA, Message, SnapshotEntry, name};
 use super::object::{Area, Object};
 use super::parts::{Bitmap, Piece, PieceName, Purpose, Reason, Role, Secret, Session, Token, newer};
 use super::text::is_plain;
+use repo::crypto::keys::MAX_EPOCHS;
 
 /// Bytes before a message's body: the length of kind and body, and the kind.
 pub const HEADER: usize = 5;
@@ -115,7 +116,7 @@ impl Message {
                 w.lp_str(host);
                 write_rights(w, *repository, keyring.as_ref());
             }
-            Message::Ready { session, tenant, sealed, watermark, partial, quota_left, chunker, time } => {
+            Message::Ready { session, tenant, sealed, watermark, partial, quota_left, chunker, time, epochs } => {
                 w.bytes(&session.0);
                 w.lp_str(tenant);
                 w.bool(*sealed);
@@ -130,6 +131,7 @@ impl Message {
                 w.u32(chunker.avg);
                 w.u32(chunker.max);
                 w.i64(time.0);
+                w.varint(u64::from(*epochs));
             }
             Message::Welcome { tenant, role, sealed, host_key, repository, keyring } => {
                 w.lp_str(tenant);
@@ -146,6 +148,7 @@ impl Message {
             }
             Message::Ping(number) | Message::Pong(number) => w.u64(*number),
             Message::Bye | Message::Cut => {}
+            Message::Keys { keyring } => w.lp_bytes(keyring.expose()),
             Message::Data(bytes) => w.bytes(bytes),
             Message::Put { object, size, from } => {
                 object.write(w);
@@ -239,6 +242,7 @@ impl Message {
                 quota_left: option(r, |r| r.varint())?,
                 chunker: ChunkerParams { id: r.u16()?, min: r.u32()?, avg: r.u32()?, max: r.u32()? },
                 time: Time(r.i64()?),
+                epochs: epochs(r)?,
             },
             5 => Message::Welcome {
                 tenant: plain(r, MAX_TENANT)?,
@@ -257,6 +261,7 @@ impl Message {
                 _ => return Err(Error::damaged("too many bytes, or none")),
             },
             11 => Message::Cut,
+            12 => Message::Keys { keyring: keyring(r)? },
             16..=22 => Message::read_about_objects(kind, r)?,
             32..=40 => Message::read_about_pushing(kind, r)?,
             48..=53 => Message::read_about_pulling(kind, r)?,
@@ -372,6 +377,13 @@ fn plain(r: &mut Reader<'_>, max: usize) -> Result<String> {
     match r.lp_str(max)? {
         name if !name.is_empty() && is_plain(name) => Ok(name.to_owned()),
         _ => Err(Error::damaged("a name that is empty or does not show")),
+    }
+}
+
+fn epochs(r: &mut Reader<'_>) -> Result<u32> {
+    match u32::try_from(r.varint()?) {
+        Ok(n) if n as usize <= MAX_EPOCHS => Ok(n),
+        _ => Err(Error::damaged("too many keys")),
     }
 }
 

@@ -22,7 +22,7 @@ pub enum Message {
     Attach { session: Session },
     /// Opens a connection that turns an invitation into a key's rights.
     Redeem { token: Token, label: String, host: String, repository: Option<RepoId>, keyring: Option<Secret> },
-    /// Answers [`Message::Begin`]. `quota_left` in bytes; `partial` ascending.
+    /// Answers [`Message::Begin`]. `quota_left` in bytes; `partial` ascending; `epochs`: of the keyring the server has.
     Ready {
         session: Session,
         tenant: String,
@@ -32,6 +32,7 @@ pub enum Message {
         quota_left: Option<u64>,
         chunker: ChunkerParams,
         time: Time,
+        epochs: u32,
     },
     /// Answers [`Message::Redeem`].
     Welcome {
@@ -54,6 +55,8 @@ pub enum Message {
     Data(Vec<u8>),
     /// No more bytes of what was announced, although some are owed.
     Cut,
+    /// The keyring, which has grown.
+    Keys { keyring: Secret },
     /// Announces an object of `size` bytes, of which those from `from` on follow.
     Put { object: Object, size: u64, from: u64 },
     /// The first `bytes` of an object are durable.
@@ -137,6 +140,7 @@ impl Message {
             Message::Bye => 9,
             Message::Data(_) => DATA,
             Message::Cut => 11,
+            Message::Keys { .. } => 12,
             Message::Put { .. } => 16,
             Message::Durable { .. } => 17,
             Message::Refused { .. } => 18,
@@ -171,7 +175,7 @@ impl Message {
     pub fn direction(&self) -> Direction {
         use Message::*;
         match self {
-            Begin { .. } | Attach { .. } | Redeem { .. } | Bye => Direction::Client,
+            Begin { .. } | Attach { .. } | Redeem { .. } | Bye | Keys { .. } => Direction::Client,
             Objects { .. } | Want { .. } | Have { .. } | Again { .. } | Done { .. } => Direction::Client,
             List { .. } | Fetch { .. } | Get { .. } => Direction::Client,
             Ready { .. } | Welcome { .. } | Durable { .. } | Refused { .. } => Direction::Server,
@@ -194,7 +198,7 @@ impl Message {
 
     /// Whether its bytes should not linger in a buffer.
     pub(super) fn is_secret(&self) -> bool {
-        matches!(self, Message::Redeem { .. } | Message::Welcome { .. })
+        matches!(self, Message::Redeem { .. } | Message::Welcome { .. } | Message::Keys { .. })
     }
 }
 
@@ -215,6 +219,7 @@ pub(super) fn name(kind: u8) -> &'static str {
         9 => "Bye",
         DATA => "Data",
         11 => "Cut",
+        12 => "Keys",
         16 => "Put",
         17 => "Durable",
         18 => "Refused",
@@ -282,6 +287,7 @@ impl fmt::Debug for Message {
             Chunks { codec, raw, pieces, payload } => {
                 write!(f, "({codec:?}, {payload} for {raw} bytes, {} chunks)", pieces.len())
             }
+            Keys { keyring } => write!(f, "({keyring:?})"),
             Attach { .. } | Bye | Cut => Ok(()),
         }
     }

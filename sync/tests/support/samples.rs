@@ -51,6 +51,7 @@ fn opening() -> Vec<(&'static str, Message)> {
         quota_left: Some(1 << 40),
         chunker: ChunkerParams::DEFAULT,
         time: Time(-2),
+        epochs: 300,
     };
     let first = Message::Ready {
         session: Session([5; 16]),
@@ -61,6 +62,7 @@ fn opening() -> Vec<(&'static str, Message)> {
         quota_left: None,
         chunker: ChunkerParams::DEFAULT,
         time: Time(-2),
+        epochs: 0,
     };
     let redeem = |repository, keyring| Message::Redeem {
         token: Token::new([4; 32]),
@@ -98,6 +100,7 @@ fn any() -> Vec<(&'static str, Message)> {
         ("Bye", Message::Bye),
         ("Data", Message::Data(b"packmule".to_vec())),
         ("Cut", Message::Cut),
+        ("Keys", Message::Keys { keyring: Secret::new(vec![6; 64]) }),
     ]
 }
 
