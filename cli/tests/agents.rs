@@ -223,6 +223,56 @@ fn a_host_that_may_restore_sees_its_own_snapshots_and_no_others() {
     mount.wait();
 }
 
+#[test]
+fn a_lost_site_comes_back_with_its_agents() {
+    let pool = Cloud::new(&["acme"]);
+    let mut site = served();
+    let host = Host::joined(&site, "web1", &[]);
+    host.0.write("dir/a", &noise(1, 300_000));
+    host.0.write("large", &noise(2, 9 << 20));
+    host.backup();
+    pool.join("acme", &site.pool);
+    let pushed = support::pool::pushed(&site.pool);
+    assert_eq!(pushed["snapshots_sent"], 1);
+    // What the pool keeps for the site it keeps once.
+    let kept = || {
+        let log = pool.pool.run(&["log"]).ok().text();
+        log.lines().filter(|line| line.contains("what it wants back")).count()
+    };
+    assert_eq!(kept(), 1);
+    host.0.write("dir/b", b"more");
+    host.backup();
+    support::pool::pushed(&site.pool);
+    assert_eq!(kept(), 1, "nothing about the agents has changed");
+
+    site.kill();
+    fs::rename(site.pool.repo(), site.pool.path().join("lost")).unwrap();
+    host.run(&["backup"]).refused(13, &[]);
+    let words = ["-q", "tenant", "invite", "acme", "--restore", "--address", &pool.address];
+    let invitation = pool.pool.run(&words).ok().text();
+    let password = site.pool.path().join("password");
+    let words = ["init", "--from-invitation", "cloud", "--password-file", password.to_str().unwrap()];
+    let ran = fed(&site.pool, site.pool.program(&words), &invitation).ok();
+    assert!(ran.err.contains("1 agent came back"), "{}", ran.err);
+    let words = ["key", "add", "--recipient", support::RECIPIENT, "--label", "fast"];
+    site.pool.with_password(&words, support::PASSWORD).ok();
+    // The host goes on without a word, before and after the site has its snapshots back.
+    let (address, host_key) = (site.address.clone(), site.host_key.clone());
+    site.start();
+    assert_eq!((&site.address, &site.host_key), (&address, &host_key), "the same to who knew it");
+    host.0.write("dir/c", b"after");
+    let before = host.backup();
+    has(&site, &host, &before);
+    site.pool.run(&["sync", "pull", "cloud"]).ok();
+    assert_eq!(site.pool.snapshots().len(), 3);
+    host.0.write("dir/d", b"and more");
+    let ran = host.run(&["--json", "backup"]).ok();
+    has(&site, &host, &saved(&ran));
+    site.pool.run(&["check", "--read-data"]).ok();
+    support::pool::pushed(&site.pool);
+    pool.pool.run(&["check", "--read-data"]).ok();
+}
+
 /// Numbers that look random, the same each time.
 struct Seeded(u64);
 

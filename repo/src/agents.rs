@@ -1,8 +1,12 @@
 //! The agents of a site: hosts that back up to it over a connection. Each has an entry of a tenant's shape, named after
 //! the host; what it delivers becomes a snapshot of the site's own, of that host and no other.
 
+use zeroize::Zeroizing;
+
+use crate::crypto::context;
+use crate::crypto::keys::Object;
 use crate::error::{Error, Kind, Result};
-use crate::format::record::{Record, State, TenantState};
+use crate::format::record::{Record, SiteParties, State, TenantState};
 use crate::lock::COMMIT_WAIT;
 use crate::open::Repository;
 use crate::tenants::{self, free_number};
@@ -82,4 +86,47 @@ pub fn revoke(repo: &Repository, host: &str) -> Result<()> {
         agent.keys.iter_mut().for_each(|key| key.revoked = key.revoked.or(Some(now)));
         Ok(())
     })
+}
+
+/// What is to come back with a lost site's snapshots, sealed with its own keys, and a mark that tells one content from another;
+/// none if there is nothing worth it.
+pub fn belongings(repo: &Repository) -> Option<([u8; 32], Vec<u8>)> {
+    let state = repo.log.state();
+    if state.agents.is_empty() {
+        return None;
+    }
+    // How far they are changes with every backup, and the hosts find it out by asking.
+    let lasting = |agent: &TenantState| TenantState { watermark: None, ..agent.clone() };
+    let agents = state.agents.iter().map(|(number, agent)| (*number, lasting(agent))).collect();
+    let plain = SiteParties { host_key: state.host_key.clone(), agents }.encode();
+    let mark = blake3::derive_key(context::BELONGINGS, &plain);
+    Some((mark, repo.keys.seal(Object::TenantKeyring, &sealed_as(&mark), &plain)))
+}
+
+fn sealed_as(mark: &[u8; 32]) -> Vec<u8> {
+    [b"belongings", &mark[..]].concat()
+}
+
+/// Gives a site that was made anew its agents and its server's key back: hosts then go on backing up to it. What it has already
+/// stays. Returns how many agents came back.
+///
+/// # Errors
+/// `Damaged` if these are not this site's; what the log gives.
+pub fn take_back(repo: &Repository, mark: &[u8; 32], sealed: &[u8]) -> Result<u64> {
+    let plain = Zeroizing::new(repo.keys.open(Object::TenantKeyring, &sealed_as(mark), sealed)?);
+    let SiteParties { host_key, agents } = SiteParties::decode(&plain)?;
+    let commit = repo.locks.commit(COMMIT_WAIT)?;
+    repo.log.refresh()?;
+    let state = repo.log.state();
+    if let (Some(key), None) = (host_key, &state.host_key) {
+        repo.log.append(&commit, Record::HostKey { key })?;
+    }
+    let mut back = 0;
+    for (agent, known) in agents {
+        if find(&state, &known.name).is_err() && tenants::party(&state, agent).is_none() {
+            repo.log.append(&commit, Record::AgentSet { agent, state: Box::new(known) })?;
+            back += 1;
+        }
+    }
+    Ok(back)
 }

@@ -5,6 +5,7 @@
 //! comparison with the last snapshot and deduplication are those of any backup. The state can be lost: then all is read,
 //! and asked about, again.
 
+mod back;
 mod courier;
 mod identity;
 mod outbox;
@@ -33,6 +34,7 @@ use crate::wire::{Message, Reason, escape};
 use courier::Courier;
 use state::State;
 
+pub use back::bring_back;
 pub use identity::{Identity, join, leave};
 pub use window::window;
 

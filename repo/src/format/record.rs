@@ -12,7 +12,7 @@ use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 
 pub use parties::{
     Belongings, Credential, Invite, MAX_BELONGINGS, MAX_CREDENTIALS, Origin, PrivateKey, RemoteState, Roles,
-    TenantState,
+    SiteParties, TenantState,
 };
 pub use state::{CheckState, SESSION_LIFE, SessionState, SnapshotState, State, Sweep};
 

@@ -361,6 +361,18 @@ impl<'a> Link<'a> {
         }
     }
 
+    /// Leaves something there, or asks whether it is; whether it is there now.
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    pub fn keep(&mut self, mark: [u8; 32], sealed: Vec<u8>) -> Result<bool> {
+        self.send(Message::Keep { mark, sealed })?;
+        match self.next()? {
+            Message::Kept { there } => Ok(there),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Packs that the pool would not take.
     pub fn refused(&mut self) -> Vec<PackId> {
         std::mem::take(&mut self.refused)

@@ -177,6 +177,7 @@ impl Listener<'_> {
                     }
                 }
                 Message::Again { snapshot } => self.pushing.queue(Job::Again(snapshot))?,
+                Message::Keep { mark, sealed } => self.pushing.queue(Job::Keep(mark, sealed))?,
                 Message::Done { position } => self.pushing.queue(Job::Done(position))?,
                 other => return Err(misplaced(&other)),
             }

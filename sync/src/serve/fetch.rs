@@ -5,7 +5,7 @@ use repo::compress::Packer;
 use repo::crypto::hash::ChunkKind;
 use repo::crypto::keys::Object as Sealed;
 use repo::error::{Error, Kind, Result};
-use repo::id::{ContentHash, SnapshotId, random_bytes};
+use repo::id::{ContentHash, SnapshotId, random_bytes, unhex};
 use repo::limits::{FRAME_GROUP_LARGE, MAX_FRAME_CHUNKS};
 use repo::pack::source::FrameSource;
 use repo::receive::Sender as Tenant;
@@ -46,6 +46,7 @@ pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection, stop: &S
             Message::List { after } => connection.send(&list(pool, tenant, after)?)?,
             Message::Fetch { snapshot } => fetch(pool, tenant, snapshot, connection)?,
             Message::Get { pieces } => get(pool, tenant, &pieces, &mut packer, connection)?,
+            Message::Give => connection.send(&given(pool, tenant)?)?,
             Message::Ping(number) => connection.send(&Message::Pong(number))?,
             Message::Pong(_) => {}
             Message::Fail(fail) => return Err(fail.into_error()),
@@ -54,6 +55,15 @@ pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection, stop: &S
         connection.flush()?;
     }
     Ok(())
+}
+
+/// What the tenant left here.
+fn given(pool: &Pool, tenant: &Tenant) -> Result<Message> {
+    pool.repo.log.refresh()?;
+    let state = pool.repo.log.state();
+    let kept = state.belongings.get(&tenant.number).and_then(|kept| Some((unhex(&kept.name)?, kept.sealed.clone())));
+    let (mark, sealed) = kept.unwrap_or_default();
+    Ok(Message::Given { mark, sealed })
 }
 
 /// A page of the tenant's snapshots, by the ids that they have at its own place.

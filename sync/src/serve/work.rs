@@ -8,7 +8,7 @@ use repo::crypto::hash::ChunkKind;
 use repo::crypto::keys::Keyring;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::{Position, Record};
-use repo::id::{ContentHash, PackId, SnapshotId};
+use repo::id::{ContentHash, PackId, SnapshotId, hex};
 use repo::limits::MIB;
 use repo::lock::COMMIT_WAIT;
 use repo::monitor::Void;
@@ -39,6 +39,8 @@ pub enum Job {
     Again(SnapshotId),
     /// What was absorbed is to become the tenant's own; then say so.
     Settle(Told<()>),
+    /// Something is to be kept for the tenant; nothing: is it there?
+    Keep([u8; 32], Vec<u8>),
     /// Everything up to here has come.
     Done(Position),
 }
@@ -83,6 +85,7 @@ impl<'a> Work<'a> {
                 let _ = told.send(());
                 Ok(())
             }
+            Job::Keep(mark, sealed) => self.keep(mark, sealed),
             Job::Done(position) => self.done(position),
         }
     }
@@ -191,6 +194,20 @@ impl<'a> Work<'a> {
         }
         let full = quota::exceeded(repo, &self.tenant)?;
         Ok(full.then(|| declined(snapshot, Reason::Quota, "it would take this tenant above its quota")))
+    }
+
+    fn keep(&self, mark: [u8; 32], sealed: Vec<u8>) -> Result<()> {
+        let repo = &self.pool.repo;
+        let commit = repo.locks.commit(COMMIT_WAIT)?;
+        repo.log.refresh()?;
+        let (tenant, name) = (self.tenant.number, hex(&mark));
+        let mut there = repo.log.state().belongings.get(&tenant).is_some_and(|known| known.name == name);
+        if !there && !sealed.is_empty() {
+            repo.log.append(&commit, Record::Belongings { tenant, name, sealed })?;
+            there = true;
+        }
+        drop(commit);
+        self.tell(&Message::Kept { there })
     }
 
     fn done(&mut self, position: Position) -> Result<()> {

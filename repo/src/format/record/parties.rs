@@ -1,5 +1,6 @@
 //! Those a repository has to do with: the tenants of a pool, and the remotes a repository is pushed to.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use zeroize::Zeroizing;
@@ -15,7 +16,7 @@ use crate::limits::{MAX_SMALL_OBJECT, MIB};
 pub const MAX_CREDENTIALS: usize = 4096;
 
 /// The most bytes of what a tenant keeps at a pool beside its snapshots.
-pub const MAX_BELONGINGS: usize = 4 * MIB;
+pub const MAX_BELONGINGS: usize = MIB;
 
 /// Where a pool has a snapshot from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -262,6 +263,47 @@ impl Belongings {
 impl fmt::Debug for Belongings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Belongings({}, {} bytes)", self.name, self.sealed.len())
+    }
+}
+
+/// What a site wants back with its snapshots: who backs up to it, and who it is to them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SiteParties {
+    /// The key that its server shows.
+    pub host_key: Option<PrivateKey>,
+    /// Its agents, by number.
+    pub agents: BTreeMap<u32, TenantState>,
+}
+
+impl SiteParties {
+    /// As bytes.
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut w = Writer::new();
+        w.u8(1);
+        w.bool(self.host_key.is_some());
+        self.host_key.iter().for_each(|key| w.lp_bytes(&key.0));
+        w.varint(self.agents.len() as u64);
+        for (number, agent) in &self.agents {
+            w.varint((*number).into());
+            agent.write(&mut w);
+        }
+        Zeroizing::new(w.into_vec())
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// `Damaged`; `NewerFormat`.
+    pub fn decode(bytes: &[u8]) -> Result<SiteParties> {
+        let mut r = Reader::new(bytes);
+        if r.u8()? != 1 {
+            return Err(super::newer());
+        }
+        let host_key = if r.bool()? { Some(PrivateKey::read(&mut r)?) } else { None };
+        let n = r.count(usize::MAX, 20)?;
+        let agents = (0..n).map(|_| Ok((r.varint_u32()?, TenantState::read(&mut r)?))).collect::<Result<_>>()?;
+        r.finish()?;
+        Ok(SiteParties { host_key, agents })
     }
 }
 
