@@ -54,13 +54,15 @@ pub struct Work<'a> {
     /// Absorbed by a receiver, and not yet settled there.
     absorbed: Vec<(PackId, u64)>,
     bytes: u64,
+    /// Whether it has left what it wants back.
+    left: bool,
     kept: HashMap<SnapshotId, Vec<u8>>,
 }
 
 impl<'a> Work<'a> {
     /// Nothing done yet.
     pub fn new(pool: &'a Pool, tenant: Arc<Tenant>, spool: &'a Spool, out: Arc<Out>) -> Work<'a> {
-        Work { pool, tenant, spool, out, absorbed: Vec::new(), bytes: 0, kept: HashMap::new() }
+        Work { pool, tenant, spool, out, absorbed: Vec::new(), bytes: 0, left: false, kept: HashMap::new() }
     }
 
     /// Does one job and answers it.
@@ -196,13 +198,14 @@ impl<'a> Work<'a> {
         Ok(full.then(|| declined(snapshot, Reason::Quota, "it would take this tenant above its quota")))
     }
 
-    fn keep(&self, mark: [u8; 32], sealed: Vec<u8>) -> Result<()> {
+    fn keep(&mut self, mark: [u8; 32], sealed: Vec<u8>) -> Result<()> {
         let repo = &self.pool.repo;
         let commit = repo.locks.commit(COMMIT_WAIT)?;
         repo.log.refresh()?;
         let (tenant, name) = (self.tenant.number, hex(&mark));
         let mut there = repo.log.state().belongings.get(&tenant).is_some_and(|known| known.name == name);
-        if !there && !sealed.is_empty() {
+        // An agent has nothing to come back to; and a log must not be filled by who is not honest.
+        if !there && !sealed.is_empty() && self.tenant.host.is_none() && !std::mem::replace(&mut self.left, true) {
             repo.log.append(&commit, Record::Belongings { tenant, name, sealed })?;
             there = true;
         }

@@ -37,7 +37,7 @@ pub const MAX_HOST_KEY: usize = KIB;
 /// The largest keyring.
 pub const MAX_KEYRING: usize = 256 * KIB;
 /// The most that a tenant leaves at a pool for the day on which its repository is lost.
-pub const MAX_BELONGINGS: usize = MIB;
+pub const MAX_BELONGINGS: usize = 256 * KIB;
 /// The longest text meant for people.
 pub const MAX_TEXT: usize = 4 * KIB;
 /// The longest name of a file of state.

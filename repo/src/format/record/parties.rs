@@ -10,13 +10,13 @@ use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::format::wire::{Reader, Writer};
 use crate::id::{RepoId, SnapshotId};
-use crate::limits::{MAX_SMALL_OBJECT, MIB};
+use crate::limits::{KIB, MAX_SMALL_OBJECT};
 
 /// The most credentials, or open invitations, of one tenant.
 pub const MAX_CREDENTIALS: usize = 4096;
 
 /// The most bytes of what a tenant keeps at a pool beside its snapshots.
-pub const MAX_BELONGINGS: usize = MIB;
+pub const MAX_BELONGINGS: usize = 256 * KIB;
 
 /// Where a pool has a snapshot from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
