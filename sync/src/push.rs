@@ -50,6 +50,8 @@ pub struct Report {
     pub mixed: u64,
     /// Bytes of all of them.
     pub bytes: u64,
+    /// Bytes of packs that came since the last push, and that the pool had already.
+    pub skipped: u64,
     /// Snapshots that the pool did not have.
     pub snapshots: u64,
     /// Snapshots that are not there, and why.

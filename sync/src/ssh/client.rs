@@ -18,7 +18,7 @@ use crate::stream::Duplex;
 use super::bridge::Guards;
 use super::credit::{Pool, Window};
 use super::keys::{KeyPair, PublicKey};
-use super::socket::{Promised, Socket, cut};
+use super::socket::{Moved, Promised, Socket, cut};
 pub use super::tuning::Timing;
 use super::{CHANNELS, SUBSYSTEM, bridge, tame, tuning, url::Address};
 
@@ -164,7 +164,7 @@ async fn shake_hands(
 ) -> Result<(russh::client::Handle<Caller>, Promised)> {
     let place = target.address.place();
     let promised = Promised::default();
-    let stream = Socket::new(socket, promised.clone());
+    let stream = Socket::new(socket, promised.clone(), Moved::default());
     let caller = Caller { pin: target.pin.clone(), seen: seen.clone() };
     let mut handle = russh::client::connect_stream(Arc::new(config(&target.timing)), stream, caller)
         .await

@@ -16,7 +16,7 @@ use crate::stream::Duplex;
 use super::credit::Pool;
 use super::doorway::Doorway;
 use super::keys::{KeyPair, PublicKey};
-use super::socket::cut;
+use super::socket::{Moved, cut};
 pub use super::tuning::Timing;
 use super::tuning::tune;
 
@@ -89,6 +89,11 @@ pub trait Service: Send + Sync {
     fn serve(&self, caller: Caller, channel: Duplex, stop: StopFlag);
 }
 
+/// A server that is to stop cuts a connection on which nothing has moved for this long: who has nothing to do is not waited for.
+const QUIET: Duration = Duration::from_secs(3);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// Says that the server wants to stop.
 #[derive(Clone, Default)]
 pub struct StopFlag(Arc<AtomicBool>);
@@ -156,7 +161,7 @@ struct Counts {
     /// Channels that are not closed yet.
     lines: usize,
     /// Every open connection.
-    open: HashMap<u64, Arc<TcpStream>>,
+    open: HashMap<u64, (Arc<TcpStream>, Moved)>,
     next: u64,
 }
 
@@ -271,7 +276,8 @@ impl Running {
         self.address
     }
 
-    /// Takes no more connections, tells the services, waits up to `grace` for them to end, and then cuts what is left.
+    /// Takes no more connections, tells the services, waits up to `grace` for them to end, and then cuts what is left; a
+    /// connection on which nothing moves for [`QUIET`] is cut before.
     /// The services that still run after that: 0, unless one does not notice that its channel is gone.
     pub fn stop(mut self, grace: Duration) -> usize {
         self.accepting.abort();
@@ -280,12 +286,30 @@ impl Running {
             let _ = runtime.block_on(&mut self.accepting);
         }
         self.shared.stop.set();
-        self.wait(grace, |counts| counts.services.is_empty() && counts.lines == 0);
+        self.wind_down(grace);
         // The last packets are with russh's loop.
         self.wait(grace.min(Duration::from_millis(100)), |counts| counts.open.is_empty());
         self.cut();
         self.wait(Duration::from_secs(2), |counts| counts.services.is_empty() && counts.open.is_empty());
         Counts::total(&self.shared.counts.lock().services)
+    }
+
+    fn wind_down(&self, grace: Duration) {
+        let until = Instant::now() + grace;
+        let mut last: HashMap<u64, (u64, Instant)> = HashMap::new();
+        let over = |counts: &Counts| counts.services.is_empty() && counts.lines == 0;
+        while Instant::now() < until && !over(&self.shared.counts.lock()) {
+            self.wait(LOOK.min(until.saturating_duration_since(Instant::now())), over);
+            for (number, (socket, moved)) in &self.shared.counts.lock().open {
+                let moved = moved.load(Ordering::Relaxed);
+                let (before, since) = last.entry(*number).or_insert((moved, Instant::now()));
+                if *before != moved {
+                    (*before, *since) = (moved, Instant::now());
+                } else if since.elapsed() >= QUIET {
+                    cut(socket);
+                }
+            }
+        }
     }
 
     fn wait(&self, time: Duration, done: impl Fn(&Counts) -> bool) {
@@ -295,7 +319,7 @@ impl Running {
     }
 
     fn cut(&self) {
-        for socket in self.shared.counts.lock().open.values() {
+        for (socket, _) in self.shared.counts.lock().open.values() {
             cut(socket);
         }
     }
@@ -350,7 +374,7 @@ impl Running {
 
     /// Makes the kernel hold little of each connection.
     pub(super) fn squeeze(&self) {
-        self.shared.counts.lock().open.values().for_each(|socket| super::socket::squeeze(socket));
+        self.shared.counts.lock().open.values().for_each(|(socket, _)| super::socket::squeeze(socket));
     }
 
     /// Bytes of the budget that nobody has.

@@ -22,10 +22,14 @@ const SLACK: u64 = 1 << 20;
 /// The bytes that a connection's peer may yet send, all channels together.
 pub(super) type Promised = Arc<AtomicU64>;
 
+/// Counts a connection's bytes, in both directions: while it stands still, so does the connection.
+pub(super) type Moved = Arc<AtomicU64>;
+
 /// See the module.
 pub(super) struct Socket {
     tcp: Arc<TcpStream>,
     promised: Promised,
+    moved: Moved,
     ahead: Vec<u8>,
     /// Where the unread part of `ahead` begins.
     from: usize,
@@ -34,8 +38,8 @@ pub(super) struct Socket {
 
 impl Socket {
     /// Shares the socket, so that another task can shut it down.
-    pub(super) fn new(tcp: Arc<TcpStream>, promised: Promised) -> Socket {
-        Socket { tcp, promised, ahead: Vec::new(), from: 0, ended: false }
+    pub(super) fn new(tcp: Arc<TcpStream>, promised: Promised, moved: Moved) -> Socket {
+        Socket { tcp, promised, moved, ahead: Vec::new(), from: 0, ended: false }
     }
 
     /// Reads once into `ahead`: what came, 0 at the end.
@@ -57,6 +61,10 @@ impl Socket {
                 Ok(0) => {
                     self.ended = true;
                     return Poll::Ready(Ok(0));
+                }
+                Ok(n) => {
+                    self.moved.fetch_add(n as u64, Ordering::Relaxed);
+                    return Poll::Ready(Ok(n));
                 }
                 done => return Poll::Ready(done),
             }
@@ -98,7 +106,10 @@ impl AsyncWrite for Socket {
             }
             match self.tcp.try_write(buf) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
+                done => {
+                    self.moved.fetch_add(*done.as_ref().unwrap_or(&0) as u64, Ordering::Relaxed);
+                    return Poll::Ready(done);
+                }
             }
         }
     }

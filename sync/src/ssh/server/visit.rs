@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::super::credit::Window;
 use super::super::doorway::Place;
 use super::super::keys::{KeyPair, PublicKey};
-use super::super::socket::{Promised, Socket, cut};
+use super::super::socket::{Moved, Promised, Socket, cut};
 use super::super::{CHANNELS, SUBSYSTEM, bridge, tuning, url};
 use super::{Caller, Counts, Event, Limits, Seat, Shared};
 
@@ -45,13 +45,14 @@ pub(super) fn config(host_key: &KeyPair, limits: &Limits) -> server::Config {
 
 /// Carries one connection until it ends.
 pub(super) async fn visit(shared: Arc<Shared>, socket: Arc<TcpStream>, peer: SocketAddr, place: Place) {
-    let _open = Open::new(&shared, &socket);
+    let moved = Moved::default();
+    let _open = Open::new(&shared, &socket, &moved);
     if shared.stop.is_set() {
         return;
     }
     let promised = Promised::default();
     let (inside, mut admitted) = watch::channel(false);
-    let stream = Socket::new(socket.clone(), promised.clone());
+    let stream = Socket::new(socket.clone(), promised.clone(), moved);
     let visitor = Visitor {
         shared: shared.clone(),
         peer,
@@ -104,11 +105,11 @@ struct Open {
 }
 
 impl Open {
-    fn new(shared: &Arc<Shared>, socket: &Arc<TcpStream>) -> Open {
+    fn new(shared: &Arc<Shared>, socket: &Arc<TcpStream>, moved: &Moved) -> Open {
         let mut counts = shared.counts.lock();
         let number = counts.next;
         counts.next += 1;
-        counts.open.insert(number, socket.clone());
+        counts.open.insert(number, (socket.clone(), moved.clone()));
         Open { shared: shared.clone(), number }
     }
 }

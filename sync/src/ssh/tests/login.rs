@@ -150,6 +150,28 @@ fn stopping_tells_services_waits_and_then_cuts() {
     assert!(is_transient(&connect(&target, LONG).err().unwrap()));
 }
 
+#[test]
+fn who_has_nothing_to_do_does_not_keep_a_server_from_stopping() {
+    let mut rig = rig(echo);
+    let link = rig.link();
+    let (idle, mut busy) = (link.channel().unwrap(), rig.link().channel().unwrap());
+    let talking = std::thread::spawn(move || {
+        let until = Instant::now() + Duration::from_secs(6);
+        let mut back = [0; 8];
+        while Instant::now() < until {
+            busy.write.write_all(b"not done").and_then(|()| busy.write.flush()).unwrap();
+            busy.read.read_exact(&mut back).unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let started = Instant::now();
+    assert_eq!(rig.stop(LONG), 0);
+    let took = started.elapsed();
+    assert!(took > Duration::from_secs(5) && took < LONG, "{took:?}");
+    talking.join().expect("who is busy is let finish");
+    drop(idle);
+}
+
 /// A peer whose machine is gone sends nothing, not even an end.
 #[test]
 fn a_silent_end_is_noticed_by_keepalives() {
