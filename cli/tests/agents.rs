@@ -148,6 +148,11 @@ fn a_backup_over_ssh_can_what_a_backup_can() {
     Running::start(command).wait().ok();
     let latest = site.pool.run(&["dump", "--source", "dump", "latest", "dump.sql"]).ok();
     assert_eq!(latest.text(), "hello\n");
+    // Paths from standard input, which can be read once.
+    let list = format!("{}\n", host.0.src().join("a").display());
+    let words =
+        ["--json", "-r", &format!("ssh://{}", site.address), "backup", "--source", "listed", "--files-from", "-"];
+    saved(&fed(&host.0, host.program(&words), &list).ok());
     // Its parent can be named.
     host.run(&["backup", "--exclude", "*.tmp", "--parent", "latest", "--source", "src-named"]).refused(1, &[]);
     site.pool.run(&["check", "--read-data"]).ok();

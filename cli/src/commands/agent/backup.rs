@@ -6,7 +6,7 @@ use repo::capture::{Options, ParentChoice};
 use repo::error::Result;
 use repo::open::Repository;
 use repo::select::Filter;
-use sync::agent::{Delivered, Identity, backup};
+use sync::agent::{Delivered, backup};
 use sync::ssh::is_transient;
 use sync::ssh::url::Address;
 
@@ -29,12 +29,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 pub fn run(ctx: &Context, args: &BackupArgs, address: &Address) -> Result<ExitCode> {
     let (identity, dir) = join::identity(address)?;
     let dial = identity.dial();
-    // What cannot be is said before anything is asked of the site.
-    made(args, &identity, None)?;
+    // Once: lists of paths may come from standard input. What cannot be is said before anything is asked of the site.
+    let given = options(args, Some(&identity.host))?;
     let mut wait = FIRST_WAIT;
     loop {
         let progress = ctx.monitor(Job::Backup);
-        let with = |repo: &Repository| made(args, &identity, Some(repo));
+        let with = |repo: &Repository| with_parent(given.clone(), args, repo);
         let done = backup(&identity, &dir, &dial, &with, PROGRAM, &progress);
         let elapsed = progress.elapsed();
         drop(progress);
@@ -60,10 +60,9 @@ pub fn run(ctx: &Context, args: &BackupArgs, address: &Address) -> Result<ExitCo
     }
 }
 
-/// The options as they were given; a parent is looked for in what the host knows of its backups.
-fn made(args: &BackupArgs, identity: &Identity, repo: Option<&Repository>) -> Result<Options> {
-    let mut options = options(args, Some(&identity.host))?;
-    if let (Some(name), Some(repo)) = (&args.parent, repo) {
+/// A parent is looked for in what the host knows of its backups.
+fn with_parent(mut options: Options, args: &BackupArgs, repo: &Repository) -> Result<Options> {
+    if let Some(name) = &args.parent {
         let own = Filter { hosts: vec![options.host.clone()], ..Filter::default() };
         options.parent = ParentChoice::Snapshot(which::resolve(repo, name, &own)?);
     }
