@@ -199,7 +199,9 @@ fn a_pool_has_one_server() {
     cloud.pool.run(&serve).refused(11, &["another server of this repository"]);
     cloud.kill();
     cloud.start();
-    Site::new().run(&serve).refused(1, &["no pool", "init --pool"]);
+    // What has hosts of its own is a site, and the other way round.
+    cloud.pool.run(&["agent", "invite", "web1", "--address", "x"]).refused(1, &["a pool has tenants"]);
+    Site::new().run(&["tenant", "create", "acme"]).refused(1, &["no pool", "init --pool"]);
 }
 
 #[test]
