@@ -124,6 +124,20 @@ pub fn new_password(args: &NewSecretArgs) -> Result<Zeroizing<String>> {
     }
 }
 
+/// The recovery code, or an identity in its place, from a file or typed: for what takes more than the daily password.
+///
+/// # Errors
+/// As [`SecretSources::existing`].
+pub fn recovery_code(file: Option<&Path>) -> Result<Zeroizing<String>> {
+    match file {
+        Some(file) => Source::File(file.to_owned()).read_password(),
+        None => {
+            need_terminal("the recovery code is needed", "use --recovery-code-file, or a terminal")?;
+            prompt("recovery code: ")
+        }
+    }
+}
+
 const HOW_EXISTING: &str = "use --password-file, --password-command, PACKMULE_PASSWORD[_FILE|_COMMAND], \
     a systemd credential packmule.password, or a terminal";
 const HOW_NEW: &str = "use --new-password-file, --new-password-command, or a terminal";

@@ -18,7 +18,9 @@ use crate::format::slot::{Lock, Slot, SlotHead};
 use crate::id::{RepoId, hex, random_bytes};
 use crate::limits::MAX_SMALL_OBJECT;
 
+mod owner;
 mod rotate;
+pub use owner::{SIGNATURE, owner_key, sign_order, signed_order};
 pub use rotate::{Rotated, rotate, settle};
 
 /// Slot files in one repository.
@@ -430,14 +432,6 @@ fn open_owner(slot: &Slot, code: &RecoveryCode) -> Option<Key> {
     let Lock::Owner { salt } = &slot.head.lock else { return None };
     let plain = slot::open(&code.owner_slot_key(salt), &slot.head.encode(), &slot.sealed)?;
     (plain.len() == 32).then(|| Key::from_slice(&plain))?
-}
-
-/// The owner's signing key, with the recovery code that holds it.
-pub fn owner_key(backend: &dyn Backend, repo_id: &RepoId, code: &RecoveryCode) -> Result<SigningKey> {
-    let slots = list(backend, repo_id)?;
-    let owner = slots.iter().filter_map(|s| s.slot.as_ref().ok()).find_map(|slot| open_owner(slot, code));
-    let message = "the recovery code opens no owner's key";
-    owner.map(|key| SigningKey::from_bytes(key.expose())).ok_or_else(|| Error::new(Kind::WrongPassword, message))
 }
 
 /// Writes slots for one keyring. Each method returns the new slot's id once it is durable.

@@ -295,9 +295,24 @@ impl Sealed {
     /// # Errors
     /// `WrongPassword`; `Damaged` for config or log; `RolledBack` when this machine has seen a later state.
     pub(crate) fn open_as_left(self, secret: &Secret, monitor: &dyn Monitor) -> Result<Repository> {
+        let unlocked = keyslots::unlock(self.backend.as_ref(), &self.config.repo_id(), secret)?;
+        self.open_unlocked(unlocked, monitor)
+    }
+
+    /// Opens it for reading with keys that are known already: those of another copy of it.
+    ///
+    /// # Errors
+    /// As [`Sealed::unlock`]; `Damaged` if they are not its keys.
+    pub fn read_with(self, keyring: &Keyring, monitor: &dyn Monitor) -> Result<Repository> {
+        let unlocked = Unlocked { keyring: keyring.duplicate(), slot: String::new() };
+        let repo = Sealed { access: Access::Read, ..self }.open_unlocked(unlocked, monitor)?;
+        repo.remember();
+        Ok(repo)
+    }
+
+    fn open_unlocked(self, mut unlocked: Unlocked, monitor: &dyn Monitor) -> Result<Repository> {
         let Sealed { backend, locks, config, place, access } = self;
         let repo_id = config.repo_id();
-        let mut unlocked = keyslots::unlock(backend.as_ref(), &repo_id, secret)?;
         let mut keys = Arc::new(Keys::derive(&unlocked.keyring, repo_id));
         let config = config.verify(&keys).map_err(|e| e.at(backend.path(&Object::Config)))?;
         // What was seen before the log is read: what others append meanwhile must not look like a roll-back.

@@ -9,9 +9,10 @@ use crate::clock::Time;
 use crate::crypto::keys::{OBJECT_OVERHEAD, Object};
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Manifest;
-use crate::format::record::{Origin, State};
+use crate::format::record::{Origin, Record, State};
 use crate::id::SnapshotId;
 use crate::limits::MAX_MANIFEST;
+use crate::lock::COMMIT_WAIT;
 use crate::open::Repository;
 use crate::session::{NewSnapshot, Session};
 
@@ -45,14 +46,38 @@ fn write(
         return Err(Error::new(Kind::Usage, "there are too many paths or tags, or one is too long, for a snapshot"));
     }
     let sealed = repo.keys.seal(Object::Manifest, manifest.id.as_bytes(), &plain);
+    record_sealed(repo, session, manifest, &plain, &sealed, origin, delivered)
+}
+
+/// As [`record`], of a manifest that was sealed before, with this repository's keys.
+///
+/// # Errors
+/// As [`record`]; `Damaged` if it is not that manifest.
+pub fn record_as(repo: &Repository, session: &Session, manifest: &Manifest, sealed: &[u8]) -> Result<()> {
+    let plain = repo.keys.open(Object::Manifest, manifest.id.as_bytes(), sealed)?;
+    if plain[..] != manifest.encode()[..] {
+        return Err(Error::damaged("a sealed manifest is another than it was"));
+    }
+    record_sealed(repo, session, manifest, &plain, sealed, None, false)
+}
+
+fn record_sealed(
+    repo: &Repository,
+    session: &Session,
+    manifest: &Manifest,
+    plain: &[u8],
+    sealed: &[u8],
+    origin: Option<Origin>,
+    delivered: bool,
+) -> Result<()> {
     let object = Stored::Snapshot(manifest.id);
-    let mut hash = *blake3::hash(&sealed).as_bytes();
-    if repo.backend.put(&object, &sealed)? == Put::Exists {
+    let mut hash = *blake3::hash(sealed).as_bytes();
+    if repo.backend.put(&object, sealed)? == Put::Exists {
         if !delivered {
             return Err(Error::bug("a snapshot's random id is taken").at(repo.backend.path(&object)));
         }
         let known = repo.backend.read_all(&object, MAX_MANIFEST)?;
-        if *repo.keys.open(Object::Manifest, manifest.id.as_bytes(), &known)? != plain[..] {
+        if repo.keys.open(Object::Manifest, manifest.id.as_bytes(), &known)?[..] != *plain {
             repo.backend.delete(&object)?;
             repo.backend.sync_deletes(Area::Snapshots)?;
             return Err(Error::new(Kind::Locked, "a manifest that was left over is removed").remedy("try again"));
@@ -70,6 +95,29 @@ fn write(
         manifest_hash: hash,
     })?;
     Ok(())
+}
+
+/// Writes the manifest of a recorded snapshot again, where its file was lost or damaged. What the log says of the snapshot stays.
+///
+/// # Errors
+/// What backend and log give.
+pub fn replace(repo: &Repository, manifest: &Manifest) -> Result<()> {
+    let sealed = repo.keys.seal(Object::Manifest, manifest.id.as_bytes(), &manifest.encode());
+    put_back(repo, &manifest.id, &sealed)?;
+    let commit = repo.locks.commit(COMMIT_WAIT)?;
+    let manifest_hash = *blake3::hash(&sealed).as_bytes();
+    repo.log.append(&commit, Record::ManifestReplaced { snapshot: manifest.id, manifest_hash }).map(drop)
+}
+
+/// Puts a manifest's file in the place of one that was lost or damaged, as it is.
+///
+/// # Errors
+/// What the backend gives.
+pub fn put_back(repo: &Repository, id: &SnapshotId, sealed: &[u8]) -> Result<()> {
+    let object = Stored::Snapshot(*id);
+    repo.backend.delete(&object)?;
+    repo.backend.sync_deletes(Area::Snapshots)?;
+    repo.backend.put(&object, sealed).map(drop)
 }
 
 /// A snapshot's manifest.

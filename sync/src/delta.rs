@@ -23,6 +23,8 @@ pub enum Delta {
         rollups: BTreeSet<u64>,
         /// Snapshots recorded.
         snapshots: BTreeSet<SnapshotId>,
+        /// Records that say more than that something was pushed.
+        telling: u64,
     },
 }
 
@@ -33,6 +35,11 @@ impl Delta {
             Delta::All => false,
             Delta::Since { packs, snapshots, .. } => packs.is_empty() && snapshots.is_empty(),
         }
+    }
+
+    /// Whether nothing happened but pushes.
+    pub fn tells_nothing(&self) -> bool {
+        matches!(self, Delta::Since { telling: 0, .. })
     }
 
     /// Whether there are more new packs than a few: a data pack and a pack of trees are the least that a backup makes.
@@ -50,7 +57,9 @@ impl Delta {
     pub fn since(source: &Repository, from: Option<Position>) -> Result<Delta> {
         let Some(from) = from else { return Ok(Delta::All) };
         let (mut packs, mut rollups, mut snapshots) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+        let mut telling = 0;
         let replayed = source.log.replay(from, &mut |entry, _| {
+            telling += u64::from(!matches!(entry.record, Record::Pushed { .. }));
             match &entry.record {
                 Record::PacksAdded { rollup, packs: added, .. } => {
                     rollups.insert(*rollup);
@@ -64,7 +73,7 @@ impl Delta {
             Ok(())
         })?;
         match replayed {
-            Replay::Done if packs.len() <= MOST => Ok(Delta::Since { packs, rollups, snapshots }),
+            Replay::Done if packs.len() <= MOST => Ok(Delta::Since { packs, rollups, snapshots, telling }),
             _ => Ok(Delta::All),
         }
     }

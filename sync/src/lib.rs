@@ -5,10 +5,12 @@
 pub mod agent;
 mod delta;
 pub mod fetch;
+pub mod heal;
 pub mod invitation;
 pub mod pull;
 pub mod push;
 pub mod remote;
+pub mod remote_backend;
 pub mod sealed;
 pub mod serve;
 pub mod ssh;

@@ -4,12 +4,15 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use repo::backend::Object;
 use repo::capture::SessionSink;
 use repo::crypto::hash::ChunkKind;
+use repo::crypto::keys::Keys;
 use repo::error::{Error, Kind, Result};
 use repo::format::manifest::Manifest;
 use repo::format::record::Outcome;
 use repo::id::{ContentHash, SnapshotId};
+use repo::limits::MAX_MANIFEST;
 use repo::monitor::{Counters, Event, Monitor};
 use repo::open::Repository;
 use repo::pack::source::{Chunk, FrameSource};
@@ -20,10 +23,10 @@ use repo::snapshots;
 use repo::tree::closure;
 
 use crate::fetch::{self, Dial, Remote};
-use crate::wire::SnapshotEntry;
+use crate::wire::{Connection, SnapshotEntry};
 
 /// Trees remembered of a snapshot: one that comes again is not looked into again. Past it some are.
-const SEEN_MOST: usize = 1 << 20;
+pub(crate) const SEEN_MOST: usize = 1 << 20;
 /// Chunks of data asked for ahead of the one that is stored.
 const AHEAD: usize = 192;
 /// Snapshots brought in before they are recorded together.
@@ -42,16 +45,117 @@ pub struct Report {
     pub failed: Vec<(SnapshotId, String)>,
 }
 
-/// Brings in the snapshots that the pool has and this repository lacks; only those whose ids begin as in `wanted`, if any are
-/// given there.
+/// The other side: what it has of this repository.
+pub trait There {
+    /// Its snapshots.
+    ///
+    /// # Errors
+    /// `Unreachable`; what it says.
+    fn snapshots(&mut self) -> Result<Vec<SnapshotEntry>>;
+
+    /// Shows each of these snapshots' manifests, or why it cannot be had, in order.
+    ///
+    /// # Errors
+    /// As [`There::snapshots`], and what `visit` gives.
+    fn manifests(
+        &mut self,
+        ids: &[SnapshotId],
+        visit: &mut dyn FnMut(&SnapshotId, Result<Manifest>) -> Result<()>,
+    ) -> Result<()>;
+
+    /// A snapshot's manifest as it is sealed there, where this repository's keys open that.
+    ///
+    /// # Errors
+    /// As [`There::snapshots`].
+    fn sealed(&mut self, _: &SnapshotId) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    /// Its chunks.
+    fn source(&self) -> Arc<dyn FrameSource>;
+}
+
+/// A pooled tenant's side of a pool.
+pub struct Pooled {
+    connection: Connection,
+    keys: Arc<Keys>,
+    source: Arc<Remote>,
+}
+
+impl Pooled {
+    /// What the pool that `dial` reaches has of `repo`.
+    ///
+    /// # Errors
+    /// As [`fetch::begin`].
+    pub fn of(repo: &Repository, dial: Dial, program: &str) -> Result<Pooled> {
+        let id = repo.config.repo_id;
+        let connection = fetch::begin(dial()?, id, program)?;
+        Ok(Pooled { connection, keys: Arc::clone(&repo.keys), source: Arc::new(Remote::new(dial, id, program)) })
+    }
+}
+
+impl There for Pooled {
+    fn snapshots(&mut self) -> Result<Vec<SnapshotEntry>> {
+        fetch::snapshots(&mut self.connection)
+    }
+
+    fn manifests(
+        &mut self,
+        ids: &[SnapshotId],
+        visit: &mut dyn FnMut(&SnapshotId, Result<Manifest>) -> Result<()>,
+    ) -> Result<()> {
+        fetch::manifests(&mut self.connection, &self.keys, ids, visit)
+    }
+
+    fn source(&self) -> Arc<dyn FrameSource> {
+        Arc::clone(&self.source) as Arc<dyn FrameSource>
+    }
+}
+
+/// A copy of the repository, open: wherever it is.
+pub struct Copy(pub Repository);
+
+impl There for Copy {
+    fn snapshots(&mut self) -> Result<Vec<SnapshotEntry>> {
+        let state = self.0.log.state();
+        let live = state.snapshots.iter().filter(|(_, snapshot)| snapshot.forgotten.is_none());
+        Ok(live.map(|(id, snapshot)| SnapshotEntry { id: *id, size: 0, received: snapshot.received }).collect())
+    }
+
+    fn manifests(
+        &mut self,
+        ids: &[SnapshotId],
+        visit: &mut dyn FnMut(&SnapshotId, Result<Manifest>) -> Result<()>,
+    ) -> Result<()> {
+        ids.iter().try_for_each(|id| visit(id, snapshots::manifest(&self.0, id)))
+    }
+
+    fn sealed(&mut self, id: &SnapshotId) -> Result<Option<Vec<u8>>> {
+        // A copy never overwrites: what is there under this name must stay what is here.
+        self.0.backend.read_all(&Object::Snapshot(*id), MAX_MANIFEST).map(Some)
+    }
+
+    fn source(&self) -> Arc<dyn FrameSource> {
+        self.0.store()
+    }
+}
+
+/// Brings in the snapshots that a pool has and this repository lacks.
+///
+/// # Errors
+/// As [`pull_from`].
+pub fn pull(repo: &Repository, dial: Dial, program: &str, wanted: &[String], monitor: &dyn Monitor) -> Result<Report> {
+    pull_from(repo, &mut Pooled::of(repo, dial, program)?, wanted, monitor)
+}
+
+/// Brings in the snapshots that the other side has and this repository lacks; only those whose ids begin as in `wanted`, if any
+/// are given there.
 ///
 /// # Errors
 /// `Unreachable` when the link fails: what has come is kept. `NotFound` or `Ambiguous` for one that is wanted; `Interrupted`;
 /// what this repository gives.
-pub fn pull(repo: &Repository, dial: Dial, program: &str, wanted: &[String], monitor: &dyn Monitor) -> Result<Report> {
-    let id = repo.config.repo_id;
-    let mut connection = fetch::begin(dial()?, id, program)?;
-    let mut there = fetch::snapshots(&mut connection)?;
+pub fn pull_from(repo: &Repository, other: &mut dyn There, wanted: &[String], monitor: &dyn Monitor) -> Result<Report> {
+    let mut there = other.snapshots()?;
     if !wanted.is_empty() {
         let chosen = wanted.iter().map(|name| choose(&there, name)).collect::<Result<HashSet<_>>>()?;
         there.retain(|entry| chosen.contains(&entry.id));
@@ -61,19 +165,19 @@ pub fn pull(repo: &Repository, dial: Dial, program: &str, wanted: &[String], mon
     let state = repo.refresh(monitor)?;
     there.retain(|entry| !state.snapshots.contains_key(&entry.id));
     Counters::add(&monitor.counters().total_files, there.len() as u64);
-    let source = Nearest { here: repo.packs(), there: Remote::new(dial, id, program) };
+    let source = Nearest { here: repo.packs(), there: other.source() };
     let mut pull = Pull { repo, session: &session, source, report: Report::default() };
     for group in there.chunks(TOGETHER) {
         let mut manifests = Vec::new();
         let ids: Vec<SnapshotId> = group.iter().map(|entry| entry.id).collect();
-        fetch::manifests(&mut connection, &repo.keys, &ids, &mut |id, found| {
+        other.manifests(&ids, &mut |id, found| {
             match found {
                 Ok(manifest) => manifests.push(manifest),
                 Err(e) => pull.report.failed.push((*id, e.to_string())),
             }
             Ok(())
         })?;
-        pull.group(manifests, monitor)?;
+        pull.group(other, manifests, monitor)?;
     }
     let Pull { report, .. } = pull;
     match Arc::try_unwrap(session) {
@@ -100,9 +204,9 @@ fn choose(there: &[SnapshotEntry], name: &str) -> Result<SnapshotId> {
 }
 
 /// This repository where it has a chunk, the pool where it has not.
-struct Nearest {
-    here: Arc<PackStore>,
-    there: Remote,
+pub(crate) struct Nearest {
+    pub(crate) here: Arc<PackStore>,
+    pub(crate) there: Arc<dyn FrameSource>,
 }
 
 impl FrameSource for Nearest {
@@ -123,20 +227,20 @@ impl FrameSource for Nearest {
     }
 }
 
-struct Pull<'a> {
-    repo: &'a Repository,
-    session: &'a Arc<Session>,
-    source: Nearest,
-    report: Report,
+pub(crate) struct Pull<'a> {
+    pub(crate) repo: &'a Repository,
+    pub(crate) session: &'a Arc<Session>,
+    pub(crate) source: Nearest,
+    pub(crate) report: Report,
 }
 
 impl Pull<'_> {
     /// Stores what these reach, and records them.
-    fn group(&mut self, manifests: Vec<Manifest>, monitor: &dyn Monitor) -> Result<()> {
+    fn group(&mut self, other: &mut dyn There, manifests: Vec<Manifest>, monitor: &dyn Monitor) -> Result<()> {
         let mut writer = SessionSink::writer(self.repo, self.session);
         let mut whole = Vec::new();
         for manifest in manifests {
-            match self.one(&manifest, &mut writer, monitor) {
+            match self.one(&manifest, &mut HashSet::new(), &mut writer, monitor) {
                 Ok(()) => whole.push(manifest),
                 Err(e) if e.kind() == Kind::Damaged => {
                     monitor.event(Event::Warning(&format!(
@@ -150,16 +254,25 @@ impl Pull<'_> {
         }
         writer.finish()?;
         for manifest in whole {
-            snapshots::record(self.repo, self.session, &manifest)?;
+            match other.sealed(&manifest.id)? {
+                Some(sealed) => snapshots::record_as(self.repo, self.session, &manifest, &sealed)?,
+                None => snapshots::record(self.repo, self.session, &manifest)?,
+            }
             self.report.snapshots += 1;
             Counters::add(&monitor.counters().files, 1);
         }
         Ok(())
     }
 
-    fn one(&mut self, manifest: &Manifest, writer: &mut PackWriter, monitor: &dyn Monitor) -> Result<()> {
+    /// Stores what a snapshot reaches and is not here, or is in a damaged pack. Trees in `seen` were looked at before.
+    pub(crate) fn one(
+        &mut self,
+        manifest: &Manifest,
+        seen: &mut HashSet<ContentHash>,
+        writer: &mut PackWriter,
+        monitor: &dyn Monitor,
+    ) -> Result<()> {
         let (source, report, least) = (&self.source, &mut self.report, self.repo.config.chunker.min as usize);
-        let mut seen = HashSet::new();
         let mut waiting: VecDeque<(ContentHash, ChunkKind)> = VecDeque::new();
         let mut store = |h: &ContentHash, kind: ChunkKind, meta: bool| -> Result<()> {
             if writer.has(h)? {

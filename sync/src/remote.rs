@@ -182,8 +182,10 @@ pub fn dial_first(link: &Link, state: &RemoteState) -> Result<Dial> {
 
 /// What a site that is made anew gets.
 pub struct Anew {
-    /// What the repository was.
-    pub identity: Identity,
+    /// Which repository it was.
+    pub repository: RepoId,
+    /// What it was, of a pooled tenant; of a sealed one that is in its copy.
+    pub identity: Option<Identity>,
     /// The key that the pool knows from now on, and all else that the repository is to note about it.
     pub remote: RemoteState,
 }
@@ -191,7 +193,7 @@ pub struct Anew {
 /// Takes up an invitation that makes a lost site anew.
 ///
 /// # Errors
-/// As [`add`]; `Unsupported` for a sealed tenant.
+/// As [`add`].
 pub fn anew(invitation: &Invitation, host: &str) -> Result<Anew> {
     let key = KeyPair::generate(&format!("packmule {host}"))?;
     let mut tries = 1..TRIES;
@@ -201,13 +203,27 @@ pub fn anew(invitation: &Invitation, host: &str) -> Result<Anew> {
             other => break other?,
         }
     };
-    let (Some(id), Some(keyring)) = (given.repository, given.keyring) else {
-        return Err(Error::new(Kind::Unsupported, "the pool has no keys of this tenant to give back")
-            .remedy("restore the repository from a copy of it"));
+    let none = || {
+        Error::new(Kind::Unsupported, "the pool has nothing of this tenant to give back")
+            .remedy("restore the repository from a copy of it")
     };
-    let identity = Identity { id, keyring: Keyring::from_bytes(keyring.expose())? };
+    let repository = given.repository.ok_or_else(none)?;
+    let keyring = given.keyring.map(|keyring| Keyring::from_bytes(keyring.expose())).transpose()?;
+    let identity = keyring.map(|keyring| Identity { id: repository, keyring });
+    if identity.is_none() && !given.sealed {
+        return Err(none());
+    }
     let remote = state_of(invitation, &key, given.tenant, given.sealed)?;
-    Ok(Anew { identity, remote })
+    Ok(Anew { repository, identity, remote })
+}
+
+/// Notes a remote that was taken up already, in place of one that the repository knows by that name.
+///
+/// # Errors
+/// What the log gives.
+pub fn note_again(repo: &Repository, name: &str, state: &RemoteState) -> Result<()> {
+    valid_name(name)?;
+    set(repo, name, state)
 }
 
 /// Notes a remote that was taken up already.

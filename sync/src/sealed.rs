@@ -4,20 +4,29 @@
 //! the repository as it was at some record of its log. The newest record a copy holds is also its watermark: what was
 //! recorded up to there need not be looked at again. No session is held: what a prune removes meanwhile is looked up anew.
 
+pub mod ask;
+pub mod back;
+mod mirror;
 mod objects;
+pub mod order;
 mod packs;
+pub mod remote;
+mod target;
 
-use repo::backend::{Area, Backend, Object};
+use repo::backend::{Backend, Object};
 use repo::error::{Error, Kind, Result};
 use repo::format::record::Position;
-use repo::id::{LogHash, PackId};
+use repo::id::PackId;
 use repo::limits::MAX_LOG_RECORD;
 use repo::log::Relation;
 use repo::monitor::{Event, Monitor};
 use repo::open::Repository;
 
 use crate::delta::Delta;
+pub use mirror::{Mirrored, mirror};
+pub use objects::{is_password, names};
 use packs::Copied;
+pub use target::{Directory, Target, newest};
 
 /// A prune may remove packs under this many passes in a row before the push gives up.
 const PASSES: u32 = 8;
@@ -53,25 +62,42 @@ pub struct Report {
 /// One push.
 struct Push<'a> {
     source: &'a Repository,
-    target: &'a dyn Backend,
+    target: &'a dyn Target,
     monitor: &'a dyn Monitor,
 }
 
 /// Brings the copy in `target` up to the state of `source`. Who calls makes sure that only one push writes to `target`.
 ///
 /// # Errors
+/// As [`push_to`].
+pub fn push(source: &Repository, target: &dyn Backend, options: Options, monitor: &dyn Monitor) -> Result<Report> {
+    push_to(source, &Directory(target), options, monitor)
+}
+
+/// As [`push`], to any place.
+///
+/// # Errors
 /// `RolledBack` if the copy is ahead of the repository or has gone another way, `NoSpace`, `Interrupted`, and what either
 /// side gives. What was copied stays and is not copied again.
-pub fn push(source: &Repository, target: &dyn Backend, options: Options, monitor: &dyn Monitor) -> Result<Report> {
+pub fn push_to(source: &Repository, target: &dyn Target, options: Options, monitor: &dyn Monitor) -> Result<Report> {
     let push = Push { source, target, monitor };
     let mut state = source.refresh(monitor)?;
-    let before = push.watermark()?;
+    let before = target.watermark()?;
     push.refuse_other_history(before)?;
-    push.copy_keys()?;
     let mut report =
         Report { packs: 0, bytes: 0, snapshots: 0, deleted: 0, damaged: Vec::new(), before, now: state.position };
     let mut from = before.filter(|_| !options.audit);
-    let mut gone = Vec::new();
+    let lost = target.wanted();
+    if let (Some(at), None, true) = (from.filter(|_| !options.delete), target.owned(), lost.is_empty())
+        && Delta::since(source, from)?.tells_nothing()
+    {
+        // That it was pushed is all that happened: to push that would have to be told in its turn.
+        report.bytes += push.copy_keys()?;
+        target.settle()?;
+        report.now = at;
+        return Ok(report);
+    }
+    let mut gone: Vec<PackId> = Push::lost_packs(&lost);
     for pass in 0.. {
         monitor.event(Event::Phase(if pass == 0 { "packs" } else { "packs that were repacked meanwhile" }));
         let delta = Delta::since(source, from)?;
@@ -79,8 +105,8 @@ pub fn push(source: &Repository, target: &dyn Backend, options: Options, monitor
         report.packs += packs;
         report.bytes += bytes;
         report.damaged.extend(damaged);
-        report.bytes += push.copy_rollups(&delta)?;
-        let (manifests, bytes) = push.copy_manifests(&state, &delta)?;
+        report.bytes += push.copy_rollups(&delta, &lost)?;
+        let (manifests, bytes) = push.copy_manifests(&state, &delta, &lost)?;
         report.snapshots += manifests;
         report.bytes += bytes;
         if vanished.is_empty() {
@@ -95,12 +121,18 @@ pub fn push(source: &Repository, target: &dyn Backend, options: Options, monitor
         state = source.refresh(monitor)?;
     }
     monitor.event(Event::Phase("log"));
-    report.bytes += push.copy_log(before, state.position)?;
+    // Without a key slot nothing else can be read.
+    report.bytes += push.copy_keys()?;
+    target.settle()?;
+    report.bytes += push.copy_log(before, state.position, &lost)?;
     push.copy_config()?;
+    target.settle()?;
     report.now = state.position;
-    report.deleted = push.delete_keys()?;
-    if options.delete {
-        report.deleted += push.delete_rest(&state)?;
+    if let Some(copy) = target.owned() {
+        report.deleted = push.delete_keys(copy)?;
+        if options.delete {
+            report.deleted += push.delete_rest(copy, &state)?;
+        }
     }
     report.damaged.sort_unstable();
     report.damaged.dedup();
@@ -113,20 +145,6 @@ impl Push<'_> {
             return Err(Error::new(Kind::Interrupted, "interrupted; what was copied will not be copied again"));
         }
         Ok(())
-    }
-
-    /// How far the copy's log reaches.
-    fn watermark(&self) -> Result<Option<Position>> {
-        let mut newest = None;
-        self.target.list(Area::Log, &mut |object, _| {
-            if let Object::Log(seq @ 1..) = object {
-                newest = Some(seq);
-            }
-            Ok(())
-        })?;
-        let Some(seq) = newest else { return Ok(None) };
-        let sealed = self.target.read_all(&Object::Log(seq), MAX_LOG_RECORD)?;
-        Ok(Some(Position { seq, hash: LogHash(*blake3::hash(&sealed).as_bytes()) }))
     }
 
     /// A copy whose log is no beginning of this one's must not be overwritten: one of the two was rolled back, or written to

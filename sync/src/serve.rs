@@ -3,13 +3,14 @@
 mod deliver;
 mod door;
 mod fetch;
+pub mod objects;
 mod out;
 mod pushing;
 mod quota;
 mod spool;
 mod work;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -55,8 +56,12 @@ pub struct Pool {
     /// Where packs lie between their arrival and their absorption, a directory a tenant.
     spool: PathBuf,
     receiving: Mutex<Receiving>,
+    /// What each tenant was asked for again and has gone through since: not a second time, for it may not have it any more.
+    asked_again: Mutex<BTreeMap<u32, [u8; 32]>>,
     /// Tenants with a push under way.
     pushing: Mutex<BTreeMap<u32, Arc<Pushing>>>,
+    /// Sealed tenants with one.
+    keeping: Mutex<BTreeSet<u32>>,
 }
 
 #[derive(Default)]
@@ -69,7 +74,15 @@ struct Receiving {
 impl Pool {
     /// Serves `repo` as the server with this public key, spooling below `spool`.
     pub fn new(repo: Arc<Repository>, host_key: String, spool: PathBuf) -> Pool {
-        Pool { repo, host_key, spool, receiving: Mutex::default(), pushing: Mutex::default() }
+        Pool {
+            repo,
+            host_key,
+            spool,
+            receiving: Mutex::default(),
+            asked_again: Mutex::default(),
+            pushing: Mutex::default(),
+            keeping: Mutex::default(),
+        }
     }
 
     /// The repository.
@@ -148,12 +161,20 @@ fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection, stop: &
             if !roles.allow(Roles::PUSH) && !roles.allow(Roles::AGENT) {
                 return Err(Error::new(Kind::Refused, "this key may not deliver snapshots"));
             }
+            if is_sealed(pool, *tenant)? {
+                return objects::serve(pool, *tenant, repository, objects::Access::Push, connection, stop)
+                    .map(|()| Next::Nothing);
+            }
             deliver::Begun::new(pool, *tenant, repository).map(Next::Push)
         }
-        (Some(Message::Begin { purpose: Purpose::Pull, .. }), Grant::Tenant { tenant, roles }) => {
+        (Some(Message::Begin { purpose: Purpose::Pull, repository, .. }), Grant::Tenant { tenant, roles }) => {
             if !roles.allow(Roles::PULL) && !roles.allow(Roles::AGENT.and(Roles::RESTORE)) {
                 let e = Error::new(Kind::Refused, "this key may not fetch what was delivered");
                 return Err(e.remedy("ask for an invitation that allows it (`packmule agent invite --allow restore`)"));
+            }
+            if is_sealed(pool, *tenant)? {
+                return objects::serve(pool, *tenant, repository, objects::Access::Pull, connection, stop)
+                    .map(|()| Next::Nothing);
             }
             pool.repo.refresh(&Void::default())?;
             let tenant = repo::receive::Sender::of(&pool.repo, *tenant)?;
@@ -177,6 +198,12 @@ fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection, stop: &
         (Some(Message::Begin { .. }), _) => Err(Error::new(Kind::Unsupported, "this server does not serve that yet")),
         (Some(other), _) => Err(Error::new(Kind::Io, format!("the client began with {}", other.name()))),
     }
+}
+
+/// Whether what the tenant delivers is kept as it is.
+fn is_sealed(pool: &Pool, tenant: u32) -> Result<bool> {
+    pool.repo.log.refresh()?;
+    Ok(pool.repo.log.state().tenants.get(&tenant).is_some_and(|known| known.sealed))
 }
 
 /// Makes the key one of the tenant's who was invited.
@@ -208,6 +235,8 @@ fn welcome(pool: &Pool, tenant: u32, roles: Roles) -> Result<Message> {
             let keyring = tenants::keyring_of(&pool.repo.keys, tenant, known)?;
             (known.repository, Some(Secret::new(keyring.to_bytes().to_vec())))
         }
+        // Its keys are in the copy, wrapped.
+        Role::Restore => (known.repository, None),
         _ => (None, None),
     };
     let (name, host_key) = (known.name.clone(), pool.host_key.clone());

@@ -104,6 +104,7 @@ fn the_limits_are_these() {
         ("snapshots of a page", limits::MAX_SNAPSHOTS as u64),
         ("objects of a page", limits::MAX_LISTING as u64),
         ("object", limits::MAX_OBJECT),
+        ("order", limits::MAX_ORDER),
         ("manifest", limits::MAX_MANIFEST),
         ("frame, raw; a piece", limits::MAX_FRAME.into()),
         ("pieces of a frame", limits::MAX_FRAME_CHUNKS as u64),

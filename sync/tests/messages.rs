@@ -153,8 +153,9 @@ fn anywhere() -> BoxedStrategy<Message> {
 
 fn about_objects() -> BoxedStrategy<Message> {
     let listing = (area(), any::<bool>()).prop_flat_map(|(area, more)| {
-        let objects = btree_map(in_area(area), size(), 1..12).prop_map(|map| map.into_iter().collect());
-        objects.prop_map(move |objects| Message::Listing { area, objects, more })
+        let one = |(object, (size, until))| Listed { object, size, until: Time(until) };
+        let objects = btree_map(in_area(area), (size(), any::<i64>()), 1..12);
+        objects.prop_map(move |map| Message::Listing { area, objects: map.into_iter().map(one).collect(), more })
     });
     let after =
         area().prop_flat_map(|area| option::of(in_area(area)).prop_map(move |after| Message::Objects { area, after }));
@@ -165,7 +166,14 @@ fn about_objects() -> BoxedStrategy<Message> {
         listing,
         area().prop_map(|area| Message::Listing { area, objects: Vec::new(), more: false }),
         after,
-        (object(), size()).prop_map(|(object, from)| Message::Want { object, from }),
+        (object(), size(), 1..=MAX_OBJECT).prop_map(|(object, from, most)| Message::Want { object, from, most }),
+        (object(), size(), size(), size()).prop_map(|(object, a, b, most)| {
+            let (size, from) = (a.max(b), a.min(b));
+            Message::Given { object, size, from, bytes: most.min(size - from) }
+        }),
+        vec((object(), size()), 1..30).prop_map(|objects| Message::Holding { objects }),
+        (1..=MAX_ORDER).prop_map(|size| Message::Order { size }),
+        any::<(u64, u64)>().prop_map(|(objects, bytes)| Message::Ordered { objects, bytes }),
         object().prop_map(|object| Message::Lacking { object }),
     ]
     .boxed()
@@ -188,9 +196,9 @@ fn pushing() -> BoxedStrategy<Message> {
         position().prop_map(|position| Message::Done { position }),
         position().prop_map(|watermark| Message::Finished { watermark }),
         (any::<[u8; 32]>(), vec(any::<u8>(), 0..99)).prop_map(|(mark, sealed)| Message::Keep { mark, sealed }),
-        (any::<[u8; 32]>(), vec(any::<u8>(), 0..99)).prop_map(|(mark, sealed)| Message::Given { mark, sealed }),
+        (any::<[u8; 32]>(), vec(any::<u8>(), 0..99)).prop_map(|(mark, sealed)| Message::Recalled { mark, sealed }),
         any::<bool>().prop_map(|there| Message::Kept { there }),
-        Just(Message::Give),
+        Just(Message::Recall),
     ]
     .boxed()
 }
@@ -257,7 +265,7 @@ fn what_is_out_of_bounds_is_not_sent() {
     let (h, snapshot) = (name(ChunkKind::Data, 1), SnapshotId([1; 32]));
     let fail = |message: String| Message::Fail(Fail { code: 1, message, remedy: String::new(), retry: false });
     let put = |size, from| Message::Put { object: Object::Config, size, from };
-    let lacking = |n: u64| (Object::Log(n), 1);
+    let lacking = |n: u64| Listed { object: Object::Log(n), size: 1, until: Time(0) };
     let listing = |area, objects, more| Message::Listing { area, objects, more };
     let chunks = |codec, raw, len, payload| Message::Chunks {
         codec,
@@ -295,7 +303,12 @@ fn what_is_out_of_bounds_is_not_sent() {
         put(MAX_OBJECT, MAX_OBJECT),
         listing(Area::Log, vec![lacking(1), lacking(2)], true),
         listing(Area::Log, vec![], false),
-        listing(Area::State, long_names.collect(), true),
+        listing(
+            Area::State,
+            long_names.clone().map(|(object, size)| Listed { object, size, until: Time(i64::MAX) }).collect(),
+            true,
+        ),
+        Message::Holding { objects: long_names.collect() },
         chunks(Codec::None, 5, 5, 5),
         chunks(Codec::Zstd, MAX_FRAME, MAX_FRAME, MAX_FRAME),
         most(MAX_PIECES),

@@ -1,5 +1,6 @@
 //! `init`.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
@@ -23,9 +24,14 @@ pub struct InitArgs {
     pub pool: bool,
 
     /// Make a lost site's repository anew: with its id and keys, from the invitation on standard input, and without
-    /// snapshots until `sync pull NAME` has brought them back. NAME is what the pool is to be called here
+    /// snapshots until `sync pull NAME` has brought them back; from a sealed copy at once with all there was. NAME is what
+    /// the pool is to be called here
     #[arg(long, value_name = "NAME", conflicts_with = "pool")]
     pub from_invitation: Option<String>,
+
+    /// Where a sealed tenant's site is made anew: a file with the recovery code, or with an identity, that opens the copy
+    #[arg(long, value_name = "FILE", requires = "from_invitation")]
+    pub recovery_code_file: Option<PathBuf>,
 
     /// The size at which a pack file is closed: 4M to 64M
     #[arg(long, value_name = "SIZE", default_value = "32M")]

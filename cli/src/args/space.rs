@@ -136,4 +136,8 @@ pub struct CheckArgs {
     /// truth, and what the damaged records said (forgotten snapshots, tags, pins) is lost. Asks for nothing else to run
     #[arg(long)]
     pub repair_log: bool,
+
+    /// Fetch what is damaged or missing here from a remote, send the remote what it has lost, and check again
+    #[arg(long, value_name = "REMOTE")]
+    pub heal: Option<String>,
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
@@ -39,9 +40,14 @@ pub struct SyncPushArgs {
     #[arg(long)]
     pub audit: bool,
 
-    /// Remove from a copy what the repository has pruned; without this the copy keeps it. Not for remotes
+    /// Remove from a copy what the repository has pruned; without this the copy keeps it. At a remote that keeps a sealed
+    /// copy this takes the recovery code, which is asked for, and what came within the immutability window stays
     #[arg(long)]
     pub delete: bool,
+
+    /// With --delete at a remote: a file with the recovery code, which is asked for else
+    #[arg(long, value_name = "FILE", requires = "delete")]
+    pub recovery_code_file: Option<PathBuf>,
 
     /// When the remote cannot be reached, or the connection is lost, try again until all is there
     #[arg(long)]
@@ -143,9 +149,13 @@ pub struct TenantCreateArgs {
     #[arg(value_name = "NAME")]
     pub name: String,
 
-    /// The most it may store, as the bytes of its files, each once
+    /// The most it may store, as the bytes of its files, each once; of a sealed tenant the bytes of its copy
     #[arg(long, value_name = "SIZE")]
     pub quota: Option<Bytes>,
+
+    /// Keep its packs as they come: nothing in them can be read or shared here, and only its owner can order deletions
+    #[arg(long)]
+    pub sealed: bool,
 }
 
 /// Options of `tenant set`.

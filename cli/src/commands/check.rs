@@ -1,6 +1,8 @@
 //! `check`.
 
 mod affected;
+mod copies;
+mod heal;
 
 use std::path::Path;
 
@@ -60,6 +62,9 @@ struct Summary {
     recorded: bool,
 }
 
+/// Healing goes on for so many rounds as long as it gets anywhere.
+const HEALED: u32 = 4;
+
 /// Runs `check`.
 pub fn run(ctx: &Context, args: CheckArgs) -> Result<ExitCode> {
     if args.repair_log {
@@ -67,11 +72,38 @@ pub fn run(ctx: &Context, args: CheckArgs) -> Result<ExitCode> {
     }
     let repo = open(ctx)?;
     let read = read_data(&args);
+    let mut found = once(ctx, &repo, read)?;
+    if let Some(name) = &args.heal {
+        // A manifest that is back tells of packs that nobody had missed.
+        for _ in 0..HEALED {
+            let some = heal::heal(ctx, &repo, name, found.outcome.recorded)?;
+            found = once(ctx, &repo, read)?;
+            if found.outcome.problems == 0 || !some {
+                break;
+            }
+        }
+    }
+    copies::check(ctx, &repo, read, &mut found.outcome)?;
+    summarise(&ctx.output, &found.outcome, read, found.index, found.files)?;
+    Ok(if found.outcome.problems > 0 { ExitCode::Found } else { ExitCode::Ok })
+}
+
+/// What one check found.
+struct Found {
+    outcome: Outcome,
+    /// Whether the index could be at fault.
+    index: bool,
+    /// Files affected, each once.
+    files: u64,
+}
+
+/// Checks, and tells what is found as it is found.
+fn once(ctx: &Context, repo: &Repository, read: ReadData) -> Result<Found> {
     let progress = ctx.monitor(Job::Other("packs"));
     let mut unwritable = Ok(());
     let mut index = false;
     let mut told = Told { output: &ctx.output, root: ctx.target()?, begun: false, affected: Affected::default() };
-    let result = check(&repo, read, &progress, &mut |finding| {
+    let result = check(repo, read, &progress, &mut |finding| {
         index |= matches!(finding, Finding::Object(_));
         let done = match ctx.output.json {
             true => ctx.output.message_now(&line(finding)),
@@ -87,8 +119,7 @@ pub fn run(ctx: &Context, args: CheckArgs) -> Result<ExitCode> {
     unwritable = unwritable.and_then(|()| told.tell_affected());
     let outcome = result?;
     unwritable?;
-    summarise(&ctx.output, &outcome, read, index, told.affected.count)?;
-    Ok(if outcome.problems > 0 { ExitCode::Found } else { ExitCode::Ok })
+    Ok(Found { outcome, index, files: told.affected.count })
 }
 
 /// For writing, so that the result can be recorded; where that cannot be, for reading.

@@ -1,5 +1,7 @@
 //! `init`.
 
+mod back;
+
 use repo::chunker::ChunkerParams;
 use repo::crypto::slot::Argon2Cost;
 use repo::error::{Error, Kind, Result};
@@ -42,7 +44,13 @@ pub fn run(ctx: &Context, args: InitArgs) -> Result<ExitCode> {
     };
     let wanted = Init { slots, chunker: ChunkerParams::DEFAULT, pack_size: args.pack_size.0 };
     let (id, code, remote) = match anew {
-        Some(Anew { identity, remote }) => (identity.id, open::init_anew(root, &wanted, identity)?, Some(remote)),
+        Some(Anew { repository, identity: None, remote }) => {
+            let name = args.from_invitation.as_deref().unwrap_or_default();
+            return back::bring(ctx, &args, name, repository, &remote, &password);
+        }
+        Some(Anew { identity: Some(identity), remote, .. }) => {
+            (identity.id, open::init_anew(root, &wanted, identity)?, Some(remote))
+        }
         None => open::init(root, &wanted).map(|(id, code)| (id, code, None))?,
     };
     if args.pool || remote.is_some() {

@@ -140,6 +140,17 @@ fn describe(record: &Record) -> (&'static str, String) {
             ("belongings", format!("tenant number {tenant} left what it wants back if its repository is lost"))
         }
         Record::HostKey { .. } => ("host-key", "the server has a new host key".to_owned()),
+        Record::OwnerPinned { tenant, .. } => {
+            ("owner-pinned", format!("tenant number {tenant} is its owner's key's: no other orders deletions"))
+        }
+        Record::OrderObeyed { tenant, order } => {
+            let (objects, bytes) = (human::count(order.objects, "object"), human::size(order.bytes));
+            ("order-obeyed", format!("by its owner's order, removing {objects} of tenant number {tenant}, {bytes}"))
+        }
+        Record::ManifestReplaced { snapshot, .. } => (
+            "manifest-replaced",
+            format!("the manifest of snapshot {} was damaged and is whole again", snapshot.short()),
+        ),
         Record::Checkpoint { state } => {
             ("checkpoint", format!("checkpoint of {}", human::count(state.snapshots.len() as u64, "snapshot")))
         }

@@ -16,7 +16,7 @@ use repo::error::{Error, Kind, Result, printable};
 use repo::open::{Access, Repository};
 use repo::select::Filter;
 
-use super::open::{open_repository, place};
+use super::open::{open_copy, open_repository, place};
 use crate::args::MountArgs;
 use crate::context::Context;
 use crate::exit::ExitCode;
@@ -66,13 +66,19 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
 }
 
 fn view(ctx: &Context, repo: Repository, args: &MountArgs) -> Result<Arc<dyn View>> {
-    let (filter, output) = (super::which::filter(&repo, &args.filter)?, Arc::clone(&ctx.output));
-    let Some(name) = &args.remote else { return Ok(Arc::new(RepositoryView::new(repo, filter, output))) };
+    let output = Arc::clone(&ctx.output);
+    let known = args.remote.as_ref().map(|name| sync::remote::find(&repo, name)).transpose()?;
+    let (repo, known) = match known {
+        // A copy is read as the repository itself is.
+        Some(known) if known.sealed => (open_copy(ctx, &repo, &known)?, None),
+        known => (repo, known),
+    };
+    let filter = super::which::filter(&repo, &args.filter)?;
+    let Some(known) = known else { return Ok(Arc::new(RepositoryView::new(repo, filter, output))) };
     if filter != Filter::default() {
         return Err(Error::new(Kind::Unsupported, "a remote is mounted as a whole: filters do not apply")
             .remedy("leave them out"));
     }
-    let known = sync::remote::find(&repo, name)?;
     Ok(Arc::new(RemoteView::new(known, repo.config.repo_id, Arc::clone(&repo.keys), output)))
 }
 

@@ -1,11 +1,18 @@
 //! Opening the repository that a command works on.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use repo::error::{Error, Kind, Result};
+use repo::format::record::RemoteState;
 use repo::keyslots;
+use repo::lock::Locks;
 use repo::open::{Access, Place, Repository, Sealed};
 
+use sync::remote;
+use sync::remote_backend::RemoteBackend;
+
+use crate::PROGRAM;
 use crate::context::Context;
 use crate::progress::Job;
 use crate::secret::Secret;
@@ -78,6 +85,22 @@ pub fn engine_secret(secret: Secret) -> Result<keyslots::Secret> {
         Secret::Password(text) => Ok(keyslots::Secret::Passphrase(text)),
         Secret::Identity(text) => keyslots::Secret::identity(&text),
     }
+}
+
+/// Opens the copy that a remote keeps, for reading, with the keys of the repository that it is a copy of.
+///
+/// # Errors
+/// `Unreachable`; what the copy gives.
+pub fn open_copy(ctx: &Context, repo: &Repository, known: &RemoteState) -> Result<Repository> {
+    let at = Path::new(&known.url).join(&known.tenant);
+    let backend = RemoteBackend::new(remote::dial(known), repo.config.repo_id, PROGRAM, &at);
+    let place = Place { root: at.clone(), index_dir: None, cache: cache_dir()? };
+    let sealed = Sealed::from_backend(Arc::new(backend), Locks::read_only(&at), place, Access::Read);
+    let sealed = sealed.map_err(|e| match e.kind() {
+        Kind::NoRepository => e.remedy("`packmule sync push` sends it there first"),
+        _ => e,
+    })?;
+    sealed.read_with(&repo.unlocked.keyring, &ctx.monitor(Job::Look("packs")))
 }
 
 fn cache_dir() -> Result<PathBuf> {

@@ -7,7 +7,7 @@ use repo::open::Access;
 use serde::Serialize;
 use sync::{pull, remote};
 
-use super::open::open_repository;
+use super::open::{open_copy, open_repository};
 use crate::PROGRAM;
 use crate::args::SyncPullArgs;
 use crate::context::Context;
@@ -35,7 +35,11 @@ pub fn run(ctx: &Context, args: &SyncPullArgs) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Write)?;
     let known = remote::find(&repo, &args.from)?;
     let progress = ctx.monitor(Job::Other("snapshots"));
-    let done = pull::pull(&repo, remote::dial(&known), PROGRAM, &args.ids, &progress);
+    let done = match known.sealed {
+        true => open_copy(ctx, &repo, &known)
+            .and_then(|copy| pull::pull_from(&repo, &mut pull::Copy(copy), &args.ids, &progress)),
+        false => pull::pull(&repo, remote::dial(&known), PROGRAM, &args.ids, &progress),
+    };
     drop(progress);
     repo.remember();
     let done = done?;

@@ -77,8 +77,9 @@ fn add(ctx: &Context, args: &RemoteAddArgs) -> Result<()> {
     let state = remote::add(&repo, &args.name, &invitation, &host)?;
     repo.remember();
     let (name, url) = (&args.name, &state.url);
+    let kept = if state.sealed { ", which keeps a sealed copy and has none of the keys" } else { "" };
     ctx.output.remark(format!(
-        "connected to {url} as tenant {}; `packmule sync push {name}` sends the snapshots",
+        "connected to {url} as tenant {}{kept}; `packmule sync push {name}` sends the snapshots",
         state.tenant
     ))
 }

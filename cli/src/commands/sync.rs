@@ -1,5 +1,7 @@
 //! `sync`.
 
+mod sealed;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,8 @@ use repo::open::{Access, Repository};
 use repo::tenants::valid_name;
 use serde::Serialize;
 use sync::remote;
-use sync::sealed::{self, Options, Report};
+use sync::sealed::{Directory, Options, Report, mirror};
+use sync::serve::objects::copy_dir;
 use sync::ssh::is_transient;
 
 use super::open::{open_repository, place};
@@ -79,32 +82,22 @@ fn push(ctx: &Context, args: &SyncPushArgs) -> Result<ExitCode> {
 }
 
 fn to_remote(ctx: &Context, args: &SyncPushArgs, name: &str, started: Instant) -> Result<ExitCode> {
-    if args.delete {
-        return Err(Error::new(Kind::Usage, "--delete is for copies in a directory: a pool keeps what it has")
-            .remedy("leave --delete out"));
-    }
     // It notes how far the remote has everything.
     let repo = open_repository(ctx, Access::Write)?;
     let known = remote::find(&repo, name).map_err(|e| {
         e.remedy(format!("`packmule remote list` shows those there are; write ./{name} for a directory"))
     })?;
-    let mut wait = FIRST_WAIT;
-    let report = loop {
+    if known.sealed {
+        return sealed::to_remote(ctx, args, name, &repo, &known, started);
+    }
+    if args.delete {
+        return Err(Error::new(Kind::Usage, "--delete is for copies: a pool keeps what it has, by rules of its own")
+            .remedy("leave --delete out"));
+    }
+    let report = again(ctx, args.retry, &mut || {
         let progress = ctx.monitor(Job::Other("packs"));
-        let done = push_once(&repo, &known, args, &progress);
-        drop(progress);
-        match done {
-            Err(e) if args.retry && is_transient(&e) && !ctx.stopped() => {
-                ctx.output.complain(format!("packmule: {e}; trying again in {}", human::duration(wait)));
-                let until = Instant::now() + wait;
-                while Instant::now() < until && !ctx.stopped() {
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-                wait = (wait * 2).min(LONGEST_WAIT);
-            }
-            other => break other?,
-        }
-    };
+        push_once(&repo, &known, args.audit, &progress)
+    })?;
     if let Some(position) = report.watermark {
         remote::pushed(&repo, name, position)?;
     }
@@ -125,20 +118,60 @@ fn to_remote(ctx: &Context, args: &SyncPushArgs, name: &str, started: Instant) -
         .remedy("`packmule check --read-data` tells what is damaged here"))
 }
 
+/// Does it, and, if asked to, again and again while the remote is out of reach.
+fn again<T>(ctx: &Context, retry: bool, once: &mut dyn FnMut() -> Result<T>) -> Result<T> {
+    let mut wait = FIRST_WAIT;
+    loop {
+        match once() {
+            Err(e) if retry && is_transient(&e) && !ctx.stopped() => {
+                ctx.output.complain(format!("packmule: {e}; trying again in {}", human::duration(wait)));
+                let until = Instant::now() + wait;
+                while Instant::now() < until && !ctx.stopped() {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                wait = (wait * 2).min(LONGEST_WAIT);
+            }
+            other => return other,
+        }
+    }
+}
+
 fn push_once(
     repo: &Repository,
     known: &RemoteState,
-    args: &SyncPushArgs,
+    audit: bool,
     progress: &dyn Monitor,
 ) -> Result<sync::push::Report> {
     let link = remote::open(known)?;
     for warning in link.warnings() {
         progress.event(Event::Notice(warning));
     }
-    let options = sync::push::Options { audit: args.audit };
+    let options = sync::push::Options { audit };
     let done = sync::push::push(repo, &remote::dial_first(&link, known)?, PROGRAM, options, progress);
     link.close();
     done
+}
+
+/// Sends a pooled remote what it lacks, after everything was compared; how many bytes.
+///
+/// # Errors
+/// As [`sync::push::push`].
+pub fn heal_pooled(repo: &Repository, name: &str, known: &RemoteState, progress: &dyn Monitor) -> Result<u64> {
+    let report = push_once(repo, known, true, progress)?;
+    if let Some(position) = report.watermark {
+        remote::pushed(repo, name, position)?;
+    }
+    Ok(report.bytes)
+}
+
+/// As [`heal_pooled`], of a remote that keeps a sealed copy.
+///
+/// # Errors
+/// As [`sync::sealed::push_to`].
+pub fn heal_sealed(repo: &Repository, name: &str, known: &RemoteState, progress: &dyn Monitor) -> Result<u64> {
+    let (report, _) = sealed::push_once(repo, known, true, None, progress)?;
+    remote::pushed(repo, name, report.now)?;
+    Ok(report.bytes)
 }
 
 fn tell_remote(ctx: &Context, done: &sync::push::Report, name: &str, elapsed: Duration) -> Result<()> {
@@ -187,11 +220,40 @@ fn to_directory(ctx: &Context, args: &SyncPushArgs, to: &Path, started: Instant)
     };
     let _one_at_a_time = Locks::file(&copy.lock_path()).prune(Duration::ZERO).map_err(busy)?;
     let progress = ctx.monitor(Job::Other("packs"));
-    let done = sealed::push(&repo, &copy, Options { audit: args.audit, delete: args.delete }, &progress);
+    let options = Options { audit: args.audit, delete: args.delete };
+    let done = sync::sealed::push(&repo, &copy, options, &progress)
+        .and_then(|done| tenants_too(&repo, &copy, done, options, &progress));
     drop(progress);
     repo.remember();
     let done = done?;
-    tell(ctx, &done, copy.root(), started.elapsed())?;
+    let to = human::path(copy.root().as_os_str().as_encoded_bytes());
+    tell(ctx, &done, &format!("the copy in {to}"), &to, started.elapsed())?;
+    or_damaged(&done)
+}
+
+/// A pool's copy holds what the pool keeps of its sealed tenants.
+fn tenants_too(
+    repo: &Repository,
+    copy: &Local,
+    mut done: Report,
+    options: Options,
+    progress: &dyn Monitor,
+) -> Result<Report> {
+    sealed::each_tenant(repo, &mut |number, of, source| {
+        let dir = copy_dir(&copy.root().join("tenants"), number);
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io("make", &dir, e))?;
+        let target = Local::copy_of(&dir, of)?;
+        let more = mirror(source, &Directory(&target), options, progress)?;
+        done.packs += more.packs;
+        done.bytes += more.bytes;
+        done.deleted += more.deleted;
+        Ok(())
+    })?;
+    Ok(done)
+}
+
+/// The end of a push to a copy: damage here is told at last.
+fn or_damaged(done: &Report) -> Result<ExitCode> {
     if done.damaged.is_empty() {
         return Ok(ExitCode::Ok);
     }
@@ -200,7 +262,8 @@ fn to_directory(ctx: &Context, args: &SyncPushArgs, to: &Path, started: Instant)
         .remedy("`packmule check --read-data` tells what that touches"))
 }
 
-fn tell(ctx: &Context, done: &Report, to: &Path, elapsed: Duration) -> Result<()> {
+/// Tells what a push to a copy did; `what` is the copy, `to` its place.
+fn tell(ctx: &Context, done: &Report, what: &str, to: &str, elapsed: Duration) -> Result<()> {
     if ctx.output.json {
         ctx.output.message(&Summary {
             packs_sent: done.packs,
@@ -213,9 +276,8 @@ fn tell(ctx: &Context, done: &Report, to: &Path, elapsed: Duration) -> Result<()
         })?;
         return ctx.output.flush();
     }
-    let to = human::path(to.as_os_str().as_encoded_bytes());
     if done.bytes == 0 && done.deleted == 0 {
-        ctx.output.remark(format!("the copy in {to} is up to date"))?;
+        ctx.output.remark(format!("{what} is up to date"))?;
         return ctx.output.flush();
     }
     let (packs, snapshots) = (human::count(done.packs, "pack"), human::count(done.snapshots, "snapshot"));

@@ -13,6 +13,7 @@ use repo::tenants::{self, require_pool};
 use serde::Serialize;
 use sync::invitation::Invitation;
 use sync::serve::Door;
+use sync::serve::objects::stored_bytes;
 use sync::ssh::url::Address;
 
 use super::open::open_repository;
@@ -81,7 +82,7 @@ pub fn run(ctx: &Context, args: TenantArgs) -> Result<ExitCode> {
 fn create(ctx: &Context, repo: &Repository, args: &TenantCreateArgs) -> Result<()> {
     let quota = args.quota.map(|quota| quota.0);
     let set = |tenant: &mut TenantState| tenant.quota = quota;
-    tenants::create(repo, &args.name, false, &set)?;
+    tenants::create(repo, &args.name, args.sealed, &set)?;
     ctx.output.remark(format!("made tenant {0}; `packmule tenant invite {0}` lets its site connect", args.name))
 }
 
@@ -103,6 +104,14 @@ fn live_snapshots(state: &State, number: u32) -> u64 {
     state.snapshots.values().filter(own).count() as u64
 }
 
+/// What a tenant's quota is compared with: the bytes of its different chunks; of a sealed tenant those of its copy.
+fn owned_bytes(repo: &Repository, number: u32, tenant: &TenantState) -> Result<Option<u64>> {
+    match &repo.root {
+        Some(root) if tenant.sealed => stored_bytes(&root.join("tenants"), number),
+        _ => Ok(repo.index.ownership(number)?.map(|owned| owned.bytes)),
+    }
+}
+
 /// Why a tenant cannot deliver, if it cannot.
 fn standing(tenant: &TenantState) -> &'static str {
     match (tenant.suspended, tenant.repository) {
@@ -117,7 +126,7 @@ fn list(ctx: &Context, repo: &Repository) -> Result<()> {
     let mut table = Table::new(&["Name", "Kind", "Snapshots", "Owns", "Quota", "State"]);
     for (number, tenant) in &state.tenants {
         let snapshots = live_snapshots(&state, *number);
-        let owned = repo.index.ownership(*number)?.map(|owned| owned.bytes);
+        let owned = owned_bytes(repo, *number, tenant)?;
         let connected = tenant.repository.is_some();
         if ctx.output.json {
             ctx.output.message(&Line {

@@ -95,6 +95,20 @@ impl Local {
         self.root.join(layout::LOCK)
     }
 
+    /// As [`Backend::put`], of a file that is there already on the same filesystem, and goes away in any case.
+    ///
+    /// # Errors
+    /// As [`Backend::put`].
+    pub fn take_over(&self, object: &Object, file: &Path) -> Result<Put> {
+        let target = self.path(object);
+        if self.read_only {
+            return Err(read_only(target));
+        }
+        let put = self.publisher.publish(Temp::of(file)?, &target).map_err(Error::full_repository)?;
+        sync_parent(&target)?;
+        Ok(put)
+    }
+
     fn open_file(&self, object: &Object) -> Result<File> {
         let path = self.path(object);
         File::open(&path).map_err(|e| Error::io("open", path, e))

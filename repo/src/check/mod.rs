@@ -234,21 +234,24 @@ impl Check<'_> {
     }
 
     fn chosen(&self, id: &PackId) -> bool {
-        let bytes = id.as_bytes();
-        let number = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        match self.read {
-            ReadData::None => false,
-            ReadData::All => true,
-            ReadData::Part { n, m } => number % m.max(1) == n.saturating_sub(1),
-            // Names are hashes: any part of one, mixed with the salt, is a fair die.
-            ReadData::Percent(x) => {
-                f64::from((number ^ self.salt).wrapping_mul(0x9E37_79B1)) < x / 100.0 * 4_294_967_296.0
-            }
-        }
+        self.read.chooses(id, self.salt)
     }
 }
 
 impl ReadData {
+    /// Whether a pack is among those to be read. `salt` makes another choice of a percentage each time.
+    pub fn chooses(&self, id: &PackId, salt: u32) -> bool {
+        let bytes = id.as_bytes();
+        let number = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        match self {
+            ReadData::None => false,
+            ReadData::All => true,
+            ReadData::Part { n, m } => number % m.max(&1) == n.saturating_sub(1),
+            // Names are hashes: any part of one, mixed with the salt, is a fair die.
+            ReadData::Percent(x) => f64::from((number ^ salt).wrapping_mul(0x9E37_79B1)) < x / 100.0 * 4_294_967_296.0,
+        }
+    }
+
     /// As it stands in the log: empty for all or none, `n/m` or `x%`.
     pub fn subset(&self) -> String {
         match self {

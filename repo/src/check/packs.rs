@@ -124,11 +124,11 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Packs that the index has and that no roll-up lists.
+    /// Packs that the index has and that no roll-up lists. A second copy of a damaged one's is of no use.
     fn recorded_bare_packs(&self) -> Result<u64> {
         let mut recorded = 0;
         for (id, _) in self.listed.unmarked() {
-            recorded += u64::from(self.repo.index.pack_by_id(&id)?.is_some());
+            recorded += u64::from(self.repo.index.pack_by_id(&id)?.is_some_and(|info| !info.damaged));
         }
         Ok(recorded)
     }

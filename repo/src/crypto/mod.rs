@@ -60,6 +60,9 @@ pub mod context {
         /// Tells one content of what a site leaves at its pool from another.
         BELONGINGS = "packmule 2026-11-23 v1 belongings' mark";
 
+        /// An order to delete to what the owner signs of it.
+        ORDER = "packmule 2026-11-23 v1 order to delete";
+
         /// Argon2id output to the key that seals a passphrase slot.
         SLOT_PASSPHRASE = "packmule 2026-11-23 v1 slot: passphrase";
         /// Recovery code and salt to the key that seals a recovery slot.

@@ -82,6 +82,11 @@ impl UnverifiedConfig {
         self.config.repo_id
     }
 
+    /// The owner's public key that this claims: whoever holds the other half may order deletions.
+    pub fn owner_public(&self) -> [u8; 32] {
+        self.config.owner_public
+    }
+
     /// The config, once it is known to come from a holder of `keys`. `Damaged` otherwise.
     pub fn verify(self, keys: &Keys) -> Result<Config> {
         // `blake3::Hash` compares in constant time.

@@ -11,7 +11,7 @@ use crate::format::wire::{Reader, Writer};
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 
 pub use parties::{
-    Belongings, Credential, Invite, MAX_BELONGINGS, MAX_CREDENTIALS, Origin, PrivateKey, RemoteState, Roles,
+    Belongings, Credential, Invite, MAX_BELONGINGS, MAX_CREDENTIALS, Obeyed, Origin, PrivateKey, RemoteState, Roles,
     SiteParties, TenantState,
 };
 pub use state::{CheckState, SESSION_LIFE, SessionState, SnapshotState, State, Sweep};
@@ -137,6 +137,12 @@ pub enum Record {
     Pushed { remote: String, position: Position, at: Time },
     /// The key that this repository's server shows to those who connect.
     HostKey { key: PrivateKey },
+    /// The public key whose owner may order deletions in what this sealed tenant delivered. Said once.
+    OwnerPinned { tenant: u32, key: [u8; 32] },
+    /// A sealed tenant's owner ordered deletions, which are under way.
+    OrderObeyed { tenant: u32, order: Obeyed },
+    /// A snapshot's manifest was damaged and has been written again, with the same content.
+    ManifestReplaced { snapshot: SnapshotId, manifest_hash: [u8; 32] },
     /// What there is to say of a host that backs up to this repository over a connection, all of it.
     AgentSet { agent: u32, state: Box<TenantState> },
     /// What a tenant wants back, beside its snapshots, when its repository is lost: sealed by the tenant.
@@ -306,6 +312,18 @@ impl Record {
                 w.i64(at.0);
             }
             Record::HostKey { key } => w.lp_bytes(&key.0),
+            Record::OwnerPinned { tenant, key } => {
+                w.varint((*tenant).into());
+                w.bytes(key);
+            }
+            Record::OrderObeyed { tenant, order } => {
+                w.varint((*tenant).into());
+                order.write(w);
+            }
+            Record::ManifestReplaced { snapshot, manifest_hash } => {
+                w.bytes(snapshot.as_bytes());
+                w.bytes(manifest_hash);
+            }
             Record::AgentSet { agent, state } => {
                 w.varint((*agent).into());
                 state.write(w);
@@ -351,6 +369,9 @@ impl Record {
             Record::RemoteRemoved { .. } => 26,
             Record::Pushed { .. } => 27,
             Record::HostKey { .. } => 28,
+            Record::OwnerPinned { .. } => 29,
+            Record::OrderObeyed { .. } => 30,
+            Record::ManifestReplaced { .. } => 31,
             Record::AgentSet { .. } => 32,
             Record::Belongings { .. } => 33,
             Record::Ignored { kind, .. } => *kind,
@@ -411,6 +432,9 @@ impl Record {
                 sealed: r.lp_bytes(MAX_BELONGINGS)?.to_vec(),
             },
             27 => Record::Pushed { remote: text(r)?, position: Position::read(r)?, at: time(r)? },
+            29 => Record::OwnerPinned { tenant: r.varint_u32()?, key: r.array()? },
+            30 => Record::OrderObeyed { tenant: r.varint_u32()?, order: Obeyed::read(r)? },
+            31 => Record::ManifestReplaced { snapshot: SnapshotId(r.array()?), manifest_hash: r.array()? },
             kind if kind & MAY_IGNORE != 0 => Record::Ignored { kind, body: r.bytes(r.remaining())?.to_vec() },
             _ => return Err(newer()),
         })

@@ -55,11 +55,15 @@ impl Receiver {
             return Err(Error::damaged(format!("it is a snapshot of host '{other}', and this agent's is '{host}'")));
         }
         let id = from.id_here(snapshot);
-        match self.repo.log.state().snapshots.get(&id) {
-            Some(known) if from.owns(known) => return Ok(Answer::Accepted { already: true }),
+        let known = match self.repo.log.state().snapshots.get(&id) {
+            Some(known) if from.owns(known) => Some(known.recorded),
             // Nobody who draws ids by chance comes here.
             Some(_) => return Err(Error::damaged("its id is another snapshot's")),
-            None => {}
+            None => None,
+        };
+        // One whose file was lost here comes back by what was delivered, if it is sent again.
+        if known.is_some() && snapshots::manifest(&self.repo, &id).is_ok() {
+            return Ok(Answer::Accepted { already: true });
         }
         if self.repo.index.ownership(from.number)?.is_none() {
             derive_owned(&self.repo, from, monitor)?;
@@ -69,6 +73,11 @@ impl Receiver {
             return Ok(Answer::Missing(missing));
         }
         manifest.id = id;
+        if let Some(recorded) = known {
+            manifest.recorded = recorded.0;
+            snapshots::replace(&self.repo, &manifest)?;
+            return Ok(Answer::Accepted { already: true });
+        }
         let now = self.repo.clock.now().0;
         let origin = match from.host {
             // This is the first repository that records it: nobody's word but this clock's.
@@ -132,6 +141,44 @@ fn owned(repo: &Repository, from: &Sender, h: &ContentHash) -> Result<bool> {
 }
 
 impl Sender {
+    /// Whether something that this tenant owned is in no pack that is whole: then what is known of how far it has delivered
+    /// everything does not hold.
+    ///
+    /// # Errors
+    /// What index and log give.
+    pub fn has_lost(&self, repo: &Repository) -> Result<bool> {
+        let state = repo.log.state();
+        for (id, _) in state.snapshots.iter().filter(|(_, s)| s.forgotten.is_none() && self.owns(s)) {
+            if repo.backend.size(&crate::backend::Object::Snapshot(*id))?.is_none() {
+                return Ok(true);
+            }
+        }
+        if repo.index.ownership(self.number)?.is_none() {
+            derive_owned(repo, self, &Void::default())?;
+        }
+        let packs = repo.packs();
+        for id in state.damaged.keys() {
+            let Some(info) = repo.index.pack_by_id(id)? else { continue };
+            // One whose contents nobody knows any more may have held anything.
+            let Ok(pack) = packs.pack(&info) else { return Ok(true) };
+            for chunks in pack.footer.chunks.chunks(BATCH) {
+                let theirs: Vec<ChunkId> = chunks.iter().map(|chunk| self.keys.chunk_id(&chunk.h)).collect();
+                let ours: Vec<ChunkId> = chunks.iter().map(|chunk| repo.keys.chunk_id(&chunk.h)).collect();
+                let here = repo.index.lookup_usable(&ours)?;
+                if repo
+                    .index
+                    .owns(self.number, &theirs)?
+                    .iter()
+                    .zip(&here)
+                    .any(|(owned, here)| *owned && here.is_none())
+                {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether each chunk must still be delivered.
     ///
     /// # Errors

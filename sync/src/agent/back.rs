@@ -15,11 +15,11 @@ use crate::wire::Message;
 /// `Unreachable`; `Damaged` if what the pool gives is not this site's; what the log gives.
 pub fn bring_back(repo: &Repository, remote: &RemoteState, program: &str) -> Result<u64> {
     let mut connection = fetch::begin(remote::dial(remote)()?, repo.config.repo_id, program)?;
-    connection.send(&Message::Give)?;
+    connection.send(&Message::Recall)?;
     connection.flush()?;
     match connection.receive()? {
-        Some(Message::Given { sealed, .. }) if sealed.is_empty() => Ok(0),
-        Some(Message::Given { mark, sealed }) => agents::take_back(repo, &mark, &sealed),
+        Some(Message::Recalled { sealed, .. }) if sealed.is_empty() => Ok(0),
+        Some(Message::Recalled { mark, sealed }) => agents::take_back(repo, &mark, &sealed),
         other => Err(fetch::unexpected(other)),
     }
 }

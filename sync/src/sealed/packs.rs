@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
-use repo::backend::{Object, Put};
+use repo::backend::Object;
 use repo::error::{Error, Kind, Result};
 use repo::id::PackId;
 use repo::monitor::{Counters, Event};
 use repo::pack::read::whole_pack;
 
 use super::Push;
+use super::objects::AT_ONCE as ASKED;
 use crate::delta::Delta;
 
 /// Packs on their way at once: while one is made durable, others are read and hashed.
@@ -31,7 +32,6 @@ pub struct Copied {
 
 enum Found {
     Copied(u64),
-    There,
     Gone,
     Damaged(Error),
 }
@@ -41,11 +41,10 @@ impl Push<'_> {
     pub fn copy_packs(&self, delta: &Delta, missing: &[PackId]) -> Result<Copied> {
         let (packs, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         let (gone, damaged, failed) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()), Mutex::new(None));
-        let (tx, rx) = bounded::<(PackId, u64)>(AT_ONCE);
-        let work = |rx: Receiver<(PackId, u64)>| {
-            for (id, size) in rx {
-                match self.stop_if_cancelled().and_then(|()| self.copy_pack(&id, size)) {
-                    Ok(Found::There) => {}
+        let (tx, rx) = bounded::<PackId>(AT_ONCE);
+        let work = |rx: Receiver<PackId>| {
+            for id in rx {
+                match self.stop_if_cancelled().and_then(|()| self.copy_pack(&id)) {
                     Ok(Found::Copied(n)) => {
                         packs.fetch_add(1, Ordering::Relaxed);
                         bytes.fetch_add(n, Ordering::Relaxed);
@@ -86,55 +85,67 @@ impl Push<'_> {
         Ok(Copied { packs, bytes, gone: gone.into_inner(), damaged: damaged.into_inner() })
     }
 
-    /// Hands out what is to be looked at; ends early, without an error of its own, when nobody takes any more.
-    fn feed(&self, delta: &Delta, missing: &[PackId], tx: &Sender<(PackId, u64)>) -> Result<()> {
+    /// Hands out what is missing; ends early, without an error of its own, when nobody takes any more.
+    fn feed(&self, delta: &Delta, missing: &[PackId], tx: &Sender<PackId>) -> Result<()> {
         let sweep = self.source.log.state().sweep.clone();
         let doomed = |id: &PackId| sweep.as_ref().is_some_and(|sweep| sweep.packs.contains(id));
-        let ended = || Error::new(Kind::Interrupted, "interrupted");
-        let offer = |id: PackId, size: u64| {
-            if doomed(&id) {
+        let mut asked: Vec<(Object, u64)> = Vec::new();
+        let hand_out = |asked: &mut Vec<(Object, u64)>| -> Result<()> {
+            if asked.is_empty() {
                 return Ok(());
             }
-            Counters::add(&self.monitor.counters().total_files, 1);
-            tx.send((id, size)).map_err(|_| ended())
+            let absent = self.target.missing(asked)?;
+            for ((object, _), absent) in asked.drain(..).zip(absent) {
+                Counters::add(&self.monitor.counters().total_files, 1);
+                match object {
+                    Object::Pack(id) if absent => {
+                        tx.send(id).map_err(|_| Error::new(Kind::Interrupted, "interrupted"))?;
+                    }
+                    _ => Counters::add(&self.monitor.counters().files, 1),
+                }
+            }
+            Ok(())
         };
-        let known = |id: &PackId| match self.source.index.pack_by_id(id)? {
+        let mut offer = |id: PackId, size: u64| {
+            if !doomed(&id) {
+                asked.push((Object::Pack(id), size));
+            }
+            if asked.len() >= ASKED { hand_out(&mut asked) } else { Ok(()) }
+        };
+        let mut known = |id: &PackId| match self.source.index.pack_by_id(id)? {
             Some(info) => offer(*id, info.size),
             // Swept since.
             None => Ok(()),
         };
-        missing.iter().try_for_each(known)?;
+        missing.iter().try_for_each(&mut known)?;
         match delta {
-            Delta::All => self.source.index.packs(&mut |info| offer(info.id, info.size)),
-            Delta::Since { packs, .. } => packs.iter().try_for_each(known),
+            Delta::All => self.source.index.packs(&mut |info| offer(info.id, info.size))?,
+            Delta::Since { packs, .. } => packs.iter().try_for_each(known)?,
         }
+        hand_out(&mut asked)
     }
 
-    fn copy_pack(&self, id: &PackId, size: u64) -> Result<Found> {
-        let object = Object::Pack(*id);
-        let there = self.target.size(&object)?;
-        if there == Some(size) {
-            return Ok(Found::There);
-        }
+    fn copy_pack(&self, id: &PackId) -> Result<Found> {
         let bytes = match whole_pack(self.source.backend.as_ref(), id) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == Kind::NotFound => return Ok(Found::Gone),
             Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Io) => return Ok(Found::Damaged(e)),
             Err(e) => return Err(e),
         };
-        if there.is_some() {
-            // Another length under this name is no pack.
-            self.target.delete(&object)?;
-        }
         let n = bytes.len() as u64;
-        Ok(match self.target.put(&object, &bytes)? {
-            Put::Created => {
-                Counters::add(&self.monitor.counters().stored, n);
-                Counters::add(&self.monitor.counters().bytes, n);
-                Found::Copied(n)
-            }
-            Put::Exists => Found::There,
-        })
+        self.target.put(&Object::Pack(*id), &bytes)?;
+        Counters::add(&self.monitor.counters().stored, n);
+        Counters::add(&self.monitor.counters().bytes, n);
+        Ok(Found::Copied(n))
+    }
+
+    /// The packs among what is lost in the copy.
+    pub fn lost_packs(lost: &[Object]) -> Vec<PackId> {
+        let packs = lost.iter().filter_map(|object| match object {
+            Object::Pack(id) => Some(*id),
+            _ => None,
+        });
+        packs.collect()
     }
 
     fn path(&self, id: &PackId) -> std::path::PathBuf {

@@ -28,6 +28,8 @@ const WAITING: usize = 1024;
 pub struct Begun<'a> {
     pool: &'a Pool,
     pushing: Arc<Pushing>,
+    /// Of what was lost here: then everything is to be compared.
+    again: Option<[u8; 32]>,
 }
 
 impl<'a> Begun<'a> {
@@ -52,7 +54,8 @@ impl<'a> Begun<'a> {
                     .remedy("wait until it has ended"));
             }
         }
-        let begun = Begun { pool, pushing };
+        let mut begun = Begun { pool, pushing, again: None };
+        begun.again = Begun::lost(pool, &begun.pushing.tenant)?;
         let Pushing { tenant, spool, .. } = &*begun.pushing;
         // What was left here on earlier visits must not keep out for days what fits.
         if !quota::room(&pool.repo, tenant, spool, 0)? {
@@ -61,11 +64,24 @@ impl<'a> Begun<'a> {
         Ok(begun)
     }
 
+    /// Names the state of loss in which this tenant has not been asked for everything yet, if there is one.
+    fn lost(pool: &Pool, tenant: &Tenant) -> Result<Option<[u8; 32]>> {
+        if !tenant.has_lost(&pool.repo)? {
+            return Ok(None);
+        }
+        let mut hasher = blake3::Hasher::new();
+        pool.repo.log.state().damaged.keys().for_each(|id| _ = hasher.update(id.as_bytes()));
+        let name = *hasher.finalize().as_bytes();
+        Ok((pool.asked_again.lock().get(&tenant.number) != Some(&name)).then_some(name))
+    }
+
     fn ready(&self) -> Result<Message> {
         let repo = &self.pool.repo;
         let Pushing { session, tenant, spool, .. } = &*self.pushing;
         let state = repo.log.state();
         let watermark = party(&state, tenant.number).and_then(|t| t.watermark);
+        // What was lost here is sent again only by who compares everything.
+        let watermark = watermark.filter(|_| self.again.is_none());
         let mut partial = spool.packs()?;
         partial.truncate(MAX_PARTIAL);
         Ok(Message::Ready {
@@ -124,6 +140,9 @@ pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection, stop: &S
     }
     // What the work met is why nobody listened any more.
     if worked.and(listened)? {
+        if let Some(again) = begun.again {
+            pool.asked_again.lock().insert(pushing.tenant.number, again);
+        }
         // Left by a server that ended between storing a pack and removing it here. Nobody will come back for it.
         pushing.spool.clear()?;
     }

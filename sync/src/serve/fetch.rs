@@ -46,7 +46,7 @@ pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection, stop: &S
             Message::List { after } => connection.send(&list(pool, tenant, after)?)?,
             Message::Fetch { snapshot } => fetch(pool, tenant, snapshot, connection)?,
             Message::Get { pieces } => get(pool, tenant, &pieces, &mut packer, connection)?,
-            Message::Give => connection.send(&given(pool, tenant)?)?,
+            Message::Recall => connection.send(&given(pool, tenant)?)?,
             Message::Ping(number) => connection.send(&Message::Pong(number))?,
             Message::Pong(_) => {}
             Message::Fail(fail) => return Err(fail.into_error()),
@@ -63,7 +63,7 @@ fn given(pool: &Pool, tenant: &Tenant) -> Result<Message> {
     let state = pool.repo.log.state();
     let kept = state.belongings.get(&tenant.number).and_then(|kept| Some((unhex(&kept.name)?, kept.sealed.clone())));
     let (mark, sealed) = kept.unwrap_or_default();
-    Ok(Message::Given { mark, sealed })
+    Ok(Message::Recalled { mark, sealed })
 }
 
 /// A page of the tenant's snapshots, by the ids that they have at its own place.

@@ -69,7 +69,8 @@ pub fn over() -> Error {
 /// # Errors
 /// `Refused` if there is no such push of this tenant's; what ended the connection before its time.
 pub fn attach(pool: &Pool, tenant: u32, session: Session, mut connection: Connection, stop: &StopFlag) -> Result<()> {
-    let found = pool.pushing.lock().get(&tenant).filter(|pushing| pushing.session == session).cloned();
+    let found =
+        pool.pushing.lock().get(&tenant).filter(|pushing| pushing.session == session && !pushing.is_over()).cloned();
     let Some(pushing) = found else {
         let e = Error::new(Kind::Refused, "there is no such push");
         let _ =

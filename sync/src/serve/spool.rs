@@ -114,6 +114,11 @@ impl Spool {
         fs::read(&path).map_err(|e| Error::io("read a spooled pack", path, e))
     }
 
+    /// Notes that a pack of so many bytes was moved out of it.
+    pub fn moved(&self, bytes: u64) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Forgets a pack.
     ///
     /// # Errors
@@ -131,7 +136,8 @@ impl Spool {
         }
     }
 
-    fn path(&self, id: &PackId) -> PathBuf {
+    /// Where a pack is, or would be.
+    pub fn path(&self, id: &PackId) -> PathBuf {
         self.dir.join(id.to_hex())
     }
 }

@@ -10,7 +10,7 @@ use repo::id::{LogHash, RepoId, SnapshotId};
 
 use super::fail::Fail;
 use super::limits::*;
-use super::message::{DATA, Message, SnapshotEntry, name};
+use super::message::{DATA, Listed, Message, SnapshotEntry, name};
 use super::object::{Area, Object};
 use super::parts::{Bitmap, Piece, PieceName, Purpose, Reason, Role, Secret, Session, Token, newer};
 use super::text::is_plain;
@@ -147,7 +147,7 @@ impl Message {
                 w.bool(fail.retry);
             }
             Message::Ping(number) | Message::Pong(number) => w.u64(*number),
-            Message::Bye | Message::Give | Message::Cut => {}
+            Message::Bye | Message::Recall | Message::Cut => {}
             Message::Keys { keyring } => w.lp_bytes(keyring.expose()),
             Message::Data(bytes) => w.bytes(bytes),
             Message::Put { object, size, from } => {
@@ -155,9 +155,29 @@ impl Message {
                 w.varint(*size);
                 w.varint(*from);
             }
-            Message::Durable { object, bytes: number } | Message::Want { object, from: number } => {
+            Message::Durable { object, bytes } => {
                 object.write(w);
-                w.varint(*number);
+                w.varint(*bytes);
+            }
+            Message::Want { object, from, most } => {
+                object.write(w);
+                w.varint(*from);
+                w.varint(*most);
+            }
+            Message::Given { object, size, from, bytes } => {
+                object.write(w);
+                w.varint(*size);
+                w.varint(*from);
+                w.varint(*bytes);
+            }
+            Message::Holding { objects } => write_list(w, objects, |w, (object, size)| {
+                object.write(w);
+                w.varint(*size);
+            }),
+            Message::Order { size } => w.varint(*size),
+            Message::Ordered { objects, bytes } => {
+                w.varint(*objects);
+                w.varint(*bytes);
             }
             Message::Refused { object, why } => {
                 object.write(w);
@@ -169,9 +189,10 @@ impl Message {
             }
             Message::Listing { area, objects, more } => {
                 w.u8(*area as u8);
-                write_list(w, objects, |w, (object, size)| {
+                write_list(w, objects, |w, Listed { object, size, until }| {
                     object.write_name(w);
                     w.varint(*size);
+                    w.i64(until.0);
                 });
                 w.bool(*more);
             }
@@ -198,7 +219,7 @@ impl Message {
                 w.lp_str(why);
             }
             Message::Done { position } | Message::Finished { watermark: position } => write_position(w, position),
-            Message::Keep { mark, sealed } | Message::Given { mark, sealed } => {
+            Message::Keep { mark, sealed } | Message::Recalled { mark, sealed } => {
                 w.bytes(mark);
                 w.lp_bytes(sealed);
             }
@@ -267,7 +288,7 @@ impl Message {
             },
             11 => Message::Cut,
             12 => Message::Keys { keyring: keyring(r)? },
-            16..=22 => Message::read_about_objects(kind, r)?,
+            16..=26 => Message::read_about_objects(kind, r)?,
             32..=44 => Message::read_about_pushing(kind, r)?,
             48..=53 => Message::read_about_pulling(kind, r)?,
             _ => return Err(newer("a message", kind)),
@@ -291,12 +312,34 @@ impl Message {
             }
             20 => {
                 let area = Area::read(r)?;
-                let objects = list(r, 0, MAX_LISTING, 1, |r| Ok((Object::read_name(r, area)?, bytes(r)?)))?;
-                let objects = ascending(objects, |one| &one.0)?;
+                let listed = |r: &mut Reader<'_>| {
+                    Ok(Listed { object: Object::read_name(r, area)?, size: bytes(r)?, until: Time(r.i64()?) })
+                };
+                let objects = ascending(list(r, 0, MAX_LISTING, 9, listed)?, |one| &one.object)?;
                 Message::Listing { area, more: more_pages(r, objects.is_empty())?, objects }
             }
-            21 => Message::Want { object: Object::read(r)?, from: bytes(r)? },
-            _ => Message::Lacking { object: Object::read(r)? },
+            21 => {
+                let (object, from, most) = (Object::read(r)?, bytes(r)?, bytes(r)?);
+                if most == 0 {
+                    return Err(Error::damaged("a question for nothing"));
+                }
+                Message::Want { object, from, most }
+            }
+            22 => Message::Lacking { object: Object::read(r)? },
+            23 => {
+                let (object, size, from) = (Object::read(r)?, bytes(r)?, bytes(r)?);
+                let left = size.checked_sub(from).ok_or_else(|| Error::damaged("an object begins past its end"))?;
+                Message::Given { object, size, from, bytes: r.varint_max(left)? }
+            }
+            24 => Message::Holding { objects: list(r, 1, MAX_LISTING, 2, |r| Ok((Object::read(r)?, bytes(r)?)))? },
+            25 => {
+                let size = r.varint_max(MAX_ORDER)?;
+                if size == 0 {
+                    return Err(Error::damaged("an order of nothing"));
+                }
+                Message::Order { size }
+            }
+            _ => Message::Ordered { objects: r.varint()?, bytes: r.varint()? },
         })
     }
 
@@ -319,8 +362,8 @@ impl Message {
             40 => Message::Finished { watermark: position(r)? },
             41 => Message::Keep { mark: r.array()?, sealed: r.lp_bytes(MAX_BELONGINGS)?.to_vec() },
             42 => Message::Kept { there: r.bool()? },
-            43 => Message::Give,
-            _ => Message::Given { mark: r.array()?, sealed: r.lp_bytes(MAX_BELONGINGS)?.to_vec() },
+            43 => Message::Recall,
+            _ => Message::Recalled { mark: r.array()?, sealed: r.lp_bytes(MAX_BELONGINGS)?.to_vec() },
         })
     }
 

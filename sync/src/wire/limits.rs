@@ -20,6 +20,8 @@ pub const MAX_PARTIAL: usize = 4096;
 pub const MAX_SNAPSHOTS: usize = 16384;
 /// The most objects of one page.
 pub const MAX_LISTING: usize = 4096;
+/// The largest order to delete.
+pub const MAX_ORDER: u64 = 16 * MIB as u64;
 /// The largest object.
 pub const MAX_OBJECT: u64 = 256 * MIB as u64;
 /// The largest sealed manifest.

@@ -66,11 +66,19 @@ pub enum Message {
     /// Asks for a page of an area's objects.
     Objects { area: Area, after: Option<Object> },
     /// Answers [`Message::Objects`]: objects and their sizes, ascending.
-    Listing { area: Area, objects: Vec<(Object, u64)>, more: bool },
-    /// Asks for an object's bytes from `from` on.
-    Want { object: Object, from: u64 },
+    Listing { area: Area, objects: Vec<Listed>, more: bool },
+    /// Asks for an object's bytes from `from` on, `most` of them at most.
+    Want { object: Object, from: u64, most: u64 },
     /// Answers [`Message::Want`]: there is no such object, or it is not that long.
     Lacking { object: Object },
+    /// Answers [`Message::Want`]: `bytes` of an object of `size`, those from `from` on, follow.
+    Given { object: Object, size: u64, from: u64, bytes: u64 },
+    /// Asks which of these objects, each with its size, are missing; answered by [`Message::Answer`].
+    Holding { objects: Vec<(Object, u64)> },
+    /// Announces an owner's order to delete, of `size` bytes, which follow.
+    Order { size: u64 },
+    /// Answers [`Message::Order`]: it was obeyed, and so much was deleted.
+    Ordered { objects: u64, bytes: u64 },
     /// Asks which chunks are missing.
     Have { pieces: Vec<Piece> },
     /// Answers [`Message::Have`].
@@ -95,9 +103,9 @@ pub enum Message {
     /// Answers [`Message::Keep`]: whether that is there now.
     Kept { there: bool },
     /// Asks for what was last kept.
-    Give,
-    /// Answers [`Message::Give`]; nothing if nothing was kept.
-    Given { mark: [u8; 32], sealed: Vec<u8> },
+    Recall,
+    /// Answers [`Message::Recall`]; nothing if nothing was kept.
+    Recalled { mark: [u8; 32], sealed: Vec<u8> },
     /// Asks for a page of the tenant's snapshots.
     List { after: Option<SnapshotId> },
     /// Answers [`Message::List`]: ascending by id.
@@ -110,6 +118,17 @@ pub enum Message {
     Chunks { codec: Codec, raw: u32, pieces: Vec<Piece>, payload: u32 },
     /// Ends the answer to [`Message::Get`]: what of it cannot be had.
     Absent { pieces: Vec<PieceName> },
+}
+
+/// An object as a page of them tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Which.
+    pub object: Object,
+    /// Its bytes.
+    pub size: u64,
+    /// From when on an owner's order may delete it.
+    pub until: Time,
 }
 
 /// A snapshot as a page of them tells of it.
@@ -157,6 +176,10 @@ impl Message {
             Message::Listing { .. } => 20,
             Message::Want { .. } => 21,
             Message::Lacking { .. } => 22,
+            Message::Given { .. } => 23,
+            Message::Holding { .. } => 24,
+            Message::Order { .. } => 25,
+            Message::Ordered { .. } => 26,
             Message::Have { .. } => 32,
             Message::Answer { .. } => 33,
             Message::Manifest { .. } => 34,
@@ -168,8 +191,8 @@ impl Message {
             Message::Finished { .. } => 40,
             Message::Keep { .. } => 41,
             Message::Kept { .. } => 42,
-            Message::Give => 43,
-            Message::Given { .. } => 44,
+            Message::Recall => 43,
+            Message::Recalled { .. } => 44,
             Message::List { .. } => 48,
             Message::Snapshots { .. } => 49,
             Message::Fetch { .. } => 50,
@@ -189,13 +212,15 @@ impl Message {
         use Message::*;
         match self {
             Begin { .. } | Attach { .. } | Redeem { .. } | Bye | Keys { .. } => Direction::Client,
-            Objects { .. } | Want { .. } | Have { .. } | Again { .. } | Done { .. } => Direction::Client,
-            List { .. } | Fetch { .. } | Get { .. } | Keep { .. } | Give => Direction::Client,
+            Objects { .. } | Want { .. } | Holding { .. } | Order { .. } | Put { .. } => Direction::Client,
+            Have { .. } | Again { .. } | Done { .. } => Direction::Client,
+            List { .. } | Fetch { .. } | Get { .. } | Keep { .. } | Recall => Direction::Client,
             Ready { .. } | Welcome { .. } | Durable { .. } | Refused { .. } => Direction::Server,
+            Given { .. } | Ordered { .. } => Direction::Server,
             Listing { .. } | Lacking { .. } | Answer { .. } | Accepted { .. } | Missing { .. } => Direction::Server,
             Declined { .. } | Finished { .. } | Snapshots { .. } => Direction::Server,
-            Chunks { .. } | Absent { .. } | Kept { .. } | Given { .. } => Direction::Server,
-            Fail(_) | Ping(_) | Pong(_) | Data(_) | Cut | Put { .. } | Manifest { .. } => Direction::Both,
+            Chunks { .. } | Absent { .. } | Kept { .. } | Recalled { .. } => Direction::Server,
+            Fail(_) | Ping(_) | Pong(_) | Data(_) | Cut | Manifest { .. } => Direction::Both,
         }
     }
 
@@ -203,7 +228,8 @@ impl Message {
     pub fn announces(&self) -> Option<u64> {
         match self {
             Message::Put { size, from, .. } => Some(size.saturating_sub(*from)),
-            Message::Manifest { size, .. } => Some(*size),
+            Message::Given { bytes, .. } => Some(*bytes),
+            Message::Manifest { size, .. } | Message::Order { size } => Some(*size),
             Message::Chunks { payload, .. } => Some(u64::from(*payload)),
             _ => None,
         }
@@ -240,6 +266,10 @@ pub(super) fn name(kind: u8) -> &'static str {
         20 => "Listing",
         21 => "Want",
         22 => "Lacking",
+        23 => "Given",
+        24 => "Holding",
+        25 => "Order",
+        26 => "Ordered",
         32 => "Have",
         33 => "Answer",
         34 => "Manifest",
@@ -251,8 +281,8 @@ pub(super) fn name(kind: u8) -> &'static str {
         40 => "Finished",
         41 => "Keep",
         42 => "Kept",
-        43 => "Give",
-        44 => "Given",
+        43 => "Recall",
+        44 => "Recalled",
         48 => "List",
         49 => "Snapshots",
         50 => "Fetch",
@@ -288,7 +318,11 @@ impl fmt::Debug for Message {
             Refused { object, why } => write!(f, "({object:?}: {why:?})"),
             Objects { area, after } => write!(f, "({area:?} after {after:?})"),
             Listing { area, objects, more } => write!(f, "({area:?}, {} objects, more: {more})", objects.len()),
-            Want { object, from } => write!(f, "({object:?} from {from})"),
+            Want { object, from, most } => write!(f, "({object:?} from {from}, {most} bytes)"),
+            Given { object, size, from, bytes } => write!(f, "({object:?} of {size}, {bytes} from {from})"),
+            Holding { objects } => write!(f, "({} objects)", objects.len()),
+            Order { size } => write!(f, "({size} bytes)"),
+            Ordered { objects, bytes } => write!(f, "({objects} objects, {bytes} bytes)"),
             Lacking { object } => write!(f, "({object:?})"),
             Have { pieces } => write!(f, "({} chunks)", pieces.len()),
             Answer { missing } => write!(f, "({missing:?})"),
@@ -298,7 +332,7 @@ impl fmt::Debug for Message {
             Missing { snapshot, pieces, more } => write!(f, "({snapshot:?}, {} chunks, more: {more})", pieces.len()),
             Declined { snapshot, reason, why } => write!(f, "({snapshot:?}, {reason:?}: {why:?})"),
             Done { position } | Finished { watermark: position } => write!(f, "({})", position.seq),
-            Keep { sealed, .. } | Given { sealed, .. } => write!(f, "({} bytes)", sealed.len()),
+            Keep { sealed, .. } | Recalled { sealed, .. } => write!(f, "({} bytes)", sealed.len()),
             Kept { there } => write!(f, "(there: {there})"),
             List { after } => write!(f, "(after {after:?})"),
             Snapshots { snapshots, more } => write!(f, "({} snapshots, more: {more})", snapshots.len()),
@@ -307,7 +341,7 @@ impl fmt::Debug for Message {
                 write!(f, "({codec:?}, {payload} for {raw} bytes, {} chunks)", pieces.len())
             }
             Keys { keyring } => write!(f, "({keyring:?})"),
-            Attach { .. } | Bye | Give | Cut => Ok(()),
+            Attach { .. } | Bye | Recall | Cut => Ok(()),
         }
     }
 }

@@ -17,7 +17,7 @@ mod text;
 pub use codec::{HEADER, Header};
 pub use connection::{Connection, Incoming, Receiver, Sender, Side};
 pub use fail::{Fail, KINDS, OTHER};
-pub use message::{Direction, Message, SnapshotEntry};
+pub use message::{Direction, Listed, Message, SnapshotEntry};
 pub use object::{Area, Object, StateName};
 pub use parts::{Bitmap, Piece, PieceName, Purpose, Reason, Role, Secret, Session, Token};
 pub use preface::{Agreed, HIGHEST, LOWEST, MAGIC, PREFACE_HEAD, Preface, negotiate};

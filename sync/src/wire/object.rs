@@ -99,12 +99,12 @@ impl Object {
         }
     }
 
-    pub(super) fn write(&self, w: &mut Writer) {
+    pub(crate) fn write(&self, w: &mut Writer) {
         w.u8(self.area() as u8);
         self.write_name(w);
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Object> {
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Object> {
         let area = Area::read(r)?;
         Object::read_name(r, area)
     }

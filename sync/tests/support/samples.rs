@@ -106,6 +106,7 @@ fn any() -> Vec<(&'static str, Message)> {
 
 fn objects() -> Vec<(&'static str, Message)> {
     let put = |object| Message::Put { object, size: 300, from: 100 };
+    let listed = |object, size| Listed { object, size, until: Time(-2) };
     let pack = || Object::Pack(PackId([3; 32]));
     vec![
         ("Put, config", put(Object::Config)),
@@ -121,10 +122,18 @@ fn objects() -> Vec<(&'static str, Message)> {
         ("Objects, from the start", Message::Objects { area: Area::Packs, after: None }),
         (
             "Listing",
-            Message::Listing { area: Area::State, objects: vec![(state("b"), 300), (state("c/d"), 0)], more: true },
+            Message::Listing {
+                area: Area::State,
+                objects: vec![listed(state("b"), 300), listed(state("c/d"), 0)],
+                more: true,
+            },
         ),
-        ("Want", Message::Want { object: Object::Log(513), from: 100 }),
+        ("Want", Message::Want { object: Object::Log(513), from: 100, most: 200 }),
         ("Lacking", Message::Lacking { object: Object::Log(513) }),
+        ("Given", Message::Given { object: pack(), size: 300, from: 100, bytes: 50 }),
+        ("Holding", Message::Holding { objects: vec![(pack(), 300), (Object::Log(513), 100)] }),
+        ("Order", Message::Order { size: 300 }),
+        ("Ordered", Message::Ordered { objects: 3, bytes: 300 }),
     ]
 }
 
@@ -146,8 +155,8 @@ fn pushing() -> Vec<(&'static str, Message)> {
         ("Keep", Message::Keep { mark: [7; 32], sealed: b"sealed".to_vec() }),
         ("Keep, a question", Message::Keep { mark: [7; 32], sealed: Vec::new() }),
         ("Kept", Message::Kept { there: true }),
-        ("Give", Message::Give),
-        ("Given", Message::Given { mark: [7; 32], sealed: b"sealed".to_vec() }),
+        ("Recall", Message::Recall),
+        ("Recalled", Message::Recalled { mark: [7; 32], sealed: b"sealed".to_vec() }),
     ]
 }
 

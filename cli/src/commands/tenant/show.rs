@@ -5,7 +5,7 @@ use repo::open::Repository;
 use repo::tenants;
 use serde::Serialize;
 
-use super::{live_snapshots, standing};
+use super::{live_snapshots, owned_bytes, standing};
 use crate::context::Context;
 use crate::output::human;
 use crate::output::json;
@@ -56,7 +56,7 @@ pub fn show(ctx: &Context, repo: &Repository, name: &str) -> Result<()> {
         made: json::Time::of(tenant.made),
         snapshots: live_snapshots(&state, number),
         last_received: received.map(json::Time::of),
-        owned_bytes: repo.index.ownership(number)?.map(|owned| owned.bytes),
+        owned_bytes: owned_bytes(repo, number, tenant)?,
         quota: tenant.quota,
         complete_to: tenant.watermark.map(|at| at.seq),
         keys: tenant.keys.len() as u64 - revoked,

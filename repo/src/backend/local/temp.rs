@@ -37,6 +37,13 @@ impl Temp {
         }
     }
 
+    /// A file of the caller's, written and closed.
+    pub(super) fn of(path: &Path) -> Result<Temp> {
+        let file = OpenOptions::new().write(true).open(path).map_err(|e| Error::io("open", path, e))?;
+        file.sync_all().map_err(|e| Error::io("sync", path, e))?;
+        Ok(Temp { path: path.to_owned(), file, published: false })
+    }
+
     /// Locks the new file; false if another process took it for abandoned first.
     fn claim(&self) -> Result<bool> {
         match try_lock(&self.file, 0) {

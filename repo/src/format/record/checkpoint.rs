@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::parties::{read_time, write_time};
 use super::state::{MAX_ANCHORS, MAX_RECENT};
 use super::{
-    Belongings, CheckState, MAX_TAGS, MAX_TEXT, MAY_IGNORE, Origin, Position, PrivateKey, RemoteState, SessionState,
-    SnapshotState, State, Sweep, TenantState, ids, newer, option, text, time, write_ids, write_option, write_texts,
+    Belongings, CheckState, MAX_TAGS, MAX_TEXT, MAY_IGNORE, Obeyed, Origin, Position, PrivateKey, RemoteState,
+    SessionState, SnapshotState, State, Sweep, TenantState, ids, newer, option, text, time, write_ids, write_option,
+    write_texts,
 };
 use crate::error::{Error, Result};
 use crate::format::wire::{Reader, Writer};
@@ -19,6 +20,8 @@ const TENANTS: u8 = 11;
 const ORIGINS: u8 = 12;
 const REMOTES: u8 = 13;
 const HOST_KEY: u8 = 14;
+const OWNERS: u8 = 15;
+const ORDERS: u8 = 16;
 const AGENTS: u8 = 17;
 const BELONGINGS: u8 = 18;
 /// Sections that came later; programs before them keep them as they are. Absent where they would say nothing.
@@ -92,6 +95,18 @@ impl State {
         });
         section(HOST_KEY, self.host_key.is_some(), &|w| {
             self.host_key.iter().for_each(|key| w.lp_bytes(&key.0));
+        });
+        section(OWNERS, !self.owners.is_empty(), &|w| {
+            write_map(w, &self.owners, |w, tenant, key| {
+                w.varint((*tenant).into());
+                w.bytes(key);
+            });
+        });
+        section(ORDERS, !self.orders.is_empty(), &|w| {
+            write_map(w, &self.orders, |w, tenant, order| {
+                w.varint((*tenant).into());
+                order.write(w);
+            });
         });
         section(AGENTS, !self.agents.is_empty(), &|w| {
             write_map(w, &self.agents, |w, agent, state| {
@@ -217,6 +232,8 @@ impl State {
             }
             REMOTES => self.remotes = read_map(r, 8, |r| Ok((text(r)?, RemoteState::read(r)?)))?,
             HOST_KEY => self.host_key = Some(PrivateKey::read(r)?),
+            OWNERS => self.owners = read_map(r, 33, |r| Ok((r.varint_u32()?, r.array()?)))?,
+            ORDERS => self.orders = read_map(r, 83, |r| Ok((r.varint_u32()?, Obeyed::read(r)?)))?,
             AGENTS => self.agents = read_map(r, 20, |r| Ok((r.varint_u32()?, TenantState::read(r)?)))?,
             BELONGINGS => self.belongings = read_map(r, 3, |r| Ok((r.varint_u32()?, Belongings::read(r)?)))?,
             FULL_CHECK => {

@@ -366,6 +366,36 @@ impl RemoteState {
     }
 }
 
+/// An owner's order to delete that a pool has obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Obeyed {
+    /// The record of the tenant's log at which it was made.
+    pub position: Position,
+    /// BLAKE3 of its bytes.
+    pub hash: [u8; 32],
+    /// Objects that it named.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// When it came.
+    pub at: Time,
+}
+
+impl Obeyed {
+    pub(super) fn write(&self, w: &mut Writer) {
+        self.position.write(w);
+        w.bytes(&self.hash);
+        w.varint(self.objects);
+        w.varint(self.bytes);
+        w.i64(self.at.0);
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Obeyed> {
+        let (position, hash) = (Position::read(r)?, r.array()?);
+        Ok(Obeyed { position, hash, objects: r.varint()?, bytes: r.varint()?, at: time(r)? })
+    }
+}
+
 impl Origin {
     pub(super) fn write(self, w: &mut Writer) {
         w.varint(self.tenant.into());

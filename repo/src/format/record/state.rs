@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::{Belongings, Entry, Origin, Position, PrivateKey, Record, RemoteState, TenantState};
+use super::{Belongings, Entry, Obeyed, Origin, Position, PrivateKey, Record, RemoteState, TenantState};
 use crate::clock::Time;
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 
@@ -117,6 +117,10 @@ pub struct State {
     pub pool: bool,
     /// A pool's tenants, by number.
     pub tenants: BTreeMap<u32, TenantState>,
+    /// The keys that may order deletions in what sealed tenants delivered, by the tenant's number.
+    pub owners: BTreeMap<u32, [u8; 32]>,
+    /// The last such order that was obeyed, by the tenant's number.
+    pub orders: BTreeMap<u32, Obeyed>,
     /// The hosts that back up to this repository over connections, by number: as tenants are, but what they deliver is the
     /// repository's own.
     pub agents: BTreeMap<u32, TenantState>,
@@ -152,6 +156,8 @@ impl Default for State {
             newest_time: None,
             pool: false,
             tenants: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            orders: BTreeMap::new(),
             agents: BTreeMap::new(),
             belongings: BTreeMap::new(),
             remotes: BTreeMap::new(),
@@ -227,11 +233,14 @@ impl State {
             | Record::RemoteRemoved { .. }
             | Record::Pushed { .. }
             | Record::HostKey { .. }
+            | Record::OwnerPinned { .. }
+            | Record::OrderObeyed { .. }
             | Record::AgentSet { .. }
             | Record::Belongings { .. } => self.apply_to_parties(entry),
             // Repeats what is known already.
             Record::Checkpoint { .. } | Record::Ignored { .. } => {}
             Record::SnapshotRecorded { .. }
+            | Record::ManifestReplaced { .. }
             | Record::Forgotten { .. }
             | Record::Unforgotten { .. }
             | Record::Tagged { .. }
@@ -270,6 +279,9 @@ impl State {
             }
             Record::Forgotten { snapshots, at } => self.each(snapshots, |s| s.forgotten = s.forgotten.or(Some(*at))),
             Record::Unforgotten { snapshots } => self.each(snapshots, |s| s.forgotten = None),
+            Record::ManifestReplaced { snapshot, manifest_hash } => {
+                self.each(&[*snapshot], |s| s.manifest_hash = *manifest_hash);
+            }
             Record::Pinned { snapshots } => self.each(snapshots, |s| s.pinned = true),
             Record::Unpinned { snapshots } => self.each(snapshots, |s| s.pinned = false),
             Record::Tagged { snapshot, add, remove } => self.each(&[*snapshot], |s| {
@@ -296,6 +308,14 @@ impl State {
             Record::TenantRemoved { tenant } => {
                 self.tenants.remove(tenant);
                 self.belongings.remove(tenant);
+                self.owners.remove(tenant);
+                self.orders.remove(tenant);
+            }
+            Record::OwnerPinned { tenant, key } => {
+                self.owners.entry(*tenant).or_insert(*key);
+            }
+            Record::OrderObeyed { tenant, order } => {
+                self.orders.insert(*tenant, *order);
             }
             Record::Watermark { tenant, position } => {
                 if let Some(tenant) = self.tenants.get_mut(tenant).or_else(|| self.agents.get_mut(tenant)) {

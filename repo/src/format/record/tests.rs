@@ -86,6 +86,7 @@ fn of_snapshots() -> impl Strategy<Value = Record> {
         1 => snapshots().prop_map(|snapshots| Record::Unforgotten { snapshots }),
         1 => snapshots().prop_map(|snapshots| Record::Pinned { snapshots }),
         1 => snapshots().prop_map(|snapshots| Record::Unpinned { snapshots }),
+        1 => (id(), id()).prop_map(|(id, manifest_hash)| Record::ManifestReplaced { snapshot: SnapshotId(id), manifest_hash }),
         1 => (id(), tags(), tags())
             .prop_map(|(id, add, remove)| Record::Tagged { snapshot: SnapshotId(id), add, remove }),
     ]
@@ -173,6 +174,16 @@ fn remote() -> impl Strategy<Value = RemoteState> {
     )
 }
 
+fn obeyed() -> impl Strategy<Value = Obeyed> {
+    (position(), id(), any::<(u64, u64)>(), at()).prop_map(|(position, hash, (objects, bytes), at)| Obeyed {
+        position,
+        hash,
+        objects,
+        bytes,
+        at,
+    })
+}
+
 fn of_parties() -> impl Strategy<Value = Record> {
     prop_oneof![
         1 => Just(Record::PoolMade),
@@ -185,6 +196,8 @@ fn of_parties() -> impl Strategy<Value = Record> {
         2 => (0u32..3, position()).prop_map(|(tenant, position)| Record::Watermark { tenant, position }),
         4 => ("[ab]", remote()).prop_map(|(name, state)| Record::RemoteSet { name, state: Box::new(state) }),
         1 => "[ab]".prop_map(|name| Record::RemoteRemoved { name }),
+        2 => (0u32..3, id()).prop_map(|(tenant, key)| Record::OwnerPinned { tenant, key }),
+        2 => (0u32..3, obeyed()).prop_map(|(tenant, order)| Record::OrderObeyed { tenant, order }),
         2 => ("[ab]", position(), at()).prop_map(|(remote, position, at)| Record::Pushed { remote, position, at }),
     ]
 }
@@ -484,6 +497,9 @@ fn one_of_each_party(received: Record) -> Vec<Record> {
         Record::RemoteRemoved { name: "cloud".into() },
         Record::Pushed { remote: "cloud".into(), position, at },
         Record::HostKey { key: PrivateKey(b"private".to_vec().into()) },
+        Record::OwnerPinned { tenant: 5, key: [7; 32] },
+        Record::OrderObeyed { tenant: 5, order: Obeyed { position, hash: [8; 32], objects: 3, bytes: 300, at } },
+        Record::ManifestReplaced { snapshot: SnapshotId([2; 32]), manifest_hash: [9; 32] },
         Record::AgentSet { agent: 5, state: Box::new(tenant) },
         Record::Belongings { tenant: 5, name: "site/1".into(), sealed: b"sealed".to_vec() },
     ]

@@ -1,0 +1,177 @@
+//! A copy brought back: from a pool to a directory, which then is the repository again.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use repo::backend::local::Local;
+use repo::backend::{Area, Backend, Object};
+use repo::error::{Error, Kind, Result};
+use repo::follow::MAX_ROLLUP;
+use repo::id::RepoId;
+use repo::limits::{MAX_LOG_RECORD, MAX_MANIFEST, MAX_PACK, MAX_SMALL_OBJECT};
+use repo::log::CHECKPOINT_EVERY;
+use repo::monitor::{Counters, Event, Monitor};
+
+use crate::remote_backend::RemoteBackend;
+use crate::serve::objects::{Nested, copy_dir, parse_nested};
+use crate::wire::{Area as NamedArea, Object as Named};
+
+/// Packs fetched at once.
+const AT_ONCE: usize = 4;
+
+/// Brings the key slots and the config of `from` into `root`, a directory that is made, and of which nobody takes what is there
+/// for a repository before it is promoted.
+///
+/// # Errors
+/// `NoRepository` if there is no whole copy there; as [`Local::copy_of`]; `Unreachable`.
+pub fn begin(from: &RemoteBackend, root: &Path, repository: RepoId) -> Result<Local> {
+    let copy = Local::copy_of(root, repository)?;
+    let config = from.read_all(&Object::Config, MAX_SMALL_OBJECT).map_err(|e| match e.kind() {
+        Kind::NotFound => {
+            Error::new(Kind::NoRepository, "the pool has no whole copy of this repository: its first push did not end")
+        }
+        _ => e,
+    })?;
+    copy_area(from, &copy, Area::Keys, MAX_SMALL_OBJECT, &mut |_| true)?;
+    drop(config);
+    Ok(copy)
+}
+
+/// Brings everything else into `copy`; the config last.
+///
+/// # Errors
+/// `Damaged` for a pack that is not what it is called there; `Interrupted`; as [`begin`]. What has come is not fetched again.
+pub fn bring(from: &RemoteBackend, copy: &Local, monitor: &dyn Monitor) -> Result<()> {
+    monitor.event(Event::Phase("packs"));
+    packs(from, copy, monitor)?;
+    copy_area(from, copy, Area::Footers, MAX_ROLLUP, &mut |_| true)?;
+    copy_area(from, copy, Area::Snapshots, MAX_MANIFEST, &mut |_| true)?;
+    // What was compacted away before a push may have left gaps: one chain is wanted, from a checkpoint on.
+    let first = first_of_chain(from)?;
+    copy_area(
+        from,
+        copy,
+        Area::Log,
+        MAX_LOG_RECORD,
+        &mut |object| matches!(object, Object::Log(seq) if *seq >= first),
+    )?;
+    nested(from, copy, monitor)?;
+    let config = from.read_all(&Object::Config, MAX_SMALL_OBJECT)?;
+    for object in [Object::Config, Object::ConfigCopy] {
+        copy.put(&object, &config)?;
+    }
+    Ok(())
+}
+
+/// Where the newest unbroken run of records begins, at a checkpoint.
+fn first_of_chain(from: &dyn Backend) -> Result<u64> {
+    let (mut first, mut last) = (0, 0);
+    from.list(Area::Log, &mut |object, _| {
+        if let Object::Log(seq) = object {
+            if seq != last + 1 {
+                first = seq;
+            }
+            last = seq;
+        }
+        Ok(())
+    })?;
+    // A run may begin between two checkpoints only where the log itself does.
+    Ok(if first <= 1 || (first - 1).is_multiple_of(CHECKPOINT_EVERY) {
+        first
+    } else {
+        first.next_multiple_of(CHECKPOINT_EVERY) + 1
+    })
+}
+
+fn copy_area(
+    from: &dyn Backend,
+    to: &Local,
+    area: Area,
+    max: usize,
+    wanted: &mut dyn FnMut(&Object) -> bool,
+) -> Result<()> {
+    let mut missing = Vec::new();
+    from.list(area, &mut |object, size| {
+        if wanted(&object) && to.size(&object)? != Some(size) {
+            missing.push(object);
+        }
+        Ok(())
+    })?;
+    for object in missing {
+        let bytes = from.read_all(&object, max)?;
+        to.delete(&object)?;
+        to.put(&object, &bytes)?;
+    }
+    Ok(())
+}
+
+fn packs(from: &RemoteBackend, copy: &Local, monitor: &dyn Monitor) -> Result<()> {
+    let mut missing = Vec::new();
+    from.list(Area::Packs, &mut |object, size| {
+        if copy.size(&object)? != Some(size) {
+            missing.push(object);
+        }
+        Ok(())
+    })?;
+    Counters::add(&monitor.counters().total_files, missing.len() as u64);
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let work = || -> Result<()> {
+            while let Some(object) = missing.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                if monitor.cancelled() {
+                    return Err(Error::new(Kind::Interrupted, "interrupted; what has come is kept"));
+                }
+                let bytes = from.read_all(object, MAX_PACK)?;
+                if !matches!(object, Object::Pack(id) if blake3::hash(&bytes).as_bytes() == id.as_bytes()) {
+                    // All else comes back; this shows as damage, and is told by check.
+                    let e = Error::damaged("a pack at the pool is not what it is called:").at(from.path(object));
+                    Counters::add(&monitor.counters().errors, 1);
+                    monitor.event(Event::Warning(&e.to_string()));
+                    continue;
+                }
+                copy.delete(object)?;
+                copy.put(object, &bytes)?;
+                Counters::add(&monitor.counters().files, 1);
+                Counters::add(&monitor.counters().bytes, bytes.len() as u64);
+            }
+            Ok(())
+        };
+        let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(Error::bug("bringing packs back panicked"))))
+    })
+}
+
+/// A pool's copy holds those of its sealed tenants.
+fn nested(from: &RemoteBackend, copy: &Local, monitor: &dyn Monitor) -> Result<()> {
+    let mut places: BTreeMap<u32, Local> = BTreeMap::new();
+    let listed = from.listed(NamedArea::State)?;
+    let tenants = copy.root().join("tenants");
+    for (name, size) in &listed {
+        let Named::State(state) = name else { continue };
+        if monitor.cancelled() {
+            return Err(Error::new(Kind::Interrupted, "interrupted; what has come is kept"));
+        }
+        match parse_nested(state) {
+            Some((tenant, Nested::Mark)) => {
+                let text = String::from_utf8(from.read_named(name)?).unwrap_or_default();
+                let of = text.trim().rsplit(' ').next().and_then(|id| id.parse().ok());
+                let of = of.ok_or_else(|| Error::damaged("the mark of a tenant's copy names no repository"))?;
+                let dir = copy_dir(&tenants, tenant);
+                std::fs::create_dir_all(&dir).map_err(|e| Error::io("make", &dir, e))?;
+                places.insert(tenant, Local::copy_of(&dir, of)?);
+            }
+            Some((tenant, Nested::Object(object))) => {
+                // The mark comes first by name.
+                let Some(place) = places.get(&tenant) else { continue };
+                if place.size(&object)? != Some(*size) {
+                    place.delete(&object)?;
+                    place.put(&object, &from.read_named(name)?)?;
+                }
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}
