@@ -35,6 +35,7 @@ pub mod mend;
 
 pub mod times;
 pub mod tenants;
+pub mod agents;
 pub mod history;
 
 pub mod snapshots;

@@ -97,6 +97,7 @@ pub struct Repository {
     pub rolled_back: Option<Error>,
     cache: PathBuf,
     store: OnceLock<Arc<PackStore>>,
+    elsewhere: OnceLock<Arc<dyn FrameSource>>,
 }
 
 /// What a new repository is made with.
@@ -352,6 +353,7 @@ impl Sealed {
             rolled_back,
             cache: place.cache,
             store: OnceLock::new(),
+            elsewhere: OnceLock::new(),
         };
         Ok(repo)
     }
@@ -384,9 +386,18 @@ impl Repository {
         self.clock = clock;
     }
 
-    /// The reader of this repository's packs; one for all, so that caches are shared.
+    /// The reader of this repository's chunks: of its packs, unless they are [elsewhere](Repository::read_from). One for all,
+    /// so that caches are shared.
     pub fn store(&self) -> Arc<dyn FrameSource> {
-        self.packs()
+        match self.elsewhere.get() {
+            Some(source) => Arc::clone(source),
+            None => self.packs(),
+        }
+    }
+
+    /// Has [`Repository::store`] read from `source`: what its snapshots reach is not in packs of its own. Counts once.
+    pub fn read_from(&self, source: Arc<dyn FrameSource>) {
+        let _ = self.elsewhere.set(source);
     }
 
     /// As [`Repository::store`], with what only local packs have.

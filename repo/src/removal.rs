@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
@@ -15,7 +16,7 @@ use crate::monitor::Monitor;
 use crate::open::Repository;
 use crate::policy::{self, Ends};
 use crate::prune::{self, MaxUnused, Outcome};
-use crate::receive::derive_owned;
+use crate::receive::{Sender, derive_owned};
 use crate::snapshots;
 use crate::stats::Marks;
 use crate::tenants;
@@ -229,7 +230,9 @@ fn owned_bytes(repo: &Repository, number: u32, tenant: &TenantState, monitor: &d
         return Ok(0);
     }
     if repo.index.ownership(number)?.is_none() {
-        derive_owned(repo, number, &tenants::keys_of(&repo.keys, number, tenant)?, monitor)?;
+        let keys = Arc::new(tenants::keys_of(&repo.keys, number, tenant)?);
+        // Also of one that is refused by now.
+        derive_owned(repo, &Sender { number, name: tenant.name.clone(), keys, host: None }, monitor)?;
     }
     Ok(repo.index.ownership(number)?.unwrap_or_default().bytes)
 }

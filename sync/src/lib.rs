@@ -2,6 +2,7 @@
 //!
 //! Everything above `ssh` runs over any byte stream ([`stream::Duplex`]), so that it is tested without a network.
 
+pub mod agent;
 mod delta;
 pub mod fetch;
 pub mod heal;

@@ -192,7 +192,7 @@ fn first<'a>(
     match (message, grant) {
         (None, _) => Ok(Next::Nothing),
         (Some(Message::Begin { purpose: Purpose::Push, repository, .. }), Grant::Tenant { tenant, roles }) => {
-            if !roles.allow(Roles::PUSH) {
+            if !roles.allow(Roles::PUSH) && !roles.allow(Roles::AGENT) {
                 return Err(Error::new(Kind::Refused, "this key may not deliver snapshots"));
             }
             if is_sealed(pool, *tenant)? {
@@ -202,8 +202,9 @@ fn first<'a>(
             deliver::Begun::new(pool, *tenant, repository).map(Next::Push)
         }
         (Some(Message::Begin { purpose: Purpose::Pull, repository, .. }), Grant::Tenant { tenant, roles }) => {
-            if !roles.allow(Roles::PULL) {
-                return Err(Error::new(Kind::Refused, "this key may not fetch what was delivered"));
+            if !roles.allow(Roles::PULL) && !roles.allow(Roles::AGENT.and(Roles::RESTORE)) {
+                let e = Error::new(Kind::Refused, "this key may not fetch what was delivered");
+                return Err(e.remedy("ask for an invitation that allows it (`packmule agent invite --allow restore`)"));
             }
             if is_sealed(pool, *tenant)? {
                 return objects::serve(pool, *tenant, repository, objects::Access::Pull, connection, stop)
@@ -255,8 +256,13 @@ fn redeem(
 
 fn welcome(pool: &Pool, tenant: u32, roles: Roles) -> Result<Message> {
     let state = pool.repo.log.state();
-    let known = state.tenants.get(&tenant).ok_or_else(|| Error::new(Kind::Refused, "this tenant was removed"))?;
-    let role = if roles.allow(Roles::RESTORE) { Role::Restore } else { Role::Push };
+    let known = tenants::party(&state, tenant).ok_or_else(|| Error::new(Kind::Refused, "this tenant was removed"))?;
+    let role = match roles {
+        // May it restore or not: it is given back no keys but in packs that it can open.
+        _ if roles.allow(Roles::AGENT) => Role::Agent,
+        _ if roles.allow(Roles::RESTORE) => Role::Restore,
+        _ => Role::Push,
+    };
     // A site that is made anew gets back what the first one gave.
     let (repository, keyring) = match role {
         Role::Restore if !known.sealed => {

@@ -196,6 +196,10 @@ fn pushing() -> BoxedStrategy<Message> {
         (snapshot(), reason, text()).prop_map(|(snapshot, reason, why)| Message::Declined { snapshot, reason, why }),
         position().prop_map(|position| Message::Done { position }),
         position().prop_map(|watermark| Message::Finished { watermark }),
+        (any::<[u8; 32]>(), vec(any::<u8>(), 0..99)).prop_map(|(mark, sealed)| Message::Keep { mark, sealed }),
+        (any::<[u8; 32]>(), vec(any::<u8>(), 0..99)).prop_map(|(mark, sealed)| Message::Recalled { mark, sealed }),
+        any::<bool>().prop_map(|there| Message::Kept { there }),
+        Just(Message::Recall),
     ]
     .boxed()
 }

@@ -172,6 +172,10 @@ fn describe(record: &Record, tenant: &str) -> (&'static str, String) {
         Record::Pushed { remote, position, .. } => {
             ("pushed", format!("everything up to record {} is at remote {remote}", position.seq))
         }
+        Record::AgentSet { state, .. } => ("agent-set", format!("the agent of {} was set up or changed", state.name)),
+        Record::Belongings { tenant, .. } => {
+            ("belongings", format!("tenant number {tenant} left what it wants back if its repository is lost"))
+        }
         Record::HostKey { .. } => ("host-key", "the server has a new host key".to_owned()),
         Record::OwnerPinned { tenant, .. } => {
             ("owner-pinned", format!("tenant number {tenant} is its owner's key's: no other orders deletions"))

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -32,7 +32,11 @@ const SERVING: &str = "PACKMULE_MOUNT_SERVING";
 /// Runs `mount`.
 pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     let serving = std::env::var_os(SERVING).is_some();
-    let (root, log) = (place(ctx)?.root, args.log.as_deref().map(open_log).transpose()?);
+    let root = match ctx.site()? {
+        Some(site) => PathBuf::from(site.to_string()),
+        None => place(ctx)?.root,
+    };
+    let log = args.log.as_deref().map(open_log).transpose()?;
     check_mount_point(&root, &args.dir)?;
     if args.background && !serving {
         return start_in_background(ctx, &args);

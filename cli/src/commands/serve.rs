@@ -10,7 +10,6 @@ use std::time::Duration;
 use repo::error::{Error, Kind, Result};
 use repo::lock::{Locks, PruneGuard};
 use repo::open::Access;
-use repo::tenants::require_pool;
 use serde::Serialize;
 use sync::serve::{Door, Pool, Tell, Told};
 use sync::ssh::server::Server;
@@ -61,8 +60,8 @@ fn alone(spool: &Path) -> Result<PruneGuard> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(spool).map_err(failed)?;
     OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
     Locks::file(&path).prune(Duration::ZERO).map_err(|e| match e.kind() {
-        Kind::Locked => Error::new(Kind::Locked, "another server of this pool is running")
-            .remedy("stop it first; one server takes in all tenants"),
+        Kind::Locked => Error::new(Kind::Locked, "another server of this repository is running")
+            .remedy("stop it first; one server takes in all that is delivered"),
         _ => e,
     })
 }
@@ -70,7 +69,6 @@ fn alone(spool: &Path) -> Result<PruneGuard> {
 /// Runs `serve`.
 pub fn run(ctx: &Context, args: &ServeArgs) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Write)?;
-    require_pool(&repo)?;
     let root = place(ctx)?.root;
     let file = ServerFile::load(args.config.as_deref(), &root)?;
     let (upload, download) = file.rates()?;
@@ -78,9 +76,10 @@ pub fn run(ctx: &Context, args: &ServeArgs) -> Result<ExitCode> {
     (rates.limit_upload, rates.limit_download) = (rates.limit_upload.or(upload), rates.limit_download.or(download));
     rates.apply()?;
     let listen = args.listen.or(file.listen()?).unwrap_or(LISTEN);
-    let tenants = root.join("tenants");
-    let _alone = alone(&tenants)?;
-    let spool = file.spool.clone().unwrap_or(tenants);
+    // What arrives waits beside what it goes into.
+    let own = root.join(if repo.log.state().pool { "tenants" } else { "agents" });
+    let _alone = alone(&own)?;
+    let spool = file.spool.clone().unwrap_or(own);
     let host_key = Door::host_key(&repo)?;
     repo.remember();
     let repo = Arc::new(repo);

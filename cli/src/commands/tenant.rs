@@ -3,6 +3,7 @@
 mod keys;
 mod policy;
 pub mod removal;
+pub use keys::fingerprint;
 mod show;
 
 use jiff::tz::TimeZone;
@@ -203,7 +204,7 @@ fn invite(ctx: &Context, repo: &Repository, args: &TenantInviteArgs) -> Result<(
     let roles = if args.restore { site.and(Roles::RESTORE) } else { site };
     let token = tenants::invite(repo, number, roles, &args.label, "", expires)?;
     let (tenant, sealed) = (tenant.name.clone(), tenant.sealed);
-    let line = Invitation { address, host_key, tenant: tenant.clone(), sealed, token }.to_string();
+    let line = Invitation { address, host_key, tenant: tenant.clone(), sealed, agent: false, token }.to_string();
     if ctx.output.json {
         return ctx.output.message_now(&Invited { tenant, invitation: line, expires: json::Time::of(expires) });
     }

@@ -191,6 +191,11 @@ pub trait Backend: Send + Sync {
     /// False if every put and delete would be refused.
     fn writable(&self) -> bool;
 
+    /// Whether the pack, which cannot be read here as a whole, is known to be whole where it is.
+    fn vouches(&self, _pack: &PackId) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Gives the reserve back to the filesystem, so that a full one can take a few log records.
     fn release_reserve(&self) -> Result<()> {
         Ok(())

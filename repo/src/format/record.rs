@@ -12,7 +12,10 @@ use crate::format::wire::{Reader, Writer};
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 
 pub use governance::{AUDIT_SEGMENT, AuditEntry, AuditState, Audited, Certificate, Former, PolicyState, Removal};
-pub use parties::{Credential, Invite, MAX_CREDENTIALS, Obeyed, Origin, PrivateKey, RemoteState, Roles, TenantState};
+pub use parties::{
+    Belongings, Credential, Invite, MAX_BELONGINGS, MAX_CREDENTIALS, Obeyed, Origin, PrivateKey, RemoteState, Roles,
+    SiteParties, TenantState,
+};
 pub use state::{CheckState, SESSION_LIFE, SessionState, SnapshotState, State, Sweep};
 
 /// The longest text in a record: host, source, purpose, tag.
@@ -142,6 +145,10 @@ pub enum Record {
     OrderObeyed { tenant: u32, order: Obeyed },
     /// A snapshot's manifest was damaged and has been written again, with the same content.
     ManifestReplaced { snapshot: SnapshotId, manifest_hash: [u8; 32] },
+    /// What there is to say of a host that backs up to this repository over a connection, all of it.
+    AgentSet { agent: u32, state: Box<TenantState> },
+    /// What a tenant wants back, beside its snapshots, when its repository is lost: sealed by the tenant.
+    Belongings { tenant: u32, name: String, sealed: Vec<u8> },
     /// What holds for tenants of which nothing else is said, all of it.
     PolicySet { policy: PolicyState },
     /// Who did what.
@@ -334,6 +341,15 @@ impl Record {
                 w.bytes(snapshot.as_bytes());
                 w.bytes(manifest_hash);
             }
+            Record::AgentSet { agent, state } => {
+                w.varint((*agent).into());
+                state.write(w);
+            }
+            Record::Belongings { tenant, name, sealed } => {
+                w.varint((*tenant).into());
+                w.lp_str(name);
+                w.lp_bytes(sealed);
+            }
             Record::Checkpoint { state } => state.write(w),
             Record::Ignored { body, .. } => w.bytes(body),
         }
@@ -373,6 +389,8 @@ impl Record {
             Record::OwnerPinned { .. } => 29,
             Record::OrderObeyed { .. } => 30,
             Record::ManifestReplaced { .. } => 31,
+            Record::AgentSet { .. } => 32,
+            Record::Belongings { .. } => 33,
             Record::PolicySet { .. } => 35,
             Record::Audited { .. } => 36,
             Record::AuditKept { .. } => 37,
@@ -426,8 +444,14 @@ impl Record {
             24 => Record::Watermark { tenant: r.varint_u32()?, position: Position::read(r)? },
             25 => Record::RemoteSet { name: text(r)?, state: Box::new(RemoteState::read(r)?) },
             26 => Record::RemoteRemoved { name: text(r)? },
-            27 => Record::Pushed { remote: text(r)?, position: Position::read(r)?, at: time(r)? },
             28 => Record::HostKey { key: PrivateKey::read(r)? },
+            32 => Record::AgentSet { agent: r.varint_u32()?, state: Box::new(TenantState::read(r)?) },
+            33 => Record::Belongings {
+                tenant: r.varint_u32()?,
+                name: text(r)?,
+                sealed: r.lp_bytes(MAX_BELONGINGS)?.to_vec(),
+            },
+            27 => Record::Pushed { remote: text(r)?, position: Position::read(r)?, at: time(r)? },
             29 => Record::OwnerPinned { tenant: r.varint_u32()?, key: r.array()? },
             30 => Record::OrderObeyed { tenant: r.varint_u32()?, order: Obeyed::read(r)? },
             31 => Record::ManifestReplaced { snapshot: SnapshotId(r.array()?), manifest_hash: r.array()? },

@@ -77,6 +77,9 @@ pub struct Options {
     pub hold: Option<Duration>,
     /// How much may stay unused.
     pub max_unused: MaxUnused,
+    /// The contents of packs of data are elsewhere, as in an agent's state: such a pack is removed when nothing in it is
+    /// needed, and not rewritten before.
+    pub data_elsewhere: bool,
     /// For a dry run: snapshots taken for forgotten just now.
     pub suppose_forgotten: Vec<SnapshotId>,
 }
@@ -90,6 +93,7 @@ impl Default for Options {
             dry_run: false,
             hold: None,
             max_unused: MaxUnused::Percent(5.0),
+            data_elsewhere: false,
             suppose_forgotten: Vec::new(),
         }
     }
@@ -249,7 +253,12 @@ impl Start {
 }
 
 fn make_plan(repo: &Repository, marks: &Marker<'_>, start: &Start, options: &Options) -> Result<Plan> {
-    let bounds = Bounds { newest: start.newest, sessions: &start.sessions, max_unused: options.max_unused };
+    let bounds = Bounds {
+        newest: start.newest,
+        sessions: &start.sessions,
+        max_unused: options.max_unused,
+        data_elsewhere: options.data_elsewhere,
+    };
     let plan = plan::make(repo, marks, &bounds)?;
     if repo.index.generation() != start.generation {
         return Err(Error::new(Kind::Locked, "another process rebuilt the index meanwhile").remedy("try again"));

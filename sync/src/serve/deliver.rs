@@ -9,6 +9,7 @@ use repo::error::{Error, Kind, Result};
 use repo::id::{PackId, RepoId};
 use repo::limits::MAX_MANIFEST;
 use repo::receive::Sender as Tenant;
+use repo::tenants::party;
 
 use super::out::Out;
 use super::pushing::{Pushing, over};
@@ -38,7 +39,7 @@ impl<'a> Begun<'a> {
     /// `Locked` while another runs; `Refused` if it is another repository than the tenant's, or the tenant cannot deliver.
     pub fn new(pool: &'a Pool, tenant: u32, repository: RepoId) -> Result<Begun<'a>> {
         pool.repo.refresh(&repo::monitor::Void::default())?;
-        let known = pool.repo.log.state().tenants.get(&tenant).and_then(|t| t.repository);
+        let known = party(&pool.repo.log.state(), tenant).and_then(|t| t.repository);
         if known != Some(repository) {
             return Err(Error::new(Kind::Refused, "this tenant's snapshots come from another repository")
                 .remedy("push the repository that took up the invitation"));
@@ -78,7 +79,7 @@ impl<'a> Begun<'a> {
         let repo = &self.pool.repo;
         let Pushing { session, tenant, spool, .. } = &*self.pushing;
         let state = repo.log.state();
-        let watermark = state.tenants.get(&tenant.number).and_then(|t| t.watermark);
+        let watermark = party(&state, tenant.number).and_then(|t| t.watermark);
         // What was lost here is sent again only by who compares everything.
         let watermark = watermark.filter(|_| self.again.is_none());
         let mut partial = spool.packs()?;
@@ -201,6 +202,7 @@ impl Listener<'_> {
                     }
                 }
                 Message::Again { snapshot } => self.pushing.queue(Job::Again(snapshot))?,
+                Message::Keep { mark, sealed } => self.pushing.queue(Job::Keep(mark, sealed))?,
                 Message::Done { position } => self.pushing.queue(Job::Done(position))?,
                 other => return Err(misplaced(&other)),
             }

@@ -1,5 +1,6 @@
 //! Those a repository has to do with: the tenants of a pool, and the remotes a repository is pushed to.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use zeroize::Zeroizing;
@@ -10,10 +11,13 @@ use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::format::wire::{Reader, Writer};
 use crate::id::{RepoId, SnapshotId};
-use crate::limits::MAX_SMALL_OBJECT;
+use crate::limits::{KIB, MAX_SMALL_OBJECT};
 
 /// The most credentials, or open invitations, of one tenant.
 pub const MAX_CREDENTIALS: usize = 4096;
+
+/// The most bytes of what a tenant keeps at a pool beside its snapshots.
+pub const MAX_BELONGINGS: usize = 256 * KIB;
 
 /// Where a pool has a snapshot from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -231,6 +235,73 @@ impl TenantState {
             })?,
             watermark: read_position(r)?,
         })
+    }
+}
+
+/// What a tenant wants back, beside its snapshots, when its repository is lost. Nobody else can open it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Belongings {
+    /// The tenant's name for it, which tells one content from another.
+    pub name: String,
+    /// As the tenant sealed it.
+    pub sealed: Vec<u8>,
+}
+
+impl Belongings {
+    pub(super) fn write(&self, w: &mut Writer) {
+        w.lp_str(&self.name);
+        w.lp_bytes(&self.sealed);
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Belongings> {
+        Ok(Belongings { name: text(r)?, sealed: r.lp_bytes(MAX_BELONGINGS)?.to_vec() })
+    }
+}
+
+impl fmt::Debug for Belongings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Belongings({}, {} bytes)", self.name, self.sealed.len())
+    }
+}
+
+/// What a site wants back with its snapshots: who backs up to it, and who it is to them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SiteParties {
+    /// The key that its server shows.
+    pub host_key: Option<PrivateKey>,
+    /// Its agents, by number.
+    pub agents: BTreeMap<u32, TenantState>,
+}
+
+impl SiteParties {
+    /// As bytes.
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut w = Writer::new();
+        w.u8(1);
+        w.bool(self.host_key.is_some());
+        self.host_key.iter().for_each(|key| w.lp_bytes(&key.0));
+        w.varint(self.agents.len() as u64);
+        for (number, agent) in &self.agents {
+            w.varint((*number).into());
+            agent.write(&mut w);
+        }
+        Zeroizing::new(w.into_vec())
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// `Damaged`; `NewerFormat`.
+    pub fn decode(bytes: &[u8]) -> Result<SiteParties> {
+        let mut r = Reader::new(bytes);
+        if r.u8()? != 1 {
+            return Err(super::newer());
+        }
+        let host_key = if r.bool()? { Some(PrivateKey::read(&mut r)?) } else { None };
+        let n = r.count(usize::MAX, 20)?;
+        let agents = (0..n).map(|_| Ok((r.varint_u32()?, TenantState::read(&mut r)?))).collect::<Result<_>>()?;
+        r.finish()?;
+        Ok(SiteParties { host_key, agents })
     }
 }
 

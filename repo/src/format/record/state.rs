@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::{
-    AuditState, Audited, Certificate, Entry, Former, Obeyed, Origin, PolicyState, Position, PrivateKey, Record,
-    RemoteState, TenantState,
+    AuditState, Audited, Belongings, Certificate, Entry, Former, Obeyed, Origin, PolicyState, Position, PrivateKey,
+    Record, RemoteState, TenantState,
 };
 use crate::clock::Time;
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
@@ -124,6 +124,11 @@ pub struct State {
     pub owners: BTreeMap<u32, [u8; 32]>,
     /// The last such order that was obeyed, by the tenant's number.
     pub orders: BTreeMap<u32, Obeyed>,
+    /// The hosts that back up to this repository over connections, by number: as tenants are, but what they deliver is the
+    /// repository's own.
+    pub agents: BTreeMap<u32, TenantState>,
+    /// What tenants want back, beside their snapshots, when their repositories are lost.
+    pub belongings: BTreeMap<u32, Belongings>,
     /// What holds for tenants of which nothing else is said.
     pub policy: PolicyState,
     /// By tenant, windows that were shortened while something was within them, oldest first.
@@ -164,6 +169,8 @@ impl Default for State {
             tenants: BTreeMap::new(),
             owners: BTreeMap::new(),
             orders: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            belongings: BTreeMap::new(),
             policy: PolicyState::default(),
             former: BTreeMap::new(),
             certificates: BTreeMap::new(),
@@ -242,7 +249,9 @@ impl State {
             | Record::Pushed { .. }
             | Record::HostKey { .. }
             | Record::OwnerPinned { .. }
-            | Record::OrderObeyed { .. } => self.apply_to_parties(entry),
+            | Record::OrderObeyed { .. }
+            | Record::AgentSet { .. }
+            | Record::Belongings { .. } => self.apply_to_parties(entry),
             Record::PolicySet { policy } => {
                 let before = self.windows();
                 self.policy = policy.clone();
@@ -314,6 +323,12 @@ impl State {
         match &entry.record {
             Record::PoolMade => self.pool = true,
             Record::HostKey { key } => self.host_key = Some(key.clone()),
+            Record::AgentSet { agent, state } => {
+                self.agents.insert(*agent, TenantState::clone(state));
+            }
+            Record::Belongings { tenant, name, sealed } => {
+                self.belongings.insert(*tenant, Belongings { name: name.clone(), sealed: sealed.clone() });
+            }
             Record::TenantSet { tenant, state } => {
                 let before = self.windows();
                 self.tenants.insert(*tenant, TenantState::clone(state));
@@ -323,6 +338,7 @@ impl State {
                 self.tenants.remove(tenant);
                 self.former.remove(tenant);
                 self.certificates.insert(*tenant, (entry.seq, Certificate::clone(certificate)));
+                self.belongings.remove(tenant);
                 self.owners.remove(tenant);
                 self.orders.remove(tenant);
             }
@@ -333,7 +349,7 @@ impl State {
                 self.orders.insert(*tenant, *order);
             }
             Record::Watermark { tenant, position } => {
-                if let Some(tenant) = self.tenants.get_mut(tenant) {
+                if let Some(tenant) = self.tenants.get_mut(tenant).or_else(|| self.agents.get_mut(tenant)) {
                     tenant.watermark = Some(*position);
                 }
             }
