@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use repo::error::Result;
+use sync::ssh::url::Address;
 use zeroize::Zeroizing;
 
 use crate::args::{Globals, NewSecretArgs, SecretArgs, TargetArgs};
@@ -56,6 +57,14 @@ impl Context {
         }
         let target = self.target.resolve()?;
         Ok(self.resolved.get_or_init(|| target))
+    }
+
+    /// The site, if what is named as the repository is one that is reached over SSH.
+    ///
+    /// # Errors
+    /// As [`TargetSources::site`].
+    pub fn site(&self) -> Result<Option<Address>> {
+        self.target.site()
     }
 
     /// Where the index is to be, if the user says so. An empty variable counts as unset.

@@ -13,6 +13,7 @@ mod progress;
 mod remote_view;
 mod secret;
 mod select;
+mod server_file;
 mod service;
 mod signals;
 mod target;

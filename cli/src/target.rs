@@ -5,6 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use repo::error::{Error, Kind, Result, printable};
+use sync::ssh::url::Address;
 
 use crate::args::TargetArgs;
 
@@ -38,6 +39,26 @@ impl TargetSources {
     /// # Errors
     /// `Usage` if nothing names one; `Unsupported` for a URL; I/O errors of a file that should name it.
     pub fn resolve(&self) -> Result<PathBuf> {
+        local(&self.named()?)
+    }
+
+    /// The site, if it is one that is named: `ssh://…`.
+    ///
+    /// # Errors
+    /// `Usage` for an address that is none; I/O errors of a file that should name it. Nothing named is none.
+    pub fn site(&self) -> Result<Option<Address>> {
+        let name = match self.named() {
+            Err(e) if e.kind() == Kind::Usage => return Ok(None),
+            other => other?,
+        };
+        match name.to_str().filter(|name| name.starts_with("ssh://")) {
+            Some(name) => Address::parse(name).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// What is named, as it stands there.
+    fn named(&self) -> Result<OsString> {
         let choices = [
             (self.args.repo.as_ref(), self.args.repository_file.as_ref()),
             (self.env.as_ref(), self.env_file.as_ref()),
@@ -45,10 +66,10 @@ impl TargetSources {
         ];
         for (name, file) in choices {
             if let Some(name) = name {
-                return local(name);
+                return Ok(name.clone());
             }
             if let Some(file) = file {
-                return local(&first_line(file)?);
+                return first_line(file);
             }
         }
         Err(Error::new(Kind::Usage, "no repository was named")

@@ -196,10 +196,12 @@ fn a_second_push_at_once_is_told_to_come_back() {
 fn a_pool_has_one_server() {
     let mut cloud = Cloud::new(&[]);
     let serve = ["serve", "--listen", "127.0.0.1:0"];
-    cloud.pool.run(&serve).refused(11, &["another server of this pool"]);
+    cloud.pool.run(&serve).refused(11, &["another server of this repository"]);
     cloud.kill();
     cloud.start();
-    Site::new().run(&serve).refused(1, &["no pool", "init --pool"]);
+    // What has hosts of its own is a site, and the other way round.
+    cloud.pool.run(&["agent", "invite", "web1", "--address", "x"]).refused(1, &["a pool has tenants"]);
+    Site::new().run(&["tenant", "create", "acme"]).refused(1, &["no pool", "init --pool"]);
 }
 
 #[test]

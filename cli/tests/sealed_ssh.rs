@@ -432,3 +432,20 @@ fn what_no_remote_has_stays_told() {
     site.run(&["check", "--heal", "nowhere"]).refused(1, &["no remote 'nowhere'"]);
     eventually("the link is free again", || push(&site).code != 13);
 }
+
+#[test]
+fn a_removed_sealed_tenant_leaves_nothing() {
+    let cloud = sealed(&["acme"]);
+    let site = Site::filled();
+    add_unasked(&site, "cloud", &cloud.invite("acme")).ok();
+    pushed(&site);
+    let at = copy(&cloud.pool.repo());
+    cloud.pool.run(&["tenant", "set", "acme", "--hold", "1h"]).ok();
+    cloud.pool.run(&["tenant", "remove", "acme"]).ok();
+    site.run(&["sync", "push", "cloud"]).exits(1);
+    assert!(at.exists(), "it is held");
+    let text = cloud.pool.run(&["tenant", "remove", "acme", "--release-held"]).ok().text();
+    assert!(text.contains("removed") && text.contains("MiB"), "{text}");
+    assert!(!at.parent().unwrap().exists());
+    cloud.pool.run(&["check"]).ok();
+}

@@ -120,7 +120,11 @@ fn usage_errors_are_2_and_say_how() {
         (vec!["mount", "/mnt", "--umask", "9"], "not an octal number"),
         (vec!["-P", "absent", "backup"], "there is no profile absent: neither /etc/packmule/absent.toml nor "),
         (vec!["serve", "--listen", "nowhere"], "invalid socket address"),
-        (vec!["tenant", "set", "acme"], "--quota <SIZE|none>"),
+        (vec!["tenant", "set", "acme"], "nothing says what to set; give --quota, --hold"),
+        (vec!["tenant", "set", "--hold", "1h"], "<NAME>"),
+        (vec!["sync", "push", "cloud", "--limit", "pause"], "--between <HOURS>"),
+        (vec!["sync", "push", "cloud", "--limit-upload", "fast"], "is not a rate such as 10Mbit"),
+        (vec!["sync", "push", "cloud", "--limit", "pause", "--between", "9-17"], "is not hours such as"),
     ] {
         let (code, text, errors) = transcript(&words, &[]);
         assert_eq!((code, text.as_str()), (2, ""), "{words:?}: {errors}");

@@ -1,6 +1,10 @@
 //! Forgetting snapshots, and remembering them again while they are held.
 //!
-//! Forgetting only records. A forgotten snapshot stays readable, and a root for [`crate::prune`], for the hold.
+//! Forgetting only records. A forgotten snapshot stays readable, and a root for [`crate::prune`], for the hold, and at a pool
+//! for the window: see [`crate::policy`].
+//!
+//! At a pool, rules come to a snapshot when its window has ended, and count those alone that they have come to. So what a
+//! site delivers, whatever time it says, displaces nothing before somebody has had the window to notice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,27 +19,23 @@ use crate::limits::RESERVE;
 use crate::lock::{COMMIT_WAIT, CommitGuard};
 use crate::monitor::{Event, Monitor};
 use crate::open::Repository;
-use crate::retention::{Candidate, Decision, Policy, Zone, decide};
+use crate::policy::{self, Ends};
+use crate::retention::{Candidate, Decision, Policy, Reason, Zone, decide};
 use crate::times::Times;
 
-/// How long a forgotten snapshot can be brought back, unless told otherwise.
-pub const HOLD: Duration = Duration::from_secs(72 * 3600);
+pub use crate::policy::HOLD;
 
 /// How to forget.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// Vouch for a clock that cannot be trusted with deleting.
     pub accept_clock: bool,
     /// Record nothing.
     pub dry_run: bool,
-    /// The hold, to say until when the snapshots can be brought back.
-    pub hold: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { accept_clock: false, dry_run: false, hold: HOLD }
-    }
+    /// Also what is not yet at every remote.
+    pub even_unpushed: bool,
+    /// The hold, to say until when the snapshots can be brought back; none: as their policy has it.
+    pub hold: Option<Duration>,
 }
 
 /// What a policy says of one history.
@@ -56,14 +56,19 @@ pub struct Outcome {
     pub forgotten: Vec<SnapshotId>,
     /// Named snapshots that were forgotten before.
     pub already: Vec<SnapshotId>,
-    /// Until when they can be brought back.
+    /// Snapshots that the rules would have forgotten and that are not yet at every remote.
+    pub unpushed: Vec<SnapshotId>,
+    /// Until when all of them can be brought back.
     pub until: Time,
+    /// Tenants of whose snapshots everything is kept, having no rules of their own.
+    pub without_rules: Vec<u32>,
 }
 
 /// Forgets the snapshots named. Those forgotten before stay so, with the hold they have.
 ///
 /// # Errors
-/// `NotFound` for an unknown snapshot, `Refused` for a pinned one, `Clock`; nothing is forgotten then.
+/// `NotFound` for an unknown snapshot, `Refused` for a pinned one and, unless told, for one that is not yet at every remote,
+/// `Clock`; nothing is forgotten then.
 pub fn forget_named(
     repo: &Repository,
     ids: &[SnapshotId],
@@ -80,7 +85,14 @@ pub fn forget_named(
             }
             match snapshot.forgotten {
                 Some(_) => outcome.already.push(*id),
-                None => outcome.forgotten.push(*id),
+                None => {
+                    if let Some(remote) = policy::lacking(state, snapshot).filter(|_| !options.even_unpushed) {
+                        let why = format!("snapshot {} is not at remote {remote} yet", id.short());
+                        return Err(Error::new(Kind::Refused, why)
+                            .remedy(format!("`packmule sync push {remote}`, or give --even-unpushed")));
+                    }
+                    outcome.forgotten.push(*id);
+                }
             }
         }
         Ok(outcome)
@@ -104,45 +116,109 @@ pub fn forget_by_policy(
     if policy.is_empty() {
         return Err(Error::new(Kind::Usage, "nothing says what to keep").remedy("give a rule such as --keep-daily 7"));
     }
+    let rules = |_: Option<u32>| Ok(Some(policy.clone()));
     forget(repo, options, monitor, &|state| {
-        apply_policy(state, &Times::of(state, repo.clock.now()), policy, selected, zone)
+        let now = repo.clock.now();
+        Chooser { state, now, rules: &rules, selected, zone, options }.choose()
     })
 }
 
-fn apply_policy(
-    state: &State,
-    times: &Times,
-    policy: &Policy,
+/// As [`forget_by_policy`], each tenant's snapshots by the rules that are set for it at this pool.
+///
+/// # Errors
+/// `Usage` if no tenant that is concerned has rules; `NewerFormat` for rules of a newer program's; and as there.
+pub fn forget_by_own_rules(
+    repo: &Repository,
     selected: &dyn Fn(&SnapshotId, &SnapshotState) -> bool,
     zone: Zone<'_>,
+    options: &Options,
+    monitor: &dyn Monitor,
 ) -> Result<Outcome> {
-    let mut histories: BTreeMap<History, Vec<Candidate>> = BTreeMap::new();
-    for (id, s) in &state.snapshots {
-        if s.forgotten.is_some() || !selected(id, s) {
-            continue;
+    forget(repo, options, monitor, &|state| {
+        let (now, rules) = (repo.clock.now(), |tenant| policy::retention(state, tenant));
+        let outcome = Chooser { state, now, rules: &rules, selected, zone, options }.choose()?;
+        if outcome.groups.is_empty() && !outcome.without_rules.is_empty() {
+            return Err(Error::new(Kind::Usage, "nothing says what to keep: no rules are set for these tenants")
+                .remedy("give a rule such as --keep-daily 7, or set some with `packmule tenant set`"));
         }
-        let Some(moment) = times.get(id) else { continue };
-        let candidate = Candidate {
-            id: *id,
-            time: moment.recorded,
-            seq: moment.seq,
-            tags: s.tags.iter().cloned().collect(),
-            pinned: s.pinned,
-        };
-        histories.entry(History::of(s)).or_default().push(candidate);
+        Ok(outcome)
+    })
+}
+
+/// Chooses what to forget by rules.
+struct Chooser<'a> {
+    state: &'a State,
+    now: Time,
+    /// A tenant's rules, or the repository's own; none: everything is kept.
+    rules: &'a dyn Fn(Option<u32>) -> Result<Option<Policy>>,
+    selected: &'a dyn Fn(&SnapshotId, &SnapshotState) -> bool,
+    zone: Zone<'a>,
+    options: &'a Options,
+}
+
+impl Chooser<'_> {
+    fn choose(&self) -> Result<Outcome> {
+        let times = Times::of(self.state, self.now);
+        let mut histories: BTreeMap<History, Vec<(&SnapshotState, Candidate)>> = BTreeMap::new();
+        for (id, s) in self.state.snapshots.iter().filter(|(id, s)| s.forgotten.is_none() && (self.selected)(id, s)) {
+            let Some(moment) = times.get(id) else { continue };
+            let candidate = Candidate {
+                id: *id,
+                time: moment.recorded,
+                seq: moment.seq,
+                tags: s.tags.iter().cloned().collect(),
+                pinned: s.pinned,
+            };
+            histories.entry(History::of(s)).or_default().push((s, candidate));
+        }
+        let ends = Ends::new(self.state, self.now, self.options.hold);
+        let mut outcome = Outcome::default();
+        for (history, all) in histories {
+            match (self.rules)(history.tenant)? {
+                Some(policy) => self.of_one(&mut outcome, &ends, history, &policy, all)?,
+                None => outcome.without_rules.extend(history.tenant),
+            }
+        }
+        outcome.without_rules.dedup();
+        Ok(outcome)
     }
-    let mut outcome = Outcome::default();
-    for (history, candidates) in histories {
-        let decisions = decide(policy, candidates, zone);
-        if decisions.iter().all(|d| d.keep.is_empty()) {
-            let why =
-                format!("these rules would forget every snapshot of {}", printable(Path::new(&history.words(state))));
+
+    fn of_one(
+        &self,
+        outcome: &mut Outcome,
+        ends: &Ends<'_>,
+        history: History,
+        policy: &Policy,
+        all: Vec<(&SnapshotState, Candidate)>,
+    ) -> Result<()> {
+        let (young, judged): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|(s, candidate)| ends.window(&candidate.id, s) > self.now);
+        let unpushed: BTreeSet<SnapshotId> = judged
+            .iter()
+            .filter(|(s, _)| !self.options.even_unpushed && policy::lacking(self.state, s).is_some())
+            .map(|(_, candidate)| candidate.id)
+            .collect();
+        let mut decisions = decide(policy, judged.into_iter().map(|(_, candidate)| candidate).collect(), self.zone);
+        if young.is_empty() && decisions.iter().all(|d| d.keep.is_empty()) {
+            let whose = history.words(self.state);
+            let why = format!("these rules would forget every snapshot of {}", printable(Path::new(&whose)));
             return Err(Error::new(Kind::Refused, why).remedy("add --keep-last 1, or name the snapshots"));
         }
-        outcome.forgotten.extend(decisions.iter().filter(|d| d.keep.is_empty()).map(|d| d.id));
+        for decision in decisions.iter_mut().filter(|d| d.keep.is_empty()) {
+            if unpushed.contains(&decision.id) {
+                decision.keep.push(Reason::Unpushed);
+                outcome.unpushed.push(decision.id);
+            } else {
+                outcome.forgotten.push(decision.id);
+            }
+        }
+        let kept =
+            |(_, c): (&SnapshotState, Candidate)| Decision { id: c.id, time: c.time, keep: vec![Reason::Window] };
+        decisions.extend(young.into_iter().map(kept));
+        decisions.sort_by_key(|d| std::cmp::Reverse(d.time));
         outcome.groups.push(Group { history, decisions });
+        Ok(())
     }
-    Ok(outcome)
 }
 
 /// Chooses and records as one step under the commit lock.
@@ -153,17 +229,24 @@ fn forget(
     choose: &dyn Fn(&State) -> Result<Outcome>,
 ) -> Result<Outcome> {
     let at = repo.clock.now();
-    let finish = |outcome: Outcome| Outcome { until: at.plus(options.hold), ..outcome };
+    let finish = |state: &State, outcome: Outcome| {
+        let ends = Ends::new(state, at, options.hold);
+        let held = |id: &SnapshotId| Some(ends.held(id, state.snapshots.get(id)?, at));
+        let until = outcome.forgotten.iter().filter_map(held).min();
+        Outcome { until: until.unwrap_or_else(|| at.plus(options.hold.unwrap_or(HOLD))), ..outcome }
+    };
     if options.dry_run {
         repo.log.refresh()?;
         require_clock(repo, options.accept_clock, None)?;
-        return choose(&repo.log.state()).map(finish);
+        let state = repo.log.state();
+        return choose(&state).map(|outcome| finish(&state, outcome));
     }
     with_room(repo, monitor, &mut || {
         let commit = repo.locks.commit(COMMIT_WAIT)?;
         repo.log.refresh()?;
         require_clock(repo, options.accept_clock, Some(&commit))?;
-        let outcome = finish(choose(&repo.log.state())?);
+        let state = repo.log.state();
+        let outcome = finish(&state, choose(&state)?);
         if !outcome.forgotten.is_empty() {
             repo.log.append(&commit, Record::Forgotten { snapshots: outcome.forgotten.clone(), at })?;
         }

@@ -32,7 +32,9 @@ impl History {
 
 /// What people call a tenant; one that the log does not know has only its number.
 pub fn tenant_name(state: &State, number: u32) -> String {
-    state.tenants.get(&number).map_or_else(|| format!("#{number}"), |tenant| tenant.name.clone())
+    let removed = || state.certificates.get(&number).map(|(_, certificate)| certificate.name.clone());
+    let name = state.tenants.get(&number).map(|tenant| tenant.name.clone()).or_else(removed);
+    name.unwrap_or_else(|| format!("#{number}"))
 }
 
 /// The name of the tenant that a snapshot is from; none for one of the repository's own.

@@ -35,6 +35,7 @@ pub mod mend;
 
 pub mod times;
 pub mod tenants;
+pub mod agents;
 pub mod history;
 
 pub mod snapshots;
@@ -47,9 +48,12 @@ pub mod find;
 pub mod dump;
 pub mod check;
 pub mod retention;
+pub mod policy;
 pub mod forget;
 pub mod prune;
 pub mod stats;
 pub mod tag;
 pub mod receive;
 pub mod status;
+pub mod audit;
+pub mod removal;

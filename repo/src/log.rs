@@ -5,6 +5,7 @@
 //! carries the hash of the one before. Record 1, and every 512th after it, is a checkpoint of the state before it, so a
 //! reader starts at the newest; a writer that wrote one deletes what lies before the one before it.
 
+mod audit;
 mod load;
 mod restart;
 
@@ -17,7 +18,7 @@ use crate::clock::{self, Clock};
 use crate::crypto::keys::{Keys, Object as Sealed};
 use crate::error::{Error, Kind, Result};
 pub use crate::format::record::Position;
-use crate::format::record::{Entry, Record, State};
+use crate::format::record::{AUDIT_SEGMENT, Entry, Record, State};
 use crate::id::LogHash;
 use crate::limits::MAX_LOG_RECORD;
 use crate::lock::CommitGuard;
@@ -56,7 +57,7 @@ pub enum Replay {
 pub struct Log {
     backend: Arc<dyn Backend>,
     keys: Mutex<Arc<Keys>>,
-    clock: Clock,
+    clock: Mutex<Clock>,
     inner: Mutex<Inner>,
 }
 
@@ -85,7 +86,7 @@ impl Log {
             return Err(Error::new(Kind::Exists, "a log exists already").at(log.backend.path(&Object::Log(1))));
         }
         if epoch > 0 {
-            let at = log.clock.now();
+            let at = log.clock().now();
             log.put(&mut inner, Record::KeyEpoch { epoch, at })?;
         }
         drop(inner);
@@ -130,18 +131,23 @@ impl Log {
 
     fn new(backend: Arc<dyn Backend>, keys: Arc<Keys>, state: State, broken: Option<String>) -> Log {
         let inner = Mutex::new(Inner { state: Arc::new(state), broken });
-        Log { backend, keys: Mutex::new(keys), clock: Clock::system(), inner }
+        Log { backend, keys: Mutex::new(keys), clock: Mutex::default(), inner }
     }
 
     /// Takes times from another clock.
-    pub fn with_clock(mut self, clock: Clock) -> Log {
-        self.clock = clock;
+    pub fn with_clock(self, clock: Clock) -> Log {
+        self.set_clock(clock);
         self
     }
 
+    /// Takes times from another clock from now on.
+    pub fn set_clock(&self, clock: Clock) {
+        *self.clock.lock() = clock;
+    }
+
     /// The clock that records' times come from.
-    pub fn clock(&self) -> &Clock {
-        &self.clock
+    pub fn clock(&self) -> Clock {
+        self.clock.lock().clone()
     }
 
     /// Seals and opens with other keys from now on: those of the repository with another epoch.
@@ -164,7 +170,7 @@ impl Log {
     /// # Errors
     /// `Clock`.
     pub fn check_clock(&self) -> Result<()> {
-        clock::trusted(&self.clock, self.state().newest_time)
+        clock::trusted(&self.clock(), self.state().newest_time)
     }
 
     /// Why nothing can be appended, if the journal was loaded with damage.
@@ -194,6 +200,11 @@ impl Log {
             if inner.state.position.seq.is_multiple_of(CHECKPOINT_EVERY) {
                 let state = Box::new(State::clone(&inner.state));
                 checkpointed |= self.put(&mut inner, Record::Checkpoint { state })? == Put::Created;
+                continue;
+            }
+            if inner.state.audit.recent.len() >= AUDIT_SEGMENT {
+                let kept = self.keep_audit(&inner.state)?;
+                self.put(&mut inner, kept)?;
                 continue;
             }
             if self.put(&mut inner, record.clone())? == Put::Created {
@@ -340,8 +351,9 @@ impl Log {
     /// Writes the next record, unless another writer was first.
     fn put(&self, inner: &mut Inner, record: Record) -> Result<Put> {
         let at = inner.state.position;
-        let trusted = clock::trusted(&self.clock, inner.state.newest_time).is_ok();
-        let entry = Entry { seq: at.seq + 1, time: self.clock.now(), trusted, record };
+        let clock = self.clock();
+        let trusted = clock::trusted(&clock, inner.state.newest_time).is_ok();
+        let entry = Entry { seq: at.seq + 1, time: clock.now(), trusted, record };
         let plain = entry.encode(&at.hash)?;
         let sealed = self.keys.lock().seal(Sealed::LogRecord, &entry.seq.to_le_bytes(), &plain);
         if sealed.len() > MAX_LOG_RECORD {

@@ -97,6 +97,7 @@ pub struct Repository {
     pub rolled_back: Option<Error>,
     cache: PathBuf,
     store: OnceLock<Arc<PackStore>>,
+    elsewhere: OnceLock<Arc<dyn FrameSource>>,
 }
 
 /// What a new repository is made with.
@@ -336,7 +337,7 @@ impl Sealed {
         }
         let dirs = index_dirs(&place, backend.as_ref(), repo_id);
         let (index, index_is_new) = open_index(backend.as_ref(), &keys, &log, &dirs, access, monitor)?;
-        let clock = log.clock().clone();
+        let clock = log.clock();
         let repo = Repository {
             backend,
             locks,
@@ -352,6 +353,7 @@ impl Sealed {
             rolled_back,
             cache: place.cache,
             store: OnceLock::new(),
+            elsewhere: OnceLock::new(),
         };
         Ok(repo)
     }
@@ -378,9 +380,24 @@ fn load_log(backend: &Arc<dyn Backend>, access: Access, keys: &Arc<Keys>, monito
 }
 
 impl Repository {
-    /// The reader of this repository's packs; one for all, so that caches are shared.
+    /// Goes by another clock from now on, and so does the log.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.log.set_clock(clock.clone());
+        self.clock = clock;
+    }
+
+    /// The reader of this repository's chunks: of its packs, unless they are [elsewhere](Repository::read_from). One for all,
+    /// so that caches are shared.
     pub fn store(&self) -> Arc<dyn FrameSource> {
-        self.packs()
+        match self.elsewhere.get() {
+            Some(source) => Arc::clone(source),
+            None => self.packs(),
+        }
+    }
+
+    /// Has [`Repository::store`] read from `source`: what its snapshots reach is not in packs of its own. Counts once.
+    pub fn read_from(&self, source: Arc<dyn FrameSource>) {
+        let _ = self.elsewhere.set(source);
     }
 
     /// As [`Repository::store`], with what only local packs have.

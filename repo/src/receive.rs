@@ -11,12 +11,14 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::agents;
 use crate::capture::SessionSink;
 use crate::crypto::keys::{FrameKind, Keys};
 use crate::error::{Error, Kind, Result};
 use crate::format::footer::{ChunkInfo, Footer, FrameInfo};
 use crate::format::pack::{HEADER, TRAILER, parse_header, parse_trailer};
-use crate::id::{ChunkId, PackId};
+use crate::format::record::{Origin, SnapshotState};
+use crate::id::{ChunkId, PackId, SnapshotId};
 use crate::limits::MAX_FOOTER;
 use crate::monitor::{Monitor, Void};
 use crate::open::Repository;
@@ -24,14 +26,15 @@ use crate::pack::build::PackedFrame;
 use crate::pack::read::{open_footer, open_frame_in_place, verify_chunk};
 use crate::pack::writer::{PackWriter, Route};
 use crate::session::Session;
-use crate::tenants;
+use crate::tenants::{self, pooled_id};
 
 pub use accept::{Answer, MISSING_MOST, derive_owned};
 
 /// Frames opened at a time, before they are stored in order.
 const FRAMES: usize = 32;
 
-/// A tenant, ready to deliver.
+/// A tenant or an agent, ready to deliver.
+#[derive(Clone)]
 pub struct Sender {
     /// Its number.
     pub number: u32,
@@ -39,19 +42,38 @@ pub struct Sender {
     pub name: String,
     /// What its packs and manifests open with.
     pub keys: Arc<Keys>,
+    /// Of an agent, the one host that it delivers snapshots of: they are this repository's own.
+    pub host: Option<String>,
 }
 
 impl Sender {
-    /// A pooled tenant that has connected.
+    /// A pooled tenant, or an agent, that has connected.
     ///
     /// # Errors
     /// `Refused` for others; `Damaged`.
     pub fn of(repo: &Repository, number: u32) -> Result<Sender> {
         let state = repo.log.state();
         let none = || Error::new(Kind::Refused, "this tenant was removed or suspended");
-        let tenant = state.tenants.get(&number).filter(|t| t.removed.is_none() && !t.suspended).ok_or_else(none)?;
+        let tenant = tenants::party(&state, number).filter(|t| t.removed.is_none() && !t.suspended).ok_or_else(none)?;
         let keys = Arc::new(tenants::keys_of(&repo.keys, number, tenant)?);
-        Ok(Sender { number, name: tenant.name.clone(), keys })
+        let host = agents::host_of(&state, number).map(str::to_owned);
+        Ok(Sender { number, name: tenant.name.clone(), keys, host })
+    }
+
+    /// What a snapshot of this sender's is called here.
+    pub fn id_here(&self, snapshot: SnapshotId) -> SnapshotId {
+        match self.host {
+            Some(_) => snapshot,
+            None => pooled_id(&Origin { tenant: self.number, id: snapshot }),
+        }
+    }
+
+    /// Whether a snapshot that is here is of this sender's: what it may be given back, and be told that it delivered.
+    pub fn owns(&self, snapshot: &SnapshotState) -> bool {
+        match &self.host {
+            Some(host) => snapshot.origin.is_none() && snapshot.host == *host,
+            None => snapshot.origin.is_some_and(|origin| origin.tenant == self.number),
+        }
     }
 }
 
@@ -66,7 +88,7 @@ pub struct Receiver {
 
 /// What of a tenant's was absorbed.
 struct Fresh {
-    keys: Arc<Keys>,
+    of: Sender,
     chunks: Vec<(ChunkId, u32)>,
 }
 
@@ -74,9 +96,11 @@ impl Receiver {
     /// Begins a session.
     ///
     /// # Errors
-    /// `Refused` if this is no pool; what log and index give.
+    /// `Refused` if this is no pool and has no agents; what log and index give.
     pub fn begin(repo: Arc<Repository>, monitor: &dyn Monitor) -> Result<Receiver> {
-        tenants::require_pool(&repo)?;
+        if repo.log.state().agents.is_empty() {
+            tenants::require_pool(&repo)?;
+        }
         let session = Arc::new(Session::begin(Arc::clone(&repo.log), repo.locks.clone(), "receive", None)?);
         // What was condemned before this session must not satisfy its dedup.
         repo.refresh(monitor)?;
@@ -104,7 +128,7 @@ impl Receiver {
                 owned.extend(chunks.iter().map(|chunk| (from.keys.chunk_id(&chunk.h), chunk.len)));
             }
         }
-        let new = || Fresh { keys: Arc::clone(&from.keys), chunks: Vec::new() };
+        let new = || Fresh { of: from.clone(), chunks: Vec::new() };
         self.fresh.entry(from.number).or_insert_with(new).chunks.extend(owned);
         Ok(())
     }
@@ -138,10 +162,10 @@ impl Receiver {
         if let Some(writer) = self.writer.take() {
             writer.finish()?;
         }
-        for (tenant, Fresh { keys, chunks }) in &fresh {
+        for (tenant, Fresh { of, chunks }) in &fresh {
             // Where a prune has put in doubt what it owned before, that comes first: what is there of it may be too much.
             if self.repo.index.ownership(*tenant)?.is_none() {
-                derive_owned(&self.repo, *tenant, keys, &Void::default())?;
+                derive_owned(&self.repo, of, &Void::default())?;
             }
             self.repo.index.own(*tenant, chunks)?;
         }

@@ -81,6 +81,10 @@ pub enum Reason {
     Within,
     /// It has the tags.
     Tags,
+    /// It was received within the window: rules come to it later.
+    Window,
+    /// It is not yet at a remote.
+    Unpushed,
 }
 
 impl Reason {
@@ -101,6 +105,8 @@ impl Reason {
             Reason::OldestYearly => "oldest yearly snapshot",
             Reason::Within => "within the span",
             Reason::Tags => "has the tags",
+            Reason::Window => "within the window",
+            Reason::Unpushed => "not at every remote yet",
         }
     }
 
@@ -151,6 +157,66 @@ impl Policy {
     pub fn is_empty(&self) -> bool {
         *self == Policy::default()
     }
+
+    /// As the log keeps it: a line a rule, such as `daily=7`, `monthly=unlimited`, `within=1y5m7d2h` or `tag=a,b`.
+    pub fn to_words(&self) -> String {
+        let count = |(name, count): (&str, Option<Count>)| match count? {
+            Count::Newest(n) => Some(format!("{name}={n}")),
+            Count::Unlimited => Some(format!("{name}=unlimited")),
+        };
+        let mut lines: Vec<String> = NAMES.into_iter().zip(self.counts()).filter_map(count).collect();
+        lines.extend(self.within.map(|w| format!("within={}y{}m{}d{}h", w.years, w.months, w.days, w.hours)));
+        lines.extend(self.tags.iter().map(|list| format!("tag={}", list.join(","))));
+        lines.join("\n")
+    }
+
+    /// What [`Policy::to_words`] gave; none for other words, and without a rule.
+    pub fn from_words(words: &str) -> Option<Policy> {
+        let mut policy = Policy::default();
+        for line in words.lines() {
+            let (name, value) = line.split_once('=')?;
+            match name {
+                "within" => policy.within = Some(within(value)?),
+                "tag" => policy.tags.push(value.split(',').map(str::to_owned).collect()),
+                _ => {
+                    let count =
+                        if value == "unlimited" { Count::Unlimited } else { Count::Newest(value.parse().ok()?) };
+                    let at = NAMES.iter().position(|known| *known == name)?;
+                    let rules = [
+                        &mut policy.last,
+                        &mut policy.hourly,
+                        &mut policy.daily,
+                        &mut policy.weekly,
+                        &mut policy.monthly,
+                        &mut policy.yearly,
+                    ];
+                    *rules.into_iter().nth(at)? = Some(count);
+                }
+            }
+        }
+        Some(policy).filter(|policy| !policy.is_empty())
+    }
+
+    fn counts(&self) -> [Option<Count>; 6] {
+        [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly]
+    }
+}
+
+/// The rules that count, in the log's words.
+const NAMES: [&str; 6] = ["last", "hourly", "daily", "weekly", "monthly", "yearly"];
+
+/// `1y5m7d2h`, all four parts.
+fn within(value: &str) -> Option<Within> {
+    let (years, rest) = value.split_once('y')?;
+    let (months, rest) = rest.split_once('m')?;
+    let (days, rest) = rest.split_once('d')?;
+    let hours = rest.strip_suffix('h')?;
+    Some(Within {
+        years: years.parse().ok()?,
+        months: months.parse().ok()?,
+        days: days.parse().ok()?,
+        hours: hours.parse().ok()?,
+    })
 }
 
 /// Decides about one history, newest first. Periods begin and end by `zone`.
@@ -189,15 +255,9 @@ struct Bucket {
 }
 
 fn buckets(policy: &Policy) -> Vec<Bucket> {
-    let rules = [
-        (Reason::Last, policy.last),
-        (Reason::Hourly, policy.hourly),
-        (Reason::Daily, policy.daily),
-        (Reason::Weekly, policy.weekly),
-        (Reason::Monthly, policy.monthly),
-        (Reason::Yearly, policy.yearly),
-    ];
-    rules.into_iter().filter_map(|(reason, left)| Some(Bucket { reason, left: left?, last: None })).collect()
+    let reasons = [Reason::Last, Reason::Hourly, Reason::Daily, Reason::Weekly, Reason::Monthly, Reason::Yearly];
+    let rules = reasons.into_iter().zip(policy.counts());
+    rules.filter_map(|(reason, left)| Some(Bucket { reason, left: left?, last: None })).collect()
 }
 
 impl Bucket {

@@ -21,22 +21,32 @@ use crate::session::{NewSnapshot, Session};
 /// # Errors
 /// What backend and log give; nothing is acknowledged then.
 pub fn record(repo: &Repository, session: &Session, manifest: &Manifest) -> Result<()> {
-    record_from(repo, session, manifest, None)
+    write(repo, session, manifest, None, false)
 }
 
-/// As [`record`], at a pool: `origin` says where the snapshot comes from. A manifest that an interrupted acceptance left is
-/// taken over.
+/// As [`record`], of a snapshot that somebody delivered: at a pool `origin` says who. A manifest that an interrupted
+/// acceptance left is taken over.
 ///
 /// # Errors
 /// As [`record`].
 pub fn record_from(repo: &Repository, session: &Session, manifest: &Manifest, origin: Option<Origin>) -> Result<()> {
-    let plain = manifest.encode();
+    write(repo, session, manifest, origin, true)
+}
+
+fn write(
+    repo: &Repository,
+    session: &Session,
+    manifest: &Manifest,
+    origin: Option<Origin>,
+    delivered: bool,
+) -> Result<()> {
+    let plain = Manifest { origin, ..manifest.clone() }.encode();
     // What no reader would take must not be acknowledged.
     if plain.len() + OBJECT_OVERHEAD > MAX_MANIFEST || Manifest::decode(&plain, &manifest.id).is_err() {
         return Err(Error::new(Kind::Usage, "there are too many paths or tags, or one is too long, for a snapshot"));
     }
     let sealed = repo.keys.seal(Object::Manifest, manifest.id.as_bytes(), &plain);
-    record_sealed(repo, session, manifest, &plain, &sealed, origin)
+    record_sealed(repo, session, manifest, &plain, &sealed, origin, delivered)
 }
 
 /// As [`record`], of a manifest that was sealed before, with this repository's keys.
@@ -48,7 +58,7 @@ pub fn record_as(repo: &Repository, session: &Session, manifest: &Manifest, seal
     if plain[..] != manifest.encode()[..] {
         return Err(Error::damaged("a sealed manifest is another than it was"));
     }
-    record_sealed(repo, session, manifest, &plain, sealed, None)
+    record_sealed(repo, session, manifest, &plain, sealed, None, false)
 }
 
 fn record_sealed(
@@ -58,11 +68,12 @@ fn record_sealed(
     plain: &[u8],
     sealed: &[u8],
     origin: Option<Origin>,
+    delivered: bool,
 ) -> Result<()> {
     let object = Stored::Snapshot(manifest.id);
     let mut hash = *blake3::hash(sealed).as_bytes();
     if repo.backend.put(&object, sealed)? == Put::Exists {
-        if origin.is_none() {
+        if !delivered {
             return Err(Error::bug("a snapshot's random id is taken").at(repo.backend.path(&object)));
         }
         let known = repo.backend.read_all(&object, MAX_MANIFEST)?;

@@ -1,4 +1,4 @@
-//! The tenants of a pool: made, found, changed, and their keys kept.
+//! Who delivers to this repository, the tenants of a pool and a site's agents: found, changed, and their keys kept.
 
 use std::collections::BTreeSet;
 
@@ -93,6 +93,23 @@ pub fn numbers(state: &State, names: &[String]) -> Result<Vec<u32>> {
     Ok(found?.into_iter().collect())
 }
 
+/// All who deliver here, by number: tenants and agents.
+pub fn parties(state: &State) -> impl Iterator<Item = (u32, &TenantState)> {
+    state.tenants.iter().chain(&state.agents).map(|(number, party)| (*number, party))
+}
+
+/// A tenant or an agent by number.
+pub fn party(state: &State, number: u32) -> Option<&TenantState> {
+    state.tenants.get(&number).or_else(|| state.agents.get(&number))
+}
+
+/// A number that no party has, and none had before in this log.
+pub(crate) fn free_number(state: &State) -> Result<u32> {
+    // The record's own number has never been anyone's, but for those that a lost repository's log gave.
+    let most = parties(state).map(|(number, _)| u64::from(number) + 1).max().unwrap_or(0);
+    u32::try_from(most.max(state.position.seq + 1)).map_err(|_| Error::bug("the log has too many records"))
+}
+
 /// Makes a tenant; returns its number, which is never used again.
 ///
 /// # Errors
@@ -106,15 +123,14 @@ pub fn create(repo: &Repository, name: &str, sealed: bool, change: &dyn Fn(&mut 
     if find(&state, name).is_ok() {
         return Err(Error::new(Kind::Exists, format!("there is a tenant '{name}' already")));
     }
-    // The record's own number has never been any tenant's.
-    let number = u32::try_from(state.position.seq + 1).map_err(|_| Error::bug("the log has too many records"))?;
+    let number = free_number(&state)?;
     let mut tenant = TenantState::new(name, sealed, repo.clock.now());
     change(&mut tenant);
     repo.log.append(&commit, Record::TenantSet { tenant: number, state: Box::new(tenant) })?;
     Ok(number)
 }
 
-/// Changes a tenant under the commit lock: `change` sees it as it is then.
+/// Changes a tenant or an agent under the commit lock: `change` sees it as it is then.
 ///
 /// # Errors
 /// `NotFound`, and what `change` gives.
@@ -123,11 +139,14 @@ pub fn change<T>(repo: &Repository, number: u32, change: &mut dyn FnMut(&mut Ten
     repo.log.refresh()?;
     let state = repo.log.state();
     let none = || Error::new(Kind::NotFound, "this tenant was removed");
-    let mut tenant = state.tenants.get(&number).ok_or_else(none)?.clone();
+    let mut tenant = party(&state, number).ok_or_else(none)?.clone();
     let before = tenant.clone();
     let result = change(&mut tenant)?;
     if tenant != before {
-        repo.log.append(&commit, Record::TenantSet { tenant: number, state: Box::new(tenant) })?;
+        let (agent, state) = (state.agents.contains_key(&number), Box::new(tenant));
+        let set =
+            if agent { Record::AgentSet { agent: number, state } } else { Record::TenantSet { tenant: number, state } };
+        repo.log.append(&commit, set)?;
     }
     Ok(result)
 }
@@ -163,12 +182,17 @@ pub fn token_hash(token: &[u8; 32]) -> [u8; 32] {
     blake3::derive_key(context::INVITATION, token)
 }
 
+/// Whether what a party's invitations promise is to be had now.
+pub fn may_invite(party: &TenantState) -> bool {
+    party.removed.is_none() && !party.suspended
+}
+
 /// The tenant whose open invitation this token is.
 pub fn invited(state: &State, token: &[u8; 32], now: Time) -> Option<(u32, Invite)> {
     let hash = token_hash(token);
-    state.tenants.iter().filter(|(_, t)| t.removed.is_none() && !t.suspended).find_map(|(number, tenant)| {
+    parties(state).filter(|(_, party)| may_invite(party)).find_map(|(number, tenant)| {
         let found = tenant.invites.iter().find(|invite| invite.hash == hash && invite.expires > now)?;
-        Some((*number, found.clone()))
+        Some((number, found.clone()))
     })
 }
 
@@ -210,6 +234,17 @@ pub fn redeem(repo: &Repository, token: &[u8; 32], with: &Redeemed<'_>) -> Resul
             return Err(void());
         }
         match (with.repository, tenant.repository) {
+            // A host that is set up anew: what it knew and the keys it had are void.
+            (Some(new), _) if invite.roles.allow(Roles::AGENT) && with.keyring.is_some() => {
+                tenant.repository = Some(new);
+                tenant.watermark = None;
+                let others = tenant.keys.iter_mut().filter(|key| key.public != credential.public);
+                others.for_each(|key| key.revoked = key.revoked.or(Some(now)));
+            }
+            _ if invite.roles.allow(Roles::AGENT) => {
+                return Err(Error::new(Kind::Refused, "this invitation is for a host that is to be backed up")
+                    .remedy("take it up there with `packmule agent join`"));
+            }
             (None, Some(_)) if invite.roles.allow(Roles::RESTORE) => {}
             (None, _) => {
                 return Err(Error::new(Kind::Refused, "this invitation does not make a site anew")
@@ -230,6 +265,10 @@ pub fn redeem(repo: &Repository, token: &[u8; 32], with: &Redeemed<'_>) -> Resul
         tenant.keys.push(credential.clone());
         Ok(())
     })?;
+    if credential.roles.allow(Roles::AGENT) {
+        // What it owned is known by its former keys.
+        repo.index.disown(number)?;
+    }
     Ok((number, credential))
 }
 
@@ -252,9 +291,9 @@ pub fn renew_keyring(repo: &Repository, number: u32, keyring: &Keyring) -> Resul
 
 /// The tenant and credential of a public key that may connect.
 pub fn credential<'a>(state: &'a State, public: &str) -> Option<(u32, &'a TenantState, &'a Credential)> {
-    state.tenants.iter().filter(|(_, t)| t.removed.is_none() && !t.suspended).find_map(|(number, tenant)| {
+    parties(state).filter(|(_, t)| t.removed.is_none() && !t.suspended).find_map(|(number, tenant)| {
         let key = tenant.keys.iter().find(|key| key.public == public && key.revoked.is_none())?;
-        Some((*number, tenant, key))
+        Some((number, tenant, key))
     })
 }
 

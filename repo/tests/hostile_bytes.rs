@@ -134,6 +134,7 @@ fn valid_manifest() -> Vec<u8> {
         root: valid_entries().swap_remove(3),
         sidecar: Some(Content::Extents(vec![Extent::Data { h: h(5), len: 40 }])),
         stats: Stats { files: 1 << 40, errors: 3, ..Stats::default() },
+        origin: None,
     }
     .encode()
 }
@@ -154,6 +155,10 @@ fn valid_records() -> Vec<Vec<u8>> {
     let (packs, snapshots) = (vec![PackId([3; 32]), PackId([4; 32])], vec![snapshot]);
     let pack = PackRef { id: packs[0], size: 300, footer_len: 70, kind: FrameKind::Tree };
     let text = || "text".to_owned();
+    let removal = record::Removal { at, snapshots: 3, bytes: 1 << 30 };
+    let tenant = record::TenantState { removed: Some(removal), ..record::TenantState::new("acme", false, at) };
+    let certificate = record::Certificate { name: text(), repository: None, removal, completed: at };
+    let audited = record::AuditEntry { who: text(), tenant: Some(5), millis: 300, ..Default::default() };
     let records = vec![
         SessionBegin {
             session,
@@ -184,6 +189,12 @@ fn valid_records() -> Vec<Vec<u8>> {
         Damage { packs, at },
         KeyEpoch { epoch: 200, at },
         CheckDone { at, data: true, ok: false, subset: text() },
+        TenantSet { tenant: 5, state: Box::new(tenant) },
+        PolicySet { policy: record::PolicyState { window: Some(9), ..Default::default() } },
+        PolicySet { policy: record::PolicyState::default() },
+        TenantRemoved { tenant: 6, certificate: Box::new(certificate) },
+        AuditKept { segment: 3, hash: LogHash([6; 32]) },
+        Audited { entry: Box::new(audited.clone()) },
         Ignored { kind: 0x90, body: b"later".to_vec() },
     ];
     let mut state = State::default();
@@ -195,6 +206,8 @@ fn valid_records() -> Vec<Vec<u8>> {
     }
     let record = Checkpoint { state: Box::new(state) };
     out.push(record::Entry { seq: 513, time: at, trusted: true, record }.encode(&LogHash([0; 32])).unwrap());
+    let one = |seq| record::Audited { seq, time: at, entry: audited.clone() };
+    out.push(record::Audited::encode_segment(&LogHash([5; 32]), 2, &[one(300), one(301)]));
     out
 }
 

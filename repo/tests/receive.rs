@@ -261,7 +261,7 @@ fn what_is_owned_is_found_again_after_the_index_was_lost() {
     disk.drop_index();
     let pool = disk.open();
     assert_eq!(pool.index.ownership(ta.number).unwrap(), None);
-    derive_owned(&pool, ta.number, &ta.keys, &Void::default()).unwrap();
+    derive_owned(&pool, &ta, &Void::default()).unwrap();
     assert_eq!(pool.index.ownership(ta.number).unwrap(), Some(before));
 }
 

@@ -132,7 +132,7 @@ fn bytes(from: &mut Receiver, size: usize) -> Result<Vec<u8>> {
     Ok(all)
 }
 
-fn unexpected(message: Option<Message>) -> Error {
+pub(crate) fn unexpected(message: Option<Message>) -> Error {
     match message {
         Some(Message::Fail(fail)) => fail.into_error(),
         Some(other) => Error::new(Kind::Io, format!("the pool sent {} where it may not be", other.name())),

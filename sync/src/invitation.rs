@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use repo::agents::valid_host;
 use repo::error::{Error, Kind, Result};
 use repo::id::{hex, unhex};
 use repo::tenants::valid_name;
@@ -22,6 +23,8 @@ pub struct Invitation {
     pub tenant: String,
     /// Whether the pool is to have none of its keys.
     pub sealed: bool,
+    /// Whether it is for a host that is to be backed up to a site; then the tenant's name is the host's.
+    pub agent: bool,
     /// The secret that makes a key the tenant's.
     pub token: Zeroizing<[u8; 32]>,
 }
@@ -31,7 +34,11 @@ impl fmt::Display for Invitation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = self.host_key.text();
         let key = key.split(' ').nth(1).unwrap_or_default();
-        let sort = if self.sealed { "sealed" } else { "pooled" };
+        let sort = match self {
+            Invitation { agent: true, .. } => "agent",
+            Invitation { sealed: true, .. } => "sealed",
+            _ => "pooled",
+        };
         let place = self.address.place();
         let line = Zeroizing::new(format!("{MARK}:{}:{sort}:{key}:{}:{place}", self.tenant, hex(&*self.token)));
         write!(f, "{}:{}", *line, check(&line))
@@ -64,18 +71,23 @@ impl Invitation {
             return Err(wrong("it does not begin like one"));
         }
         let tenant = part("tenant")?.to_owned();
-        valid_name(&tenant)?;
-        let sealed = match part("sort")? {
-            "pooled" => false,
-            "sealed" => true,
+        let (sealed, agent) = match part("sort")? {
+            "pooled" => (false, false),
+            "sealed" => (true, false),
+            "agent" => (false, true),
             _ => return Err(wrong("it is for a sort of tenant that this version does not know")),
         };
+        if agent {
+            valid_host(&tenant)?
+        } else {
+            valid_name(&tenant)?
+        }
         let host_key = PublicKey::parse(&format!("ssh-ed25519 {}", part("host key")?))
             .map_err(|_| wrong("its host key is incomplete"))?;
         let token = unhex::<32>(part("secret")?).ok_or_else(|| wrong("its secret is incomplete"))?;
         let address =
             Address::parse(&format!("ssh://{}", part("address")?)).map_err(|_| wrong("its address is incomplete"))?;
-        Ok(Invitation { address, host_key, tenant, sealed, token: Zeroizing::new(token) })
+        Ok(Invitation { address, host_key, tenant, sealed, agent, token: Zeroizing::new(token) })
     }
 }
 
@@ -94,6 +106,7 @@ mod tests {
                 host_key: host_key.clone(),
                 tenant: "acme".into(),
                 sealed: place.starts_with('['),
+                agent: place.starts_with('1'),
                 token: Zeroizing::new([7; 32]),
             };
             let line = made.to_string();
@@ -101,6 +114,7 @@ mod tests {
             let read = Invitation::parse(&format!(" {line}\n")).unwrap();
             assert_eq!((read.address, read.host_key), (address, host_key.clone()));
             assert_eq!((read.tenant, read.sealed, *read.token), ("acme".into(), made.sealed, [7; 32]));
+            assert_eq!(read.agent, made.agent);
             for cut in 0..line.len() {
                 assert!(Invitation::parse(&line[..cut]).is_err(), "{cut}");
                 let mut wrong = line.clone().into_bytes();

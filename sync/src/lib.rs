@@ -2,10 +2,12 @@
 //!
 //! Everything above `ssh` runs over any byte stream ([`stream::Duplex`]), so that it is tested without a network.
 
+pub mod agent;
 mod delta;
 pub mod fetch;
 pub mod heal;
 pub mod invitation;
+pub mod pending;
 pub mod pull;
 pub mod push;
 pub mod remote;
@@ -14,4 +16,5 @@ pub mod sealed;
 pub mod serve;
 pub mod ssh;
 pub mod stream;
+pub mod throttle;
 pub mod wire;

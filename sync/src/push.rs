@@ -6,7 +6,7 @@
 
 mod frames;
 mod lane;
-mod link;
+pub(crate) mod link;
 mod offer;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -22,6 +22,7 @@ use repo::open::Repository;
 
 use crate::delta::Delta;
 use crate::fetch::Dial;
+use crate::wire::limits::MAX_BELONGINGS;
 use crate::wire::{Message, PieceName, Reason, Secret};
 use frames::Outgoing;
 pub(crate) use link::{CONNECTIONS, LONG};
@@ -80,6 +81,7 @@ pub fn push(repo: &Repository, dial: &Dial, program: &str, options: Options, mon
         monitor.event(Event::Warning("the pool's clock and this one differ by more than an hour"));
     }
     let mut push = Push::new(repo, monitor, link, &ready);
+    push.leave_belongings()?;
     let from = push.known(ready.watermark).filter(|_| !options.audit);
     let delta = Delta::since(repo, from)?;
     if delta.is_empty() {
@@ -136,6 +138,20 @@ impl<'a> Push<'a> {
                 None
             }
         }
+    }
+
+    /// Leaves at the pool what is to come back with a lost site's snapshots, if it is not there yet.
+    fn leave_belongings(&mut self) -> Result<()> {
+        let Some((mark, sealed)) = repo::agents::belongings(self.repo) else { return Ok(()) };
+        if sealed.len() > MAX_BELONGINGS {
+            self.monitor
+                .event(Event::Warning("there are too many agents for the pool to keep their keys for this site"));
+            return Ok(());
+        }
+        if !self.link.keep(mark, Vec::new())? {
+            self.link.keep(mark, sealed)?;
+        }
+        Ok(())
     }
 
     fn stop_if_cancelled(&self) -> Result<()> {

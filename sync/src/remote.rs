@@ -53,6 +53,28 @@ pub fn add(repo: &Repository, name: &str, invitation: &Invitation, host: &str) -
     Ok(state)
 }
 
+/// What a host says of itself when it joins a site.
+pub(crate) struct Joined<'a> {
+    pub repository: RepoId,
+    pub keyring: &'a Keyring,
+    pub host: &'a str,
+}
+
+/// Makes `key` a host's at the site that invited it.
+///
+/// # Errors
+/// As [`add`].
+pub(crate) fn show_token(invitation: &Invitation, joined: &Joined<'_>, key: &KeyPair) -> Result<()> {
+    let mut tries = 1..TRIES;
+    loop {
+        let keyring = Some(Secret::new(joined.keyring.to_bytes().to_vec()));
+        match redeem(Some(joined.repository), keyring, invitation, joined.host, key) {
+            Err(e) if is_transient(&e) && tries.next().is_some() => {}
+            other => return other.map(drop),
+        }
+    }
+}
+
 /// What the pool answers to a token.
 struct Given {
     tenant: String,
@@ -226,7 +248,8 @@ fn state_of(invitation: &Invitation, key: &KeyPair, tenant: String, sealed: bool
     })
 }
 
-fn reach(address: &Address, host_key: &PublicKey, key: &KeyPair) -> Result<Link> {
+/// Connects to a server by its key.
+pub(crate) fn reach(address: &Address, host_key: &PublicKey, key: &KeyPair) -> Result<Link> {
     let target = Target {
         address: address.clone(),
         user: USER.to_owned(),

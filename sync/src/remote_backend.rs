@@ -149,10 +149,15 @@ impl Backend for RemoteBackend {
             Area::Snapshots => NamedArea::Snapshots,
             Area::Log => NamedArea::Log,
         };
-        let all = self.listed(area)?;
-        all.iter()
-            .filter_map(|(name, size)| Some((stored(name)?, *size)))
-            .try_for_each(|(object, size)| visit(object, size))
+        // The audit's segments lie beside the log.
+        let beside = (area == NamedArea::Log).then_some(NamedArea::Audit);
+        for area in [Some(area), beside].into_iter().flatten() {
+            let all = self.listed(area)?;
+            all.iter()
+                .filter_map(|(name, size)| Some((stored(name)?, *size)))
+                .try_for_each(|(object, size)| visit(object, size))?;
+        }
+        Ok(())
     }
 
     fn delete(&self, object: &Object) -> Result<()> {

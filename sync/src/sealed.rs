@@ -127,6 +127,7 @@ pub fn push_to(source: &Repository, target: &dyn Target, options: Options, monit
     // Without a key slot nothing else can be read.
     report.bytes += push.copy_keys()?;
     target.settle()?;
+    report.bytes += push.copy_audit()?;
     report.bytes += push.copy_log(before, state.position, &lost)?;
     push.copy_config()?;
     target.settle()?;

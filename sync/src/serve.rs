@@ -8,10 +8,11 @@ mod out;
 mod pushing;
 mod quota;
 mod spool;
+mod visit;
 mod work;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -28,8 +29,9 @@ use crate::ssh::server::StopFlag;
 use crate::stream::Duplex;
 use crate::wire::{Connection, Fail, Message, Preface, Purpose, Role, Secret, Session, Side, Token};
 
-pub use door::{Door, bare};
+pub use door::{Door, Tell, bare};
 use pushing::Pushing;
+pub use visit::{Told, Visit};
 
 /// What the key that a client showed may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub struct Pool {
     host_key: String,
     /// Where packs lie between their arrival and their absorption, a directory a tenant.
     spool: PathBuf,
+    /// Where sealed tenants' copies are kept, a directory a tenant. What they send waits there too: it is moved, not copied.
+    copies: PathBuf,
     receiving: Mutex<Receiving>,
     /// What each tenant was asked for again and has gone through since: not a second time, for it may not have it any more.
     asked_again: Mutex<BTreeMap<u32, [u8; 32]>>,
@@ -74,15 +78,22 @@ struct Receiving {
 impl Pool {
     /// Serves `repo` as the server with this public key, spooling below `spool`.
     pub fn new(repo: Arc<Repository>, host_key: String, spool: PathBuf) -> Pool {
+        let copies = repo.root.as_ref().map_or_else(|| spool.clone(), |root| root.join("tenants"));
         Pool {
             repo,
             host_key,
+            copies,
             spool,
             receiving: Mutex::default(),
             asked_again: Mutex::default(),
             pushing: Mutex::default(),
             keeping: Mutex::default(),
         }
+    }
+
+    /// Where sealed tenants' copies are kept.
+    pub fn copies(&self) -> &Path {
+        &self.copies
     }
 
     /// The repository.
@@ -125,11 +136,19 @@ impl Pool {
 /// # Errors
 /// What ended the connection before its time.
 pub fn serve(pool: &Pool, grant: &Grant, duplex: Duplex, stop: &StopFlag) -> Result<()> {
-    let mut connection = Connection::open(duplex, Side::Server, &Preface::ours())?;
-    let done = first(pool, grant, &mut connection, stop);
+    serve_visit(pool, grant, duplex, stop, &Arc::default())
+}
+
+/// As [`serve`], and notes in `visit` what it is about.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_visit(pool: &Pool, grant: &Grant, duplex: Duplex, stop: &StopFlag, visit: &Arc<Visit>) -> Result<()> {
+    let mut connection = Connection::open(visit.counted(duplex), Side::Server, &Preface::ours())?;
+    let done = first(pool, grant, &mut connection, stop, visit);
     match done {
-        Ok(Next::Push(begun)) => deliver::serve(pool, begun, connection, stop),
-        Ok(Next::Attach(tenant, session)) => pushing::attach(pool, tenant, session, connection, stop),
+        Ok(Next::Push(begun)) => deliver::serve(pool, begun, connection, stop, visit),
+        Ok(Next::Attach(tenant, session)) => pushing::attach(pool, tenant, session, connection, stop, visit),
         Ok(Next::Nothing) => Ok(()),
         Err(e) => {
             // The link may be what failed.
@@ -154,8 +173,23 @@ enum Next<'a> {
 }
 
 /// Reads what the client wants.
-fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection, stop: &StopFlag) -> Result<Next<'a>> {
-    match (connection.receive()?, grant) {
+fn first<'a>(
+    pool: &'a Pool,
+    grant: &Grant,
+    connection: &mut Connection,
+    stop: &StopFlag,
+    visit: &Visit,
+) -> Result<Next<'a>> {
+    let message = connection.receive()?;
+    visit.is(match &message {
+        Some(Message::Begin { purpose: Purpose::Push, .. }) => "push",
+        Some(Message::Begin { purpose: Purpose::Pull, .. }) => "pull",
+        Some(Message::Begin { purpose: Purpose::Admin, .. }) => "admin",
+        Some(Message::Attach { .. }) => "attach",
+        Some(Message::Redeem { .. }) => "redeem",
+        _ => "",
+    });
+    match (message, grant) {
         (None, _) => Ok(Next::Nothing),
         (Some(Message::Begin { purpose: Purpose::Push, repository, .. }), Grant::Tenant { tenant, roles }) => {
             require_push(*roles)?;
@@ -166,8 +200,9 @@ fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection, stop: &
             deliver::Begun::new(pool, *tenant, repository).map(Next::Push)
         }
         (Some(Message::Begin { purpose: Purpose::Pull, repository, .. }), Grant::Tenant { tenant, roles }) => {
-            if !roles.allow(Roles::PULL) {
-                return Err(Error::new(Kind::Refused, "this key may not fetch what was delivered"));
+            if !roles.allow(Roles::PULL) && !roles.allow(Roles::AGENT.and(Roles::RESTORE)) {
+                let e = Error::new(Kind::Refused, "this key may not fetch what was delivered");
+                return Err(e.remedy("ask for an invitation that allows it (`packmule agent invite --allow restore`)"));
             }
             if is_sealed(pool, *tenant)? {
                 return objects::serve(pool, *tenant, repository, objects::Access::Pull, connection, stop)
@@ -175,7 +210,7 @@ fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection, stop: &
             }
             pool.repo.refresh(&Void::default())?;
             let tenant = repo::receive::Sender::of(&pool.repo, *tenant)?;
-            fetch::serve(pool, &tenant, connection, stop).map(|()| Next::Nothing)
+            fetch::serve(pool, &tenant, connection, stop, visit).map(|()| Next::Nothing)
         }
         (Some(Message::Redeem { token, repository, keyring, .. }), grant) => {
             let (tenant, roles) = match grant {
@@ -202,7 +237,7 @@ fn first<'a>(pool: &'a Pool, grant: &Grant, connection: &mut Connection, stop: &
 
 /// Refuses who may not deliver.
 fn require_push(roles: Roles) -> Result<()> {
-    if roles.allow(Roles::PUSH) {
+    if roles.allow(Roles::PUSH) || roles.allow(Roles::AGENT) {
         return Ok(());
     }
     Err(Error::new(Kind::Refused, "this key may not deliver snapshots"))
@@ -230,9 +265,11 @@ fn redeem(
 
 fn welcome(pool: &Pool, tenant: u32, roles: Roles) -> Result<Message> {
     let state = pool.repo.log.state();
-    let known = state.tenants.get(&tenant).ok_or_else(|| Error::new(Kind::Refused, "this tenant was removed"))?;
+    let known = tenants::party(&state, tenant).ok_or_else(|| Error::new(Kind::Refused, "this tenant was removed"))?;
     // The most that the key may do.
     let role = match roles {
+        // May it restore or not: it is given back no keys but in packs that it can open.
+        _ if roles.allow(Roles::AGENT) => Role::Agent,
         _ if roles.allow(Roles::RESTORE) => Role::Restore,
         _ if roles.allow(Roles::PUSH) => Role::Push,
         _ if roles.allow(Roles::PULL) => Role::Pull,

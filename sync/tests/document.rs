@@ -112,6 +112,7 @@ fn the_limits_are_these() {
         ("program, label, host", limits::MAX_LABEL as u64),
         ("host key", limits::MAX_HOST_KEY as u64),
         ("keyring", limits::MAX_KEYRING as u64),
+        ("belongings", limits::MAX_BELONGINGS as u64),
         ("text", limits::MAX_TEXT as u64),
         ("state's name", limits::MAX_STATE_NAME as u64),
         ("state's name, one part", limits::MAX_STATE_PART as u64),

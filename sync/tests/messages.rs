@@ -58,6 +58,7 @@ fn in_area(area: Area) -> BoxedStrategy<Object> {
         Area::Footers => any::<u64>().prop_map(Object::Footers).boxed(),
         Area::Snapshots => snapshot().prop_map(Object::Snapshot).boxed(),
         Area::Log => any::<u64>().prop_map(Object::Log).boxed(),
+        Area::Audit => any::<u64>().prop_map(Object::Audit).boxed(),
         Area::State => "[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,20}(/[a-z][a-z.]{0,9}){0,3}"
             .prop_map(|name| Object::State(StateName::new(&name).unwrap()))
             .boxed(),
@@ -195,6 +196,10 @@ fn pushing() -> BoxedStrategy<Message> {
         (snapshot(), reason, text()).prop_map(|(snapshot, reason, why)| Message::Declined { snapshot, reason, why }),
         position().prop_map(|position| Message::Done { position }),
         position().prop_map(|watermark| Message::Finished { watermark }),
+        (any::<[u8; 32]>(), vec(any::<u8>(), 0..99)).prop_map(|(mark, sealed)| Message::Keep { mark, sealed }),
+        (any::<[u8; 32]>(), vec(any::<u8>(), 0..99)).prop_map(|(mark, sealed)| Message::Recalled { mark, sealed }),
+        any::<bool>().prop_map(|there| Message::Kept { there }),
+        Just(Message::Recall),
     ]
     .boxed()
 }

@@ -43,7 +43,7 @@ struct Scene {
     code: RecoveryCode,
     _disk: Site,
     pool: Pool,
-    spool: tempfile::TempDir,
+    _spool: tempfile::TempDir,
     tenant: u32,
 }
 
@@ -75,7 +75,7 @@ impl Scene {
         let with = Redeemed { public: "ssh-ed25519 A", repository: Some(repo.config.repo_id), keyring: None };
         tenants::redeem(&pool, &token, &with).unwrap();
         let pool = Pool::new(pool, "ssh-ed25519 AAAA".into(), spool.path().to_owned());
-        let scene = Scene { site, repo, code, _disk: disk, pool, spool, tenant };
+        let scene = Scene { site, repo, code, _disk: disk, pool, _spool: spool, tenant };
         scene.push();
         scene.prune();
         scene.push();
@@ -133,7 +133,7 @@ impl Scene {
     }
 
     fn copy(&self) -> PathBuf {
-        copy_dir(self.spool.path(), self.tenant)
+        copy_dir(self.pool.copies(), self.tenant)
     }
 
     fn files(&self) -> Vec<PathBuf> {

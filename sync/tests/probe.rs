@@ -7,6 +7,7 @@ mod dialled;
 #[allow(dead_code)]
 #[path = "../../repo/tests/common/tenants.rs"]
 mod parties;
+#[allow(dead_code)]
 #[path = "support/raw.rs"]
 mod raw;
 #[allow(dead_code)]
@@ -145,8 +146,12 @@ impl World {
                 }
             }
             heard.extend(raw.rest().messages.into_iter().filter(|m| !matches!(m, Message::Pong(_))));
-            // These come when the work behind them was done.
-            heard.sort_by_key(|message| matches!(message, Message::Refused { .. }));
+            // Each of these has an order of its own, and none among them.
+            heard.sort_by_key(|message| match message {
+                Message::Durable { .. } => 1,
+                Message::Refused { .. } => 2,
+                _ => 0,
+            });
             heard
         })
     }

@@ -16,15 +16,19 @@ mod site;
 #[path = "support/table.rs"]
 mod table;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use raw::Raw;
+use repo::agents;
 use repo::error::Kind;
 use repo::format::record::{Roles, TenantState};
+use repo::monitor::Void;
 use repo::tenants;
 use sayings::sayings;
 use scene::{Party, Scene, said};
+use site::Site;
 use sync::serve::bare;
 use sync::ssh::client::Link;
 use sync::ssh::keys::KeyPair;
@@ -35,122 +39,138 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// What each key is answered that opens a connection so. `!Kind`: a failure of that kind.
 const OPENINGS: &str = "
-what                | push     | push of another | pull     | admin        | attach to own | to another's | to none  | redeem fresh          | as a lost site        | for a lost site       | used                  | expired               | never made            | another tenant's
-guest               | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
-sealed, guest       | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore       | !Refused              | !Refused              | !Refused              | !Refused
-push key            | Ready    | !Refused        | !Refused | !Unsupported | -             | !Refused     | !Refused | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push
-pull key            | !Refused | !Refused        | Ready    | !Unsupported | !Refused      | !Refused     | !Refused | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull
-site's key          | Ready    | !Refused        | Ready    | !Unsupported | -             | !Refused     | !Refused | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push
-restored site's key | Ready    | !Refused        | Ready    | !Unsupported | -             | !Refused     | !Refused | Welcome:Restore, keys | Welcome:Restore, keys | Welcome:Restore, keys | Welcome:Restore, keys | Welcome:Restore, keys | Welcome:Restore, keys | Welcome:Restore, keys
-operator's key      | !Refused | !Refused        | !Refused | !Unsupported | !Refused      | !Refused     | !Refused | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator
-sealed, push key    | Ready    | !Refused        | !Refused | !Unsupported | -             | !Refused     | !Refused | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push
-sealed, pull key    | !Refused | !Refused        | Ready    | !Unsupported | !Refused      | !Refused     | !Refused | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull
-sealed, site's      | Ready    | !Refused        | Ready    | !Unsupported | -             | !Refused     | !Refused | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push
-sealed, restored    | Ready    | !Refused        | Ready    | !Unsupported | -             | !Refused     | !Refused | Welcome:Restore       | Welcome:Restore       | Welcome:Restore       | Welcome:Restore       | Welcome:Restore       | Welcome:Restore       | Welcome:Restore
-sealed, operator's  | !Refused | !Refused        | !Refused | !Unsupported | !Refused      | !Refused     | !Refused | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator
-revoked push        | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
-revoked pull        | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
-revoked site's      | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
-revoked restored    | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
-revoked operator's  | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
-suspended tenant's  | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | !Refused              | !Refused              | !Refused              | !Refused              | !Refused              | !Refused              | !Refused
-removed tenant's    | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | !Refused              | !Refused              | !Refused              | !Refused              | !Refused              | !Refused              | !Refused
+what                 | push     | push of another | pull     | admin        | attach to own | to another's | to none  | redeem fresh          | as a lost site        | for a lost site       | used                  | expired               | never made            | another tenant's
+guest                | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
+sealed, guest        | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore       | !Refused              | !Refused              | !Refused              | !Refused
+push key             | Ready    | !Refused        | !Refused | !Unsupported | -             | !Refused     | !Refused | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push
+pull key             | !Refused | !Refused        | Ready    | !Unsupported | !Refused      | !Refused     | !Refused | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull
+site's key           | Ready    | !Refused        | Ready    | !Unsupported | -             | !Refused     | !Refused | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push
+restored site's key  | Ready    | !Refused        | Ready    | !Unsupported | -             | !Refused     | !Refused | Welcome:Restore, keys | Welcome:Restore, keys | Welcome:Restore, keys | Welcome:Restore, keys | Welcome:Restore, keys | Welcome:Restore, keys | Welcome:Restore, keys
+operator's key       | !Refused | !Refused        | !Refused | !Unsupported | !Refused      | !Refused     | !Refused | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator
+sealed, push key     | Ready    | !Refused        | !Refused | !Unsupported | -             | !Refused     | !Refused | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push
+sealed, pull key     | !Refused | !Refused        | Ready    | !Unsupported | !Refused      | !Refused     | !Refused | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull          | Welcome:Pull
+sealed, site's       | Ready    | !Refused        | Ready    | !Unsupported | -             | !Refused     | !Refused | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push          | Welcome:Push
+sealed, restored     | Ready    | !Refused        | Ready    | !Unsupported | -             | !Refused     | !Refused | Welcome:Restore       | Welcome:Restore       | Welcome:Restore       | Welcome:Restore       | Welcome:Restore       | Welcome:Restore       | Welcome:Restore
+sealed, operator's   | !Refused | !Refused        | !Refused | !Unsupported | !Refused      | !Refused     | !Refused | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator      | Welcome:Operator
+revoked push         | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
+revoked pull         | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
+revoked site's       | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
+revoked restored     | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
+revoked operator's   | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Push          | !Refused              | Welcome:Restore, keys | !Refused              | !Refused              | !Refused              | !Refused
+suspended tenant's   | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | !Refused              | !Refused              | !Refused              | !Refused              | !Refused              | !Refused              | !Refused
+removed tenant's     | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | !Refused              | !Refused              | !Refused              | !Refused              | !Refused              | !Refused              | !Refused
+agent's key          | Ready    | !Refused        | !Refused | !Unsupported | -             | !Refused     | !Refused | Welcome:Agent         | Welcome:Agent         | Welcome:Agent         | Welcome:Agent         | Welcome:Agent         | Welcome:Agent         | Welcome:Agent
+agent's, may restore | Ready    | !Refused        | Ready    | !Unsupported | -             | !Refused     | !Refused | Welcome:Agent         | Welcome:Agent         | Welcome:Agent         | Welcome:Agent         | Welcome:Agent         | Welcome:Agent         | Welcome:Agent
+agent, guest         | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | Welcome:Agent         | !Refused              | !Refused              | !Refused              | !Refused              | !Refused              | Welcome:Agent
+revoked agent's      | !Refused | !Refused        | !Refused | !Refused     | !Refused      | !Refused     | !Refused | !Refused              | !Refused              | !Refused              | !Refused              | !Refused              | !Refused              | Welcome:Agent
 ";
 
 /// What each message is answered in each conversation.
 const INSIDE: &str = "
-what                               | push             | attached | pull             | sealed push  | sealed attached | sealed pull
-Begin                              | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Attach                             | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Redeem                             | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Ready                              | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Welcome                            | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Fail                               | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Ping                               | Pong             | Pong     | Pong             | Pong         | Pong            | Pong
-Pong                               | -                | -        | -                | -            | -               | -
-Bye                                | -                | -        | -                | -            | -               | -
-Data, unannounced                  | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Cut, of nothing                    | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Keys, own                          | -                | !Io      | !Io              | !Io          | !Io             | !Io
-Keys, another's                    | !Refused         | !Io      | !Io              | !Io          | !Io             | !Io
-Put pack, own                      | Durable          | Durable  | !Io              | Durable      | Durable         | !Io
-Put pack, another's                | Durable+Refused  | Durable  | !Io              | Durable      | Durable         | !Io
-Put pack, no pack                  | Durable+Refused  | Durable  | !Io              | Durable      | Durable         | !Io
-Put pack, other bytes              | Durable+Refused  | Durable  | !Io              | Refused      | Refused         | !Io
-Put pack, cut                      | Durable          | Durable  | !Io              | Durable      | Durable         | !Io
-Put config                         | !Io              | !Io      | !Io              | Durable      | !Io             | !Io
-Put config, another's              | !Io              | !Io      | !Io              | Refused      | !Io             | !Io
-Put key slot, own                  | !Io              | !Io      | !Io              | Durable      | !Io             | !Io
-Put key slot, of a password        | !Io              | !Io      | !Io              | Refused      | !Io             | !Io
-Put footers, new                   | !Io              | !Io      | !Io              | Durable      | !Io             | !Io
-Put footers, of another's bytes    | !Io              | !Io      | !Io              | Refused      | !Io             | !Io
-Put snapshot, of other bytes       | !Io              | !Io      | !Io              | Refused      | !Io             | !Io
-Put snapshot, new                  | !Io              | !Io      | !Io              | Durable      | !Io             | !Io
-Put log, own                       | !Io              | !Io      | !Io              | Durable      | !Io             | !Io
-Put log, far ahead                 | !Io              | !Io      | !Io              | Refused      | !Io             | !Io
-Put state                          | !Io              | !Io      | !Io              | Refused      | !Io             | !Io
-Put state, leading elsewhere       | !Io              | !Io      | !Io              | Refused      | !Io             | !Io
-Durable                            | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Refused                            | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Listing                            | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Want own                           | !Io              | !Io      | !Io              | Given        | !Io             | Given
-Want another's                     | !Io              | !Io      | !Io              | Lacking      | !Io             | Lacking
-Want config                        | !Io              | !Io      | !Io              | Given        | !Io             | Given
-Want state                         | !Io              | !Io      | !Io              | Lacking      | !Io             | Lacking
-Lacking                            | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Given                              | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Holding own                        | !Io              | !Io      | !Io              | Answer:0     | !Io             | Answer:0
-Holding another's                  | !Io              | !Io      | !Io              | Answer:1     | !Io             | Answer:1
-Order, forged                      | !Io              | !Io      | !Io              | !Refused     | !Io             | !Io
-Ordered                            | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Have own                           | Answer:0         | !Io      | !Io              | !Io          | !Io             | !Io
-Have another's                     | Answer:1         | !Io      | !Io              | !Io          | !Io             | !Io
-Answer                             | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Manifest, own                      | Accepted         | !Io      | !Io              | !Io          | !Io             | !Io
-Manifest, another's                | Declined:Invalid | !Io      | !Io              | !Io          | !Io             | !Io
-Manifest, own under another's name | Declined:Invalid | !Io      | !Io              | !Io          | !Io             | !Io
-Manifest, cut                      | -                | !Io      | !Io              | !Io          | !Io             | !Io
-Again, never sent                  | Declined:Unknown | !Io      | !Io              | !Io          | !Io             | !Io
-Accepted                           | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Missing                            | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Declined                           | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Done                               | Finished         | !Io      | !Io              | Finished     | !Io             | !Io
-Done, elsewhere                    | Finished         | !Io      | !Io              | !Refused     | !Io             | !Io
-Finished                           | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-List                               | !Io              | !Io      | Snapshots:1      | !Io          | !Io             | !Io
-List, behind all                   | !Io              | !Io      | Snapshots:0      | !Io          | !Io             | !Io
-Snapshots                          | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Fetch own                          | !Io              | !Io      | Manifest         | !Io          | !Io             | !Io
-Fetch another's                    | !Io              | !Io      | Declined:Unknown | !Io          | !Io             | !Io
-Fetch what is not                  | !Io              | !Io      | Declined:Unknown | !Io          | !Io             | !Io
-Get own                            | !Io              | !Io      | Chunks+Absent:0  | !Io          | !Io             | !Io
-Get another's                      | !Io              | !Io      | Absent:1         | !Io          | !Io             | !Io
-Chunks                             | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Absent                             | !Io              | !Io      | !Io              | !Io          | !Io             | !Io
-Objects Config                     | !Io              | !Io      | !Io              | Listing:some | !Io             | Listing:some
-Objects Keys                       | !Io              | !Io      | !Io              | Listing:some | !Io             | Listing:some
-Objects Packs                      | !Io              | !Io      | !Io              | Listing:some | !Io             | Listing:some
-Objects Footers                    | !Io              | !Io      | !Io              | Listing:some | !Io             | Listing:some
-Objects Snapshots                  | !Io              | !Io      | !Io              | Listing:some | !Io             | Listing:some
-Objects Log                        | !Io              | !Io      | !Io              | Listing:some | !Io             | Listing:some
-Objects State                      | !Io              | !Io      | !Io              | Listing:none | !Io             | Listing:none
+what                               | push                | attached | pull             | sealed push  | sealed attached | sealed pull  | agent             | agent attached | agent pull
+Begin                              | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Attach                             | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Redeem                             | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Ready                              | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Welcome                            | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Fail                               | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Ping                               | Pong                | Pong     | Pong             | Pong         | Pong            | Pong         | Pong              | Pong           | Pong
+Pong                               | -                   | -        | -                | -            | -               | -            | -                 | -              | -
+Bye                                | -                   | -        | -                | -            | -               | -            | -                 | -              | -
+Data, unannounced                  | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Cut, of nothing                    | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Keys, own                          | -                   | !Io      | !Io              | !Io          | !Io             | !Io          | -                 | !Io            | !Io
+Keys, another's                    | !Refused            | !Io      | !Io              | !Io          | !Io             | !Io          | !Refused          | !Io            | !Io
+Put pack, own                      | Durable             | Durable  | !Io              | Durable      | Durable         | !Io          | Durable           | Durable        | !Io
+Put pack, another's                | Durable+Refused     | Durable  | !Io              | Durable      | Durable         | !Io          | Durable+Refused   | Durable        | !Io
+Put pack, no pack                  | Durable+Refused     | Durable  | !Io              | Durable      | Durable         | !Io          | Durable+Refused   | Durable        | !Io
+Put pack, other bytes              | Durable+Refused     | Durable  | !Io              | Refused      | Refused         | !Io          | Durable+Refused   | Durable        | !Io
+Put pack, cut                      | Durable             | Durable  | !Io              | Durable      | Durable         | !Io          | Durable           | Durable        | !Io
+Put config                         | !Io                 | !Io      | !Io              | Durable      | !Io             | !Io          | !Io               | !Io            | !Io
+Put config, another's              | !Io                 | !Io      | !Io              | Refused      | !Io             | !Io          | !Io               | !Io            | !Io
+Put key slot, own                  | !Io                 | !Io      | !Io              | Durable      | !Io             | !Io          | !Io               | !Io            | !Io
+Put key slot, of a password        | !Io                 | !Io      | !Io              | Refused      | !Io             | !Io          | !Io               | !Io            | !Io
+Put footers, new                   | !Io                 | !Io      | !Io              | Durable      | !Io             | !Io          | !Io               | !Io            | !Io
+Put footers, of another's bytes    | !Io                 | !Io      | !Io              | Refused      | !Io             | !Io          | !Io               | !Io            | !Io
+Put snapshot, of other bytes       | !Io                 | !Io      | !Io              | Refused      | !Io             | !Io          | !Io               | !Io            | !Io
+Put snapshot, new                  | !Io                 | !Io      | !Io              | Durable      | !Io             | !Io          | !Io               | !Io            | !Io
+Put log, own                       | !Io                 | !Io      | !Io              | Durable      | !Io             | !Io          | !Io               | !Io            | !Io
+Put log, far ahead                 | !Io                 | !Io      | !Io              | Refused      | !Io             | !Io          | !Io               | !Io            | !Io
+Put audit, a segment               | !Io                 | !Io      | !Io              | Durable      | !Io             | !Io          | !Io               | !Io            | !Io
+Put state                          | !Io                 | !Io      | !Io              | Refused      | !Io             | !Io          | !Io               | !Io            | !Io
+Put state, leading elsewhere       | !Io                 | !Io      | !Io              | Refused      | !Io             | !Io          | !Io               | !Io            | !Io
+Durable                            | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Refused                            | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Listing                            | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Want own                           | !Io                 | !Io      | !Io              | Given        | !Io             | Given        | !Io               | !Io            | !Io
+Want another's                     | !Io                 | !Io      | !Io              | Lacking      | !Io             | Lacking      | !Io               | !Io            | !Io
+Want config                        | !Io                 | !Io      | !Io              | Given        | !Io             | Given        | !Io               | !Io            | !Io
+Want state                         | !Io                 | !Io      | !Io              | Lacking      | !Io             | Lacking      | !Io               | !Io            | !Io
+Lacking                            | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Given                              | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Holding own                        | !Io                 | !Io      | !Io              | Answer:0     | !Io             | Answer:0     | !Io               | !Io            | !Io
+Holding another's                  | !Io                 | !Io      | !Io              | Answer:1     | !Io             | Answer:1     | !Io               | !Io            | !Io
+Order, forged                      | !Io                 | !Io      | !Io              | !Refused     | !Io             | !Io          | !Io               | !Io            | !Io
+Ordered                            | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Have own                           | Answer:0            | !Io      | !Io              | !Io          | !Io             | !Io          | Answer:0          | !Io            | !Io
+Have another's                     | Answer:1            | !Io      | !Io              | !Io          | !Io             | !Io          | Answer:1          | !Io            | !Io
+Answer                             | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Manifest, own                      | Accepted            | !Io      | !Io              | !Io          | !Io             | !Io          | Accepted          | !Io            | !Io
+Manifest, another's                | Declined:Invalid    | !Io      | !Io              | !Io          | !Io             | !Io          | Declined:Invalid  | !Io            | !Io
+Manifest, own under another's name | Declined:Invalid    | !Io      | !Io              | !Io          | !Io             | !Io          | Declined:Invalid  | !Io            | !Io
+Manifest, cut                      | -                   | !Io      | !Io              | !Io          | !Io             | !Io          | -                 | !Io            | !Io
+Again, never sent                  | Declined:Unknown    | !Io      | !Io              | !Io          | !Io             | !Io          | Declined:Unknown  | !Io            | !Io
+Accepted                           | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Missing                            | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Declined                           | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Done                               | Finished            | !Io      | !Io              | Finished     | !Io             | !Io          | Finished          | !Io            | !Io
+Done, elsewhere                    | Finished            | !Io      | !Io              | !Refused     | !Io             | !Io          | Finished          | !Io            | !Io
+Finished                           | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Keep, a question                   | Kept:not            | !Io      | !Io              | !Io          | !Io             | !Io          | Kept:not          | !Io            | !Io
+Keep, something                    | Kept:there          | !Io      | !Io              | !Io          | !Io             | !Io          | Kept:not          | !Io            | !Io
+Keep, twice                        | Kept:there+Kept:not | !Io      | !Io              | !Io          | !Io             | !Io          | Kept:not+Kept:not | !Io            | !Io
+Kept                               | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Recall                             | !Io                 | !Io      | Recalled:6       | !Io          | !Io             | !Io          | !Io               | !Io            | Recalled:0
+Recalled                           | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+List                               | !Io                 | !Io      | Snapshots:1      | !Io          | !Io             | !Io          | !Io               | !Io            | Snapshots:1
+List, behind all                   | !Io                 | !Io      | Snapshots:0      | !Io          | !Io             | !Io          | !Io               | !Io            | Snapshots:0
+Snapshots                          | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Fetch own                          | !Io                 | !Io      | Manifest         | !Io          | !Io             | !Io          | !Io               | !Io            | Manifest
+Fetch another's                    | !Io                 | !Io      | Declined:Unknown | !Io          | !Io             | !Io          | !Io               | !Io            | Declined:Unknown
+Fetch what is not                  | !Io                 | !Io      | Declined:Unknown | !Io          | !Io             | !Io          | !Io               | !Io            | Declined:Unknown
+Get own                            | !Io                 | !Io      | Chunks+Absent:0  | !Io          | !Io             | !Io          | !Io               | !Io            | Chunks+Absent:0
+Get another's                      | !Io                 | !Io      | Absent:1         | !Io          | !Io             | !Io          | !Io               | !Io            | Absent:1
+Chunks                             | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Absent                             | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Objects Config                     | !Io                 | !Io      | !Io              | Listing:some | !Io             | Listing:some | !Io               | !Io            | !Io
+Objects Keys                       | !Io                 | !Io      | !Io              | Listing:some | !Io             | Listing:some | !Io               | !Io            | !Io
+Objects Packs                      | !Io                 | !Io      | !Io              | Listing:some | !Io             | Listing:some | !Io               | !Io            | !Io
+Objects Footers                    | !Io                 | !Io      | !Io              | Listing:some | !Io             | Listing:some | !Io               | !Io            | !Io
+Objects Snapshots                  | !Io                 | !Io      | !Io              | Listing:some | !Io             | Listing:some | !Io               | !Io            | !Io
+Objects Log                        | !Io                 | !Io      | !Io              | Listing:some | !Io             | Listing:some | !Io               | !Io            | !Io
+Objects State                      | !Io                 | !Io      | !Io              | Listing:none | !Io             | Listing:none | !Io               | !Io            | !Io
+Objects Audit                      | !Io                 | !Io      | !Io              | Listing:some | !Io             | Listing:some | !Io               | !Io            | !Io
 ";
 
-/// Opens a conversation; once more if the one before has not quite ended.
-fn opened(link: &Link, first: &Message) -> (Raw, Session) {
+/// Opens a conversation, once more if the one before has not quite ended.
+fn try_opened(link: &Link, first: &Message) -> Option<(Raw, Session)> {
     for _ in 0..1000 {
         let mut raw = Raw::over(link.channel().unwrap());
         raw.say(std::slice::from_ref(first));
         if let Message::Attach { session } = first {
-            return (raw, *session);
+            return Some((raw, *session));
         }
         match raw.hear() {
-            Some(Message::Ready { session, .. }) => return (raw, session),
+            Some(Message::Ready { session, .. }) => return Some((raw, session)),
             Some(Message::Fail(fail)) if fail.kind() == Kind::Locked => std::thread::sleep(Duration::from_millis(2)),
-            other => panic!("{other:?}"),
+            _ => return None,
         }
     }
     panic!("another push does not end");
+}
+
+fn opened(link: &Link, first: &Message) -> (Raw, Session) {
+    try_opened(link, first).expect("it is ready")
 }
 
 /// What somebody is answered who opens a connection with this.
@@ -166,6 +186,19 @@ fn begins(link: &Link, first: &[Message]) -> String {
     }
     panic!("another push does not end");
 }
+
+/// What a connection can turn out to be.
+const CONVERSATIONS: [&str; 9] = [
+    "push",
+    "attached",
+    "pull",
+    "sealed push",
+    "sealed attached",
+    "sealed pull",
+    "agent",
+    "agent attached",
+    "agent pull",
+];
 
 /// Two tenants of each sort; what the second has is another's to the first.
 struct Cast {
@@ -183,19 +216,30 @@ fn cast() -> Cast {
     Cast { scene, acme, globex, vault, bank }
 }
 
+/// A site with agents.
+fn site_with_agents() -> Scene {
+    let disk = Site::new();
+    let repo = Arc::new(disk.open());
+    Scene::serving(disk, repo)
+}
+
 #[test]
 fn every_message_in_every_conversation() {
     let Cast { scene, acme, globex, vault, bank } = cast();
-    let mut seen = Vec::new();
-    let (site, restore) = (Roles::PUSH.and(Roles::PULL), Roles::PUSH.and(Roles::PULL).and(Roles::RESTORE));
-    let mut tried = BTreeSet::new();
-    for (own, other, names) in [
-        (&acme, &globex, ["push", "attached", "pull"]),
-        (&vault, &bank, ["sealed push", "sealed attached", "sealed pull"]),
+    let home = site_with_agents();
+    let (may_restore, agent) = (Roles::AGENT.and(Roles::RESTORE), Roles::AGENT);
+    let [web1, web2] = [("web1", 5), ("web2", 6)].map(|(host, seed)| home.agent(host, agent, seed));
+    let site = Roles::PUSH.and(Roles::PULL);
+    let tenants = vec![Roles::PUSH, Roles::PULL, site, site.and(Roles::RESTORE)];
+    let (mut seen, mut tried) = (Vec::new(), BTreeSet::new());
+    // Each conversation with every set of roles that opens it: it is the same for all of them.
+    for (scene, own, other, names, sets) in [
+        (&scene, &acme, &globex, ["push", "attached", "pull"], tenants.clone()),
+        (&scene, &vault, &bank, ["sealed push", "sealed attached", "sealed pull"], tenants),
+        (&home, &web1, &web2, ["agent", "agent attached", "agent pull"], vec![agent, may_restore]),
     ] {
         let sayings = sayings(own, other);
-        // Each conversation with every set of roles that opens it: it is the same for all of them.
-        for roles in [Roles::PUSH, Roles::PULL, site, restore] {
+        for roles in sets {
             let link = scene.link(&scene.enrol(own, roles)).unwrap();
             let mut tell = |conversation: &'static str, first: &Message| {
                 for (saying, messages) in &sayings {
@@ -205,14 +249,14 @@ fn every_message_in_every_conversation() {
                     seen.push((saying.clone(), conversation, said(&raw.rest())));
                 }
             };
-            if roles.allow(Roles::PUSH) {
+            if roles.allow(Roles::PUSH) || roles.allow(agent) {
                 tell(names[0], &own.begin(Purpose::Push));
                 let (push, session) = opened(&link, &own.begin(Purpose::Push));
                 tell(names[1], &Message::Attach { session });
                 let end = push.rest();
                 assert!(end.end.is_ok(), "{end:?}");
             }
-            if roles.allow(Roles::PULL) {
+            if roles.allow(Roles::PULL) || roles.allow(may_restore) {
                 tell(names[2], &own.begin(Purpose::Pull));
             }
         }
@@ -220,7 +264,7 @@ fn every_message_in_every_conversation() {
     assert_eq!(tried, kinds(), "a kind of message is not tried");
     let rows = sayings(&acme, &globex);
     let rows: Vec<&str> = rows.iter().map(|(name, _)| name.as_str()).collect();
-    compare(INSIDE, &rows, &["push", "attached", "pull", "sealed push", "sealed attached", "sealed pull"], &seen);
+    compare(INSIDE, &rows, &CONVERSATIONS, &seen);
 }
 
 /// How a connection may begin.
@@ -249,10 +293,9 @@ struct Caller<'a> {
     other: &'a Party,
 }
 
-/// What attaches to a push.
-fn attaching(push: Option<(Raw, Session)>) -> (Message, Option<Raw>) {
-    let (raw, session) = push.map_or((None, Session([7; 16])), |(raw, session)| (Some(raw), session));
-    (Message::Attach { session }, raw)
+/// Somebody with the key that delivered what is there.
+fn held<'a>(name: &'static str, own: &'a Party, other: &'a Party) -> Caller<'a> {
+    Caller { name, key: Some(own.key.clone()), own, other }
 }
 
 /// What opens a connection, in the order of the columns.
@@ -265,8 +308,11 @@ fn openings(scene: &Scene, who: &Caller<'_>, used: &Token) -> Vec<Message> {
         }
         _ => unreachable!(),
     };
-    let restore = Roles::PUSH.and(Roles::PULL).and(Roles::RESTORE);
-    let expired = scene.token(own.number, Roles::PUSH, Duration::ZERO);
+    let (pushes, restore) = match own.roles.allow(Roles::AGENT) {
+        true => (Roles::AGENT, Roles::AGENT.and(Roles::RESTORE)),
+        false => (Roles::PUSH, Roles::PUSH.and(Roles::PULL).and(Roles::RESTORE)),
+    };
+    let expired = scene.token(own.number, pushes, Duration::ZERO);
     vec![
         own.begin(Purpose::Push),
         elsewhere,
@@ -275,13 +321,13 @@ fn openings(scene: &Scene, who: &Caller<'_>, used: &Token) -> Vec<Message> {
         nowhere(),
         nowhere(),
         nowhere(),
-        own.redeem(scene.token(own.number, Roles::PUSH, HOUR), false),
-        own.redeem(scene.token(own.number, Roles::PUSH, HOUR), true),
+        own.redeem(scene.token(own.number, pushes, HOUR), false),
+        own.redeem(scene.token(own.number, pushes, HOUR), true),
         own.redeem(scene.token(own.number, restore, HOUR), true),
         own.redeem(used.clone(), false),
         own.redeem(expired, false),
         own.redeem(Token::new([5; 32]), false),
-        own.redeem(scene.token(other.number, Roles::PUSH, HOUR), false),
+        own.redeem(scene.token(other.number, pushes, HOUR), false),
     ]
 }
 
@@ -319,12 +365,11 @@ fn every_key_and_every_beginning() {
     };
     callers.iter().filter(|who| who.name.starts_with("revoked")).for_each(revoke);
     change(&scene, &frozen, |tenant| tenant.suspended = true);
-    change(&scene, &gone, |tenant| tenant.removed = Some(at));
+    repo::removal::order(&scene.pool, gone.number, true, &Void::default()).unwrap();
 
     // While no invitation is open nobody who may do nothing gets in at all.
     change(&scene, &acme, |acme| acme.invites.clear());
     let stranger = KeyPair::generate("").unwrap();
-    let out = |name: &str| ["revoked", "suspended", "removed"].iter().any(|word| name.starts_with(word));
     // Who is refused is told after a second, so all of them at once.
     std::thread::scope(|scope| {
         for who in callers.iter().filter(|who| who.key.is_none() || out(who.name)) {
@@ -335,26 +380,73 @@ fn every_key_and_every_beginning() {
             });
         }
     });
-    let pusher = |party: &Party| (party.number, scene.link(&scene.enrol(party, Roles::PUSH)).unwrap());
-    let pushers = BTreeMap::from([&acme, &globex, &vault, &bank].map(pusher));
-    // A push that is under way while it is attached to; none of who cannot have one.
-    let under_way = |party: &Party| Some(opened(pushers.get(&party.number)?, &party.begin(Purpose::Push)));
     let used = scene.token(acme.number, Roles::PUSH, HOUR);
     let key = KeyPair::generate("").unwrap();
     assert_eq!(begins(&scene.link(&key).unwrap(), &[acme.redeem(used.clone(), false)]), "Welcome:Push");
     // Keeps the door open for guests.
     let _open = scene.token(acme.number, Roles::PULL, HOUR);
+    let mut seen = begin_all(&scene, &callers, &used, &|who| {
+        if who.name.starts_with("revoked") {
+            revoke(who);
+        }
+    });
+
+    let home = site_with_agents();
+    let may_restore = Roles::AGENT.and(Roles::RESTORE);
+    let [web1, web3, web4] = [("web1", 7), ("web3", 8), ("web4", 9)].map(|(h, seed)| home.agent(h, Roles::AGENT, seed));
+    let web2 = home.agent("web2", may_restore, 10);
+    let hosts = vec![
+        held("agent's key", &web1, &web2),
+        held("agent's, may restore", &web2, &web1),
+        Caller { name: "agent, guest", key: None, own: &web3, other: &web1 },
+        held("revoked agent's", &web4, &web1),
+    ];
+    agents::revoke(&home.pool, "web4").unwrap();
+    let e = home.link(&web4.key).err().expect("who was revoked does not get in");
+    assert_eq!(e.kind(), Kind::Refused);
+    let used = home.token(web3.number, Roles::AGENT, HOUR);
+    let key = KeyPair::generate("").unwrap();
+    assert_eq!(begins(&home.link(&key).unwrap(), &[web3.redeem(used.clone(), false)]), "Welcome:Agent");
+    let _open = home.token(web3.number, Roles::AGENT, HOUR);
+    seen.extend(begin_all(&home, &hosts, &used, &|_| ()));
+
+    let rows: Vec<&str> = callers.iter().chain(&hosts).map(|who| who.name).collect();
+    compare(OPENINGS, &rows, &COLUMNS, &seen);
+}
+
+/// Whether somebody may do nothing, and so stays out while no invitation is open.
+fn out(name: &str) -> bool {
+    ["revoked", "suspended", "removed"].iter().any(|word| name.starts_with(word))
+}
+
+/// Has everybody begin in every way. `after` each.
+fn begin_all(
+    scene: &Scene,
+    callers: &[Caller<'_>],
+    used: &Token,
+    after: &dyn Fn(&Caller<'_>),
+) -> Vec<(String, &'static str, String)> {
     let mut seen = Vec::new();
-    for who in &callers {
-        let firsts = openings(&scene, who, &used);
+    // A push that is under way while it is attached to; none of who cannot have one.
+    let under_way = |party: &Party| {
+        let link = scene.link(&party.key).ok()?;
+        let (raw, session) = try_opened(&link, &party.begin(Purpose::Push))?;
+        Some((link, raw, session))
+    };
+    for who in callers {
+        let firsts = openings(scene, who, used);
         let gets_in = |key: &KeyPair| scene.link(key).unwrap_or_else(|e| panic!("{}: {e}", who.name));
         // Whoever takes an invitation up is somebody else the next time.
         let stays = who.key.as_ref().filter(|_| !out(who.name)).map(gets_in);
         for (column, first) in COLUMNS.into_iter().zip(firsts) {
-            let (first, push) = match column {
-                "attach to own" => attaching(under_way(who.own)),
-                "to another's" => attaching(under_way(who.other)),
-                _ => (first, None),
+            let push = match column {
+                "attach to own" => under_way(who.own),
+                "to another's" => under_way(who.other),
+                _ => None,
+            };
+            let first = match &push {
+                Some((_, _, session)) => Message::Attach { session: *session },
+                None => first,
             };
             let comes = || gets_in(&who.key.clone().unwrap_or_else(|| KeyPair::generate("guest").unwrap()));
             let answer = match &stays {
@@ -362,12 +454,9 @@ fn every_key_and_every_beginning() {
                 None => begins(&comes(), &[first]),
             };
             seen.push((who.name.to_owned(), column, answer));
-            push.map(Raw::rest);
-            if who.name.starts_with("revoked") {
-                revoke(who);
-            }
+            push.map(|(_, raw, _)| raw.rest());
+            after(who);
         }
     }
-    let rows: Vec<&str> = callers.iter().map(|who| who.name).collect();
-    compare(OPENINGS, &rows, &COLUMNS, &seen);
+    seen
 }

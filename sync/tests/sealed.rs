@@ -14,6 +14,7 @@ use repo::check::ReadData;
 use repo::crypto::slot::Argon2Cost;
 use repo::error::{Error, Kind};
 use repo::forget::{self, forget_named};
+use repo::format::record::AuditEntry;
 use repo::keyslots;
 use repo::lock::Locks;
 use repo::monitor::Void;
@@ -74,6 +75,31 @@ fn a_copy_is_whole_and_then_takes_what_is_new() {
     let third = pushed(&repo, &copy);
     assert_eq!((third.packs, third.snapshots), (2, 1), "a data pack and a tree pack");
     assert!((70_000..140_000).contains(&third.bytes), "{third:?}");
+    same(&repo, &copy);
+}
+
+#[test]
+fn the_audit_goes_along() {
+    let site = Site::filled();
+    let (repo, copy) = (site.open(), place(&site));
+    let audited = |log: &repo::log::Log| {
+        let mut entries = Vec::new();
+        let visit = &mut |found: repo::error::Result<_>| {
+            entries.push(found.unwrap());
+            Ok(())
+        };
+        log.audit(visit).unwrap();
+        entries
+    };
+    for _ in 0..3 {
+        (0..300).for_each(|_| repo::audit::record(&repo, AuditEntry::default()).unwrap());
+        pushed(&repo, &copy);
+        let other = copy.try_open(Access::Read).unwrap();
+        assert_eq!(audited(&other.log), audited(&repo.log));
+    }
+    assert_eq!(audited(&repo.log).len(), 900);
+    let segments = |of: &Site| of.objects(Area::Log).into_iter().filter(|o| matches!(o, Object::Audit(_))).count();
+    assert_eq!((segments(&site), segments(&copy)), (3, 3));
     same(&repo, &copy);
 }
 

@@ -115,6 +115,10 @@ pub struct BackupArgs {
     #[arg(long)]
     pub strict: bool,
 
+    /// To a site over SSH: when it cannot be reached, or the connection is lost, try again until the backup is made
+    #[arg(long)]
+    pub retry: bool,
+
     /// Only say what would be saved
     #[arg(short = 'n', long)]
     pub dry_run: bool,

@@ -33,7 +33,7 @@ pub struct HistoryFilter {
     /// The rest.
     #[command(flatten)]
     pub rest: FilterRest,
-    /// At a pool: let retention rules forget snapshots of every tenant; without this they need --tenant
+    /// At a pool: let retention rules, or each tenant's own, forget snapshots of every tenant; without this they need --tenant
     #[arg(long, conflicts_with = "tenant")]
     pub all_tenants: bool,
 }

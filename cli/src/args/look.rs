@@ -241,4 +241,8 @@ pub struct LogArgs {
     /// Show only records since TIME, such as 2026-11-01 or "2026-11-17 18:00" (local zone)
     #[arg(long, value_name = "TIME")]
     pub since: Option<At>,
+
+    /// Show who did what instead: every connection to the server and every command of an operator's, kept for ever
+    #[arg(long)]
+    pub audit: bool,
 }

@@ -1,5 +1,6 @@
 //! What a user can type: one file a group of commands. Help texts are contracts: units and defaults stand in them.
 
+mod agent;
 mod backup;
 mod filter;
 mod init;
@@ -14,6 +15,7 @@ mod space;
 mod sync;
 mod values;
 
+pub use agent::{AgentAction, AgentArgs, AgentInviteArgs, AgentJoinArgs};
 pub use backup::{BackupArgs, Sources};
 pub use filter::{Filter, FilterRest, HistoryFilter};
 pub use init::InitArgs;
@@ -25,10 +27,11 @@ pub use parse::{Failure, Parsed, one_line, parse};
 pub use restore::{Overwrite, RestoreArgs};
 pub use space::{CheckArgs, ForgetArgs, KeepArgs, PruneArgs, UnforgetArgs};
 pub use sync::{
-    Quota, RemoteAction, RemoteAddArgs, RemoteArgs, ServeArgs, SyncAction, SyncArgs, SyncPullArgs, SyncPushArgs,
-    TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction, TenantSetArgs,
+    Quota, RateArgs, RemoteAction, RemoteAddArgs, RemoteArgs, ServeArgs, SyncAction, SyncArgs, SyncPullArgs,
+    SyncPushArgs, SyncStatusArgs, TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction,
+    TenantSetArgs, Term,
 };
-pub use values::{Bytes, Group, IdMap, Keep, Octal, Subset, TagList, Unused, User};
+pub use values::{Bytes, Group, IdMap, Keep, Octal, Pace, Rate, Subset, TagList, Unused, User};
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -116,7 +119,7 @@ pub struct Globals {
 /// Which repository.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TargetArgs {
-    /// The repository's directory
+    /// The repository's directory; for a host that has joined a site: ssh://HOST[:PORT]
     /// [environment: PACKMULE_REPOSITORY]
     #[arg(short, long, value_name = "REPO", global = true, conflicts_with = "repository_file")]
     pub repo: Option<OsString>,
@@ -194,7 +197,9 @@ pub enum Command {
     Remote(RemoteArgs),
     /// Manage the tenants of a pool
     Tenant(TenantArgs),
-    /// Serve a pool to its tenants' sites over SSH, until stopped
+    /// Manage the hosts that back up to this repository over SSH; on such a host: join a site
+    Agent(AgentArgs),
+    /// Serve a pool to its tenants' sites, or a site to its agents, over SSH, until stopped
     Serve(ServeArgs),
     /// Show the repository's journal
     Log(LogArgs),

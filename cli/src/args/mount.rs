@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Filter, Group, Octal, User};
+use super::{Filter, Group, Octal, RateArgs, User};
 
 /// Options of `mount`.
 #[derive(Debug, Args)]
@@ -40,6 +40,10 @@ pub struct MountArgs {
     /// In the background, append messages to this file instead of the system's log
     #[arg(long, value_name = "FILE", requires = "background")]
     pub log: Option<PathBuf>,
+
+    /// How fast, with --remote.
+    #[command(flatten)]
+    pub rates: RateArgs,
 
     /// Which snapshots.
     #[command(flatten)]

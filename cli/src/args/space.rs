@@ -9,7 +9,9 @@ use crate::timespec::Span;
 /// What stands below `forget --help`.
 pub const FORGET_NOTES: &str = "\
 A rule with more hours, days, weeks, … than there are snapshots for keeps the oldest snapshot too, as in restic.
-Snapshots are judged by when they were recorded: the end of the backup, where `snapshots` shows its beginning.";
+Snapshots are judged by when they were recorded: the end of the backup, where `snapshots` shows its beginning.
+At a pool, --tenant or --all-tenants without rules goes by each tenant's own (`tenant set`). Snapshots within their tenant's window are kept
+and count for no rule: what a site delivers displaces nothing before the window is over.";
 
 /// Options of `forget`.
 #[derive(Debug, Args)]
@@ -35,6 +37,10 @@ pub struct ForgetArgs {
     /// Go on although this machine's clock seems wrong
     #[arg(long)]
     pub accept_clock: bool,
+
+    /// Also forget snapshots that are not yet at every remote (`remote list`); without this they are spared
+    #[arg(long)]
+    pub even_unpushed: bool,
 
     /// Only say what would be done
     #[arg(short = 'n', long)]

@@ -4,18 +4,67 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use repo::error::{Error, Kind};
+use sync::throttle;
 
-use super::Bytes;
-use crate::timespec::Span;
+use super::{Bytes, KeepArgs, Pace, Rate};
+use crate::timespec::{Age, Span};
 
 /// Options of `sync`.
 #[derive(Debug, Args)]
 pub struct SyncArgs {
+    /// How fast.
+    #[command(flatten)]
+    pub rates: RateArgs,
+
     /// What to do.
     #[command(subcommand)]
     pub action: SyncAction,
+}
+
+/// How fast other sides are sent to and received from; all connections of a command together.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Rates")]
+pub struct RateArgs {
+    /// Send at most so much in a second: such as 10Mbit, 2MiB, or a number of KiB
+    #[arg(long, value_name = "RATE", global = true)]
+    pub limit_upload: Option<Rate>,
+
+    /// Receive at most so much in a second
+    #[arg(long, value_name = "RATE", global = true)]
+    pub limit_download: Option<Rate>,
+
+    /// In the hours of --between, send and receive at most so much in a second; or nothing at all: then the command ends with exit code 13
+    /// until they are over
+    #[arg(long, value_name = "RATE|pause", requires = "between", global = true)]
+    pub limit: Option<Pace>,
+
+    /// Hours of the week for --limit, by this machine's clock: such as "Mon-Fri 08:00-18:00"
+    #[arg(long, value_name = "HOURS", requires = "limit", global = true)]
+    pub between: Option<sync::throttle::Hours>,
+}
+
+impl RateArgs {
+    /// Makes these hold for this process.
+    ///
+    /// # Errors
+    /// `Usage` for a rate without hours, or hours without one: a profile may have said so.
+    pub fn apply(&self) -> repo::error::Result<()> {
+        if self.limit.is_some() != self.between.is_some() {
+            return Err(Error::new(Kind::Usage, "limit and between belong together").remedy("give both, or neither"));
+        }
+        let up = self.limit_upload.and_then(|Rate(rate)| rate);
+        let down = self.limit_download.and_then(|Rate(rate)| rate);
+        let within = self.between.clone().zip(self.limit.map(|Pace(pace)| pace));
+        let zone = jiff::tz::TimeZone::system();
+        let offset = move |at| i64::from(zone.to_offset(crate::output::human::timestamp(at)).seconds());
+        let limits = throttle::Limits { always: throttle::Rates { up, down }, within };
+        throttle::tame(limits, Arc::new(throttle::Wall::new(Box::new(offset))));
+        Ok(())
+    }
 }
 
 /// What `sync` can do.
@@ -25,6 +74,8 @@ pub enum SyncAction {
     Push(SyncPushArgs),
     /// Bring back what a pool has of this repository and it has not itself
     Pull(SyncPullArgs),
+    /// Tell how far each remote has everything; at a pool, how far each tenant's snapshots are here
+    Status(SyncStatusArgs),
     /// Make the copy at -r a repository of its own, when the one it is a copy of is lost
     Promote,
 }
@@ -64,6 +115,18 @@ pub struct SyncPullArgs {
     /// Only these snapshots, by the first digits of their ids; without any: all
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
+}
+
+/// Options of `sync status`.
+#[derive(Debug, Args)]
+pub struct SyncStatusArgs {
+    /// Only this remote, or at a pool this tenant
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// Exit with code 5 if a remote lacks a snapshot for longer than this, or if a tenant's newest was received longer ago: such as 26h
+    #[arg(long, value_name = "AGE")]
+    pub max_age: Option<Age>,
 }
 
 /// Options of `remote`.
@@ -122,8 +185,9 @@ pub enum TenantAction {
         #[arg(value_name = "NAME")]
         name: String,
     },
-    /// Change what a tenant may do
-    Set(TenantSetArgs),
+    /// Change what holds for a tenant, or for all of which nothing else is said
+    #[command(after_help = SET_NOTES)]
+    Set(Box<TenantSetArgs>),
     /// List or revoke the keys that a tenant connects with
     Key(TenantKeyArgs),
     /// Let a tenant's site connect: prints one line for it, which is good once
@@ -134,13 +198,32 @@ pub enum TenantAction {
         #[arg(value_name = "NAME")]
         name: String,
     },
-    /// Take a suspended tenant's keys again
+    /// Take a suspended tenant's keys again; of one that is being removed, also its snapshots
     Resume {
         /// The tenant's name
         #[arg(value_name = "NAME")]
         name: String,
     },
+    /// Refuse a tenant's keys and forget all its snapshots; once their hold and window are over, this command again, or prune, deletes
+    /// what is the tenant's alone, and certifies it
+    Remove {
+        /// The tenant's name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Do not wait for the hold, in which `tenant resume` takes all of this back; the window is waited for
+        #[arg(long)]
+        release_held: bool,
+        /// Go on although this machine's clock seems wrong
+        #[arg(long)]
+        accept_clock: bool,
+    },
 }
+
+/// What stands below `tenant set --help`.
+const SET_NOTES: &str = "\
+What holds for a snapshot: the command line of forget and prune, else what is set for its tenant, else the pool's default, else what is
+built in (hold 72h, window none, everything is kept). `default` takes a tenant's own word back. A month counts 30 days here, a year 365.
+Within the window nobody can delete; making it shorter is for what is received from then on.";
 
 /// Options of `tenant create`.
 #[derive(Debug, Args)]
@@ -162,12 +245,57 @@ pub struct TenantCreateArgs {
 #[derive(Debug, Args)]
 pub struct TenantSetArgs {
     /// The tenant's name
-    #[arg(value_name = "NAME")]
-    pub name: String,
+    #[arg(value_name = "NAME", required_unless_present = "default", conflicts_with = "default")]
+    pub name: Option<String>,
+
+    /// Set the pool's defaults instead: for every tenant of which nothing else is said
+    #[arg(long)]
+    pub default: bool,
 
     /// The most it may store, as the bytes of its files, each once; or none
-    #[arg(long, value_name = "SIZE|none", required = true)]
+    #[arg(long, value_name = "SIZE|none", conflicts_with = "default")]
     pub quota: Option<Quota>,
+
+    /// How long its forgotten snapshots can be brought back, such as 72h or 7d
+    #[arg(long, value_name = "SPAN|none|default")]
+    pub hold: Option<Term>,
+
+    /// How long after they were received nobody can delete its snapshots, such as 30d
+    #[arg(long, value_name = "SPAN|none|default")]
+    pub window: Option<Term>,
+
+    /// Keep everything, whatever the pool's default is
+    #[arg(long, conflicts_with_all = ["keep", "keep_default"])]
+    pub keep_all: bool,
+
+    /// Keep what the pool's default says
+    #[arg(long, conflicts_with = "keep")]
+    pub keep_default: bool,
+
+    /// Retention rules: they take the place of those there were.
+    #[command(flatten)]
+    pub keep: KeepArgs,
+}
+
+/// A fixed length of time in seconds; or none said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term(pub Option<u64>);
+
+impl FromStr for Term {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Term, String> {
+        const DAY: u64 = 24 * 3600;
+        match s {
+            "none" => Ok(Term(Some(0))),
+            "default" => Ok(Term(None)),
+            span => {
+                let Span { years, months, weeks, days, hours } = span.parse()?;
+                let [years, months, weeks, days, hours] = [years, months, weeks, days, hours].map(u64::from);
+                Ok(Term(Some((365 * years + 30 * months + 7 * weeks + days) * DAY + hours * 3600)))
+            }
+        }
+    }
 }
 
 /// A quota, or that there is none.
@@ -221,9 +349,9 @@ pub struct TenantInviteArgs {
     #[arg(value_name = "NAME")]
     pub name: String,
 
-    /// Where the site reaches this pool: HOST or HOST:PORT (default port: 7022)
+    /// Where the site reaches this pool: HOST or HOST:PORT (default port: 7022); without this, the address in server.toml
     #[arg(long, value_name = "HOST")]
-    pub address: String,
+    pub address: Option<String>,
 
     /// How long the invitation is good
     #[arg(long, value_name = "SPAN", default_value = "7d")]
@@ -241,7 +369,15 @@ pub struct TenantInviteArgs {
 /// Options of `serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Where to listen
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:7022")]
-    pub listen: SocketAddr,
+    /// Where to listen (default: [::]:7022)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+
+    /// Read settings from this file instead of server.toml in the repository; flags go before it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// How fast.
+    #[command(flatten)]
+    pub rates: RateArgs,
 }

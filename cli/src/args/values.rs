@@ -36,6 +36,60 @@ impl FromStr for Bytes {
     }
 }
 
+/// Bytes in a second: `10Mbit`, `500kbit`, `2MiB`, `800K`; a number alone is KiB, as in restic. 0 and `unlimited` are no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate(pub Option<u64>);
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Rate, String> {
+        if s == "unlimited" {
+            return Ok(Rate(None));
+        }
+        let wrong = || format!("'{s}' is not a rate such as 10Mbit, 2MiB or 800 (KiB a second)");
+        let text = s.strip_suffix("/s").unwrap_or(s);
+        let bytes = match text.to_ascii_lowercase().strip_suffix("bit") {
+            Some(bits) => {
+                let split = bits.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(bits.len());
+                let factor = match bits[split..].trim() {
+                    "" => 1.0,
+                    "k" => 1e3,
+                    "m" => 1e6,
+                    "g" => 1e9,
+                    _ => return Err(wrong()),
+                };
+                let bits: f64 = bits[..split].parse().map_err(|_| wrong())?;
+                let bytes = bits * factor / 8.0;
+                if bits > 0.0 && bytes < 1.0 { 1 } else { bytes as u64 }
+            }
+            None => match text.parse::<u64>() {
+                Ok(kib) => kib.checked_mul(1024).ok_or_else(wrong)?,
+                Err(_) => text.parse::<Bytes>().map_err(|_| wrong())?.0,
+            },
+        };
+        Ok(Rate(Some(bytes).filter(|bytes| *bytes > 0)))
+    }
+}
+
+/// A rate for some hours, or that nothing passes then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace(pub sync::throttle::Pace);
+
+impl FromStr for Pace {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Pace, String> {
+        if s == "pause" {
+            return Ok(Pace(sync::throttle::Pace::Pause));
+        }
+        match s.parse::<Rate>()? {
+            Rate(Some(rate)) => Ok(Pace(sync::throttle::Pace::Rate(rate))),
+            Rate(None) => Err(format!("'{s}' is no limit: give a rate, or 'pause'")),
+        }
+    }
+}
+
 /// How many snapshots one retention rule keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
@@ -236,6 +290,29 @@ impl FromStr for Octal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates() {
+        for (text, bytes) in [
+            ("800", Some(800 << 10)),
+            ("10Mbit", Some(1_250_000)),
+            ("10mbit/s", Some(1_250_000)),
+            ("1.5Gbit", Some(187_500_000)),
+            ("1bit", Some(1)),
+            ("2MiB", Some(2 << 20)),
+            ("2MB/s", Some(2_000_000)),
+            ("800K", Some(800 << 10)),
+            ("0", None),
+            ("unlimited", None),
+        ] {
+            assert_eq!(text.parse(), Ok(Rate(bytes)), "{text}");
+        }
+        for text in ["", "fast", "10Mbits", "-1", "bit", "1xbit"] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+        assert_eq!("pause".parse(), Ok(Pace(sync::throttle::Pace::Pause)));
+        assert!("0".parse::<Pace>().is_err());
+    }
 
     #[test]
     fn sizes() {

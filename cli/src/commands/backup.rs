@@ -17,7 +17,13 @@ use crate::progress::Job;
 
 /// Runs `backup`.
 pub fn run(ctx: &Context, args: BackupArgs) -> Result<ExitCode> {
-    let mut options = options(&args)?;
+    if let Some(site) = ctx.site()? {
+        return super::agent::backup::run(ctx, &args, &site);
+    }
+    if args.retry {
+        return Err(Error::new(Kind::Usage, "--retry is for backups over SSH").remedy("leave --retry out"));
+    }
+    let mut options = options(&args, None)?;
     let repo = open_repository(ctx, Access::Write)?;
     if let Some(name) = &args.parent {
         let own = Filter { hosts: vec![options.host.clone()], ..Filter::default() };
@@ -31,7 +37,8 @@ pub fn run(ctx: &Context, args: BackupArgs) -> Result<ExitCode> {
     drop(progress);
     repo.remember();
     let outcome = result?;
-    report(ctx, &repo, &outcome, elapsed, dry_run)?;
+    let manifest = outcome.snapshot.map(|id| repo::snapshots::manifest(&repo, &id)).transpose()?;
+    report(ctx, manifest.map(|m| (m.captured, m.captured_end)), &outcome, elapsed, dry_run)?;
     Ok(if outcome.stats.errors > 0 { ExitCode::Partial } else { ExitCode::Ok })
 }
 
@@ -43,7 +50,8 @@ fn doubt_clock(repo: &Repository, monitor: &dyn Monitor) {
     }
 }
 
-fn options(args: &BackupArgs) -> Result<Options> {
+/// What was asked for; `host` where none is named, this machine's name where that is none.
+pub fn options(args: &BackupArgs, host: Option<&str>) -> Result<Options> {
     let (paths, stdin) = match args.sources()? {
         Sources::Paths(paths) => (paths, None),
         Sources::Command { words, filename } => (Vec::new(), Some(Stdin { command: words, name: filename })),
@@ -56,8 +64,8 @@ fn options(args: &BackupArgs) -> Result<Options> {
     Ok(Options {
         paths,
         stdin,
-        host: match &args.host {
-            Some(host) => host.clone(),
+        host: match args.host.as_deref().or(host) {
+            Some(host) => host.to_owned(),
             None => host_name()?,
         },
         source: args.source.clone(),
@@ -92,9 +100,10 @@ fn user_name() -> String {
     std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| nix::unistd::getuid().to_string())
 }
 
-fn report(
+/// Tells what was done; `span`: when the capture began and ended, in nanoseconds, if there is a snapshot.
+pub fn report(
     ctx: &Context,
-    repo: &Repository,
+    span: Option<(i64, i64)>,
     outcome: &Outcome,
     elapsed: std::time::Duration,
     dry_run: bool,
@@ -102,11 +111,8 @@ fn report(
     let stats = &outcome.stats;
     let id = outcome.snapshot.map(|id| id.to_hex());
     if ctx.output.json {
-        let (backup_start, backup_end) = match &outcome.snapshot {
-            Some(id) => {
-                let manifest = repo::snapshots::manifest(repo, id)?;
-                (json::Time::from_nanos(manifest.captured), json::Time::from_nanos(manifest.captured_end))
-            }
+        let (backup_start, backup_end) = match span {
+            Some((from, to)) => (json::Time::from_nanos(from), json::Time::from_nanos(to)),
             None => (None, None),
         };
         return ctx.output.message(&json::BackupSummary {

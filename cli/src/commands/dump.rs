@@ -15,6 +15,7 @@ use repo::path::SnapPath;
 use repo::snapshots::manifest;
 use repo::tree::dir::resolve;
 
+use super::noted::Noted;
 use super::open::open_repository;
 use super::which;
 use crate::args::DumpArgs;
@@ -53,12 +54,14 @@ pub fn run(ctx: &Context, args: DumpArgs) -> Result<ExitCode> {
         return Err(Error::new(Kind::Usage, "an archive is nothing for a terminal")
             .remedy("redirect standard output, or name a file with --target"));
     }
+    let noted = Noted::begin("dump");
     let monitor = ctx.monitor(Job::Look("files"));
     let what = What { source: store.as_ref(), at: &inside, found: &found, archived, monitor: &monitor };
     let failed = match &args.target {
         Some(target) => what.to_target(target),
         None => what.to_stream(&mut Stdout(&ctx.output)),
     };
+    noted.end_of_snapshot(ctx, &repo, &id, &failed);
     let failed = failed.map_err(named)?;
     drop(monitor);
     ctx.output.flush()?;

@@ -5,17 +5,19 @@ use std::collections::BTreeSet;
 use jiff::tz::TimeZone;
 use repo::clock::Time;
 use repo::error::{Error, Kind, Result};
-use repo::forget::{Group, Options, Outcome, forget_by_policy, forget_named};
+use repo::forget::{Group, Options, Outcome, forget_by_own_rules, forget_by_policy, forget_named};
 use repo::format::record::{SnapshotState, State};
 use repo::history::tenant_name;
 use repo::id::SnapshotId;
 use repo::open::{Access, Repository};
+use repo::policy::Ends;
 use repo::prune;
 use repo::retention::{Count, Decision, Policy, Within};
 use repo::select::Filter;
 use repo::snapshots::Summaries;
 use serde::Serialize;
 
+use super::noted::{Noted, only};
 use super::open::open_repository;
 use super::{snapshots, which};
 use crate::args::{ForgetArgs, Keep, KeepArgs};
@@ -52,17 +54,26 @@ struct Summary {
     dry_run: bool,
     snapshots: Vec<String>,
     already_forgotten: Vec<String>,
+    /// The rules would have forgotten these; they are not at every remote yet.
+    not_pushed: Vec<String>,
     held_until: json::Time,
 }
 
 /// Runs `forget`. Snapshots that are named win over rules, which then come from a profile.
 pub fn run(ctx: &Context, args: ForgetArgs) -> Result<ExitCode> {
-    if args.snapshots.is_empty() && args.keep.is_empty() {
+    let own_rules = args.filter.all_tenants || !args.filter.rest.tenant.is_empty();
+    if args.snapshots.is_empty() && args.keep.is_empty() && !own_rules {
         return Err(Error::new(Kind::Usage, "nothing says what to forget")
             .remedy("name snapshots, or give a rule such as --keep-daily 7"));
     }
     let repo = open_repository(ctx, if args.dry_run { Access::Read } else { Access::Write })?;
-    let outcome = forget(ctx, &repo, &args)?;
+    let noted = Noted::begin("forget");
+    let outcome = forget(ctx, &repo, &args);
+    if !args.dry_run {
+        let count = outcome.as_ref().map_or(0, |outcome| outcome.forgotten.len() as u64);
+        noted.end(ctx, &repo, only(&args.filter.rest.tenant), count, &outcome);
+    }
+    let outcome = outcome?;
     repo.remember();
     let state = repo.log.state();
     if ctx.output.json {
@@ -86,7 +97,9 @@ pub fn run(ctx: &Context, args: ForgetArgs) -> Result<ExitCode> {
 }
 
 fn forget(ctx: &Context, repo: &Repository, args: &ForgetArgs) -> Result<Outcome> {
-    let options = Options { accept_clock: args.accept_clock, dry_run: args.dry_run, ..Options::default() };
+    let Options { hold, .. } = Options::default();
+    let options =
+        Options { accept_clock: args.accept_clock, dry_run: args.dry_run, even_unpushed: args.even_unpushed, hold };
     let filter = which::history_filter(repo, &args.filter)?;
     require_whose(&repo.log.state(), args, &filter)?;
     let progress = ctx.monitor(Job::Other("snapshots"));
@@ -103,7 +116,10 @@ fn forget(ctx: &Context, repo: &Repository, args: &ForgetArgs) -> Result<Outcome
     };
     let zone = TimeZone::system();
     let offset = |time: Time| i64::from(zone.to_offset(human::timestamp(time)).seconds());
-    forget_by_policy(repo, &policy(&args.keep), &selected, &offset, &options, &progress)
+    match args.keep.is_empty() {
+        true => forget_by_own_rules(repo, &selected, &offset, &options, &progress),
+        false => forget_by_policy(repo, &policy(&args.keep), &selected, &offset, &options, &progress),
+    }
 }
 
 /// Rules that are meant for one tenant must not thin out the others'.
@@ -129,7 +145,8 @@ fn named(repo: &Repository, names: &[SnapshotName], filter: &Filter) -> Result<V
     names.iter().map(resolve).collect()
 }
 
-fn policy(keep: &KeepArgs) -> Policy {
+/// The rules as the engine takes them.
+pub fn policy(keep: &KeepArgs) -> Policy {
     let count = |keep: Option<Keep>| {
         keep.map(|keep| match keep {
             Keep::Newest(n) => Count::Newest(n),
@@ -155,6 +172,7 @@ fn policy(keep: &KeepArgs) -> Policy {
 
 fn tell_json(output: &Output, repo: &Repository, state: &State, outcome: &Outcome, dry_run: bool) -> Result<()> {
     let mut summaries = Summaries::new(repo, state);
+    let ends = Ends::new(state, repo.clock.now(), None);
     let mut messages = |decisions: &[&Decision]| -> Result<Vec<json::Snapshot>> {
         let mut messages = Vec::with_capacity(decisions.len());
         for id in decisions.iter().map(|d| &d.id) {
@@ -165,7 +183,7 @@ fn tell_json(output: &Output, repo: &Repository, state: &State, outcome: &Outcom
                 Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => None,
                 Err(e) => return Err(e),
             };
-            messages.push(snapshots::message(state, id, snapshot, summary.as_ref()));
+            messages.push(snapshots::message(state, &ends, id, snapshot, summary.as_ref()));
         }
         Ok(messages)
     };
@@ -188,6 +206,7 @@ fn tell_json(output: &Output, repo: &Repository, state: &State, outcome: &Outcom
         dry_run,
         snapshots: outcome.forgotten.iter().map(|id| id.to_hex()).collect(),
         already_forgotten: outcome.already.iter().map(|id| id.to_hex()).collect(),
+        not_pushed: outcome.unpushed.iter().map(|id| id.to_hex()).collect(),
         held_until: json::Time::of(outcome.until),
     })
 }
@@ -195,6 +214,16 @@ fn tell_json(output: &Output, repo: &Repository, state: &State, outcome: &Outcom
 fn tell(output: &Output, state: &State, outcome: &Outcome, args: &ForgetArgs) -> Result<()> {
     if !output.quiet {
         outcome.groups.iter().try_for_each(|group| show(output, state, group))?;
+    }
+    for number in &outcome.without_rules {
+        let name = tenant_name(state, *number);
+        output.remark(format!("tenant {name} has no rules of its own: everything of it is kept"))?;
+    }
+    if !outcome.unpushed.is_empty() {
+        let n = human::count(outcome.unpushed.len() as u64, "snapshot");
+        output.line(format!(
+            "spared {n} not yet at every remote; `packmule sync status` says more, --even-unpushed forgets anyway"
+        ))?;
     }
     for id in &outcome.already {
         output.line(format!("snapshot {} was forgotten before", id.short()))?;

@@ -9,16 +9,19 @@ use repo::keyslots::{NewSlots, Secret};
 use repo::open::{self, Access, Init, Place, Sealed};
 use repo::tenants::{make_pool, valid_name};
 
+use repo::format::record::RemoteState;
+use repo::open::Repository;
+use sync::agent::bring_back;
 use sync::remote::{self, Anew};
 
 use super::backup::host_name;
 use super::key::show_code;
 use super::open::place;
-use super::remote::read_invitation;
+use super::remote::read_site_invitation;
 use crate::args::InitArgs;
 use crate::context::Context;
 use crate::exit::ExitCode;
-use crate::output::json;
+use crate::output::{human, json};
 use crate::progress::Job;
 
 /// Runs `init`.
@@ -31,7 +34,8 @@ pub fn run(ctx: &Context, args: InitArgs) -> Result<ExitCode> {
     args.from_invitation.as_deref().map(valid_name).transpose()?;
     let password = ctx.initial_password()?;
     // Last of what can go wrong beforehand: an invitation is good once.
-    let anew = args.from_invitation.as_ref().map(|_| remote::anew(&read_invitation()?, &host_name()?)).transpose()?;
+    let anew =
+        args.from_invitation.as_ref().map(|_| remote::anew(&read_site_invitation()?, &host_name()?)).transpose()?;
     let slots = NewSlots {
         passphrase: Some((&password, &args.label)),
         cost: Argon2Cost::DEFAULT,
@@ -61,6 +65,7 @@ pub fn run(ctx: &Context, args: InitArgs) -> Result<ExitCode> {
         }
         if let (Some(name), Some(remote)) = (&args.from_invitation, &remote) {
             remote::note(&repo, name, remote)?;
+            bring_agents(ctx, &repo, name, remote);
         }
         repo.remember();
     }
@@ -81,4 +86,18 @@ pub fn run(ctx: &Context, args: InitArgs) -> Result<ExitCode> {
     }
     ctx.output.flush()?;
     Ok(ExitCode::Ok)
+}
+
+/// A site made anew gets its agents back. If that fails it is told: the repository is there, and hosts can be invited again.
+fn bring_agents(ctx: &Context, repo: &Repository, name: &str, remote: &RemoteState) {
+    match bring_back(repo, remote, crate::PROGRAM) {
+        Ok(0) => {}
+        Ok(n) => {
+            let count = human::count(n, "agent");
+            ctx.output.complain(format!("packmule: {count} came back from {name}: `packmule serve` lets them go on"));
+        }
+        Err(e) => {
+            ctx.output.complain(format!("packmule: agents did not come back from {name}: {e}; invite them again"))
+        }
+    }
 }

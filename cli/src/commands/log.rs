@@ -1,9 +1,12 @@
 //! `log`.
 
+mod audit;
+
 use std::collections::VecDeque;
 
 use repo::error::{Error, Result};
-use repo::format::record::{Entry, Outcome, Record};
+use repo::format::record::{Entry, Outcome, Record, State};
+use repo::history::tenant_name;
 use repo::id::{PackId, SnapshotId};
 use repo::open::Access;
 
@@ -19,12 +22,16 @@ const LISTED: usize = 8;
 /// Runs `log`.
 pub fn run(ctx: &Context, args: LogArgs) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Read)?;
+    if args.audit {
+        return audit::run(ctx, &repo, &args);
+    }
+    let state = repo.log.state();
     let since = args.since.map(|at| at.first());
     let last = args.last.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let mut kept: VecDeque<Result<Line>> = VecDeque::new();
     let mut failed = false;
     repo.log.history(&mut |found| {
-        let line = found.map(|entry| Line::of(&entry));
+        let line = found.map(|entry| Line::of(&entry, &state));
         if line.as_ref().is_ok_and(|l| since.is_some_and(|since| human::timestamp(l.time) < since)) {
             return Ok(());
         }
@@ -45,6 +52,7 @@ struct Line {
     seq: u64,
     time: repo::clock::Time,
     kind: &'static str,
+    tenant: Option<String>,
     text: String,
 }
 
@@ -59,24 +67,43 @@ fn show(ctx: &Context, line: std::result::Result<Line, Error>, failed: &mut bool
     };
     if ctx.output.json {
         let time = json::Time::of(line.time);
-        return ctx.output.message(&json::LogRecord { seq: line.seq, time, kind: line.kind, message: line.text });
+        return ctx.output.message(&json::LogRecord {
+            seq: line.seq,
+            time,
+            kind: line.kind,
+            tenant: line.tenant,
+            message: line.text,
+        });
     }
     let time = human::time(human::timestamp(line.time));
     ctx.output.line(format!("{:>8}  {time}  {}", line.seq, human::path(line.text.as_bytes())))
 }
 
 impl Line {
-    fn of(entry: &Entry) -> Line {
-        let (kind, mut text) = describe(&entry.record);
+    fn of(entry: &Entry, state: &State) -> Line {
+        let tenant = concerned(&entry.record).map(|number| tenant_name(state, number));
+        let (kind, mut text) = describe(&entry.record, tenant.as_deref().unwrap_or_default());
         if !entry.trusted {
             text.push_str(" (its clock disagreed with the records before)");
         }
-        Line { seq: entry.seq, time: entry.time, kind, text }
+        Line { seq: entry.seq, time: entry.time, kind, tenant, text }
+    }
+}
+
+/// The tenant that a record is about.
+fn concerned(record: &Record) -> Option<u32> {
+    match record {
+        Record::SnapshotRecorded { origin, .. } => origin.map(|origin| origin.tenant),
+        Record::TenantSet { tenant, .. } | Record::TenantRemoved { tenant, .. } | Record::Watermark { tenant, .. } => {
+            Some(*tenant)
+        }
+        Record::Audited { entry } => entry.tenant,
+        _ => None,
     }
 }
 
 /// What happened, in a word for programs and in a line for people.
-fn describe(record: &Record) -> (&'static str, String) {
+fn describe(record: &Record, tenant: &str) -> (&'static str, String) {
     match record {
         Record::SessionBegin { session, purpose, host, pid, .. } => {
             ("session-begin", format!("{purpose} began on {host}, process {pid}, as session {}", session.short()))
@@ -86,9 +113,10 @@ fn describe(record: &Record) -> (&'static str, String) {
             let packs = human::count(packs.len() as u64, "pack");
             ("packs-added", format!("session {} stored {packs}, {}", session.short(), human::size(size)))
         }
-        Record::SnapshotRecorded { snapshot, host, source, tags, .. } => {
+        Record::SnapshotRecorded { snapshot, host, source, tags, origin, .. } => {
             let tags = if tags.is_empty() { String::new() } else { format!(", tags {}", tags.join(",")) };
-            ("snapshot-recorded", format!("snapshot {} of {host} {source}{tags}", snapshot.short()))
+            let whose = if origin.is_some() { format!("{tenant} ") } else { String::new() };
+            ("snapshot-recorded", format!("snapshot {} of {whose}{host} {source}{tags}", snapshot.short()))
         }
         Record::SessionEnd { session, outcome } => {
             let how = match outcome {
@@ -125,15 +153,28 @@ fn describe(record: &Record) -> (&'static str, String) {
         }
         Record::ClockAccepted => ("clock-accepted", "the clock was accepted as right".to_owned()),
         Record::PoolMade => ("pool-made", "the repository became a pool".to_owned()),
-        Record::TenantSet { state, .. } => ("tenant-set", format!("tenant {} was set up or changed", state.name)),
-        Record::TenantRemoved { tenant } => ("tenant-removed", format!("tenant number {tenant} was removed")),
-        Record::Watermark { tenant, position } => {
-            ("watermark", format!("tenant number {tenant} delivered everything up to its record {}", position.seq))
+        Record::TenantSet { state, .. } => match state.removed {
+            Some(_) => ("tenant-set", format!("tenant {} is to be removed", state.name)),
+            None => ("tenant-set", format!("tenant {} was set up or changed", state.name)),
+        },
+        Record::TenantRemoved { certificate, .. } => {
+            let snapshots = human::count(certificate.removal.snapshots, "snapshot");
+            ("tenant-removed", format!("tenant {} was removed, with {snapshots}", certificate.name))
+        }
+        Record::PolicySet { .. } => ("policy-set", "the pool's defaults for tenants were set".to_owned()),
+        Record::Audited { entry } => ("audited", audit::line(entry)),
+        Record::AuditKept { segment, .. } => ("audit-kept", format!("part {segment} of the audit is kept")),
+        Record::Watermark { position, .. } => {
+            ("watermark", format!("tenant {tenant} delivered everything up to its record {}", position.seq))
         }
         Record::RemoteSet { name, state } => ("remote-set", format!("remote {name} at {} was set up", state.url)),
         Record::RemoteRemoved { name } => ("remote-removed", format!("remote {name} was removed")),
         Record::Pushed { remote, position, .. } => {
             ("pushed", format!("everything up to record {} is at remote {remote}", position.seq))
+        }
+        Record::AgentSet { state, .. } => ("agent-set", format!("the agent of {} was set up or changed", state.name)),
+        Record::Belongings { tenant, .. } => {
+            ("belongings", format!("tenant number {tenant} left what it wants back if its repository is lost"))
         }
         Record::HostKey { .. } => ("host-key", "the server has a new host key".to_owned()),
         Record::OwnerPinned { tenant, .. } => {
@@ -182,12 +223,12 @@ mod tests {
     #[test]
     fn records_as_words() {
         let ids: Vec<SnapshotId> = (0..9).map(|n| SnapshotId([n; 32])).collect();
-        let (kind, text) = describe(&Record::Pinned { snapshots: ids });
+        let (kind, text) = describe(&Record::Pinned { snapshots: ids }, "");
         assert_eq!(kind, "pinned");
         assert!(text.starts_with("pinned 9 snapshots (00000000 01010101") && text.ends_with("07070707 …)"), "{text}");
         let swept = Record::Swept { packs: vec![PackId([1; 32])], snapshots: vec![] };
-        assert_eq!(describe(&swept).1, "removed 1 pack (01010101) and no snapshots");
+        assert_eq!(describe(&swept, "").1, "removed 1 pack (01010101) and no snapshots");
         let tagged = Record::Tagged { snapshot: SnapshotId([2; 32]), add: vec!["a".into()], remove: vec!["b".into()] };
-        assert_eq!(describe(&tagged).1, "tags of 02020202: -b +a");
+        assert_eq!(describe(&tagged, "").1, "tags of 02020202: -b +a");
     }
 }

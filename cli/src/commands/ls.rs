@@ -5,6 +5,7 @@ use repo::format::tree::{Content, Entry};
 use repo::ls::{Depth, walk};
 use repo::open::Access;
 use repo::path::SnapPath;
+use repo::policy::Ends;
 use repo::snapshots::{Summary, manifest};
 use repo::tree::dir::resolve;
 
@@ -23,7 +24,13 @@ pub fn run(ctx: &Context, args: LsArgs) -> Result<ExitCode> {
     let id = which::resolve(&repo, &args.snapshot.snapshot, &which::filter(&repo, &args.filter)?)?;
     let manifest = manifest(&repo, &id)?;
     if let (true, Some(snapshot)) = (ctx.output.json, state.snapshots.get(&id)) {
-        ctx.output.message(&snapshots::message(&state, &id, snapshot, Some(&Summary::of(&manifest))))?;
+        ctx.output.message(&snapshots::message(
+            &state,
+            &Ends::new(&state, repo.clock.now(), None),
+            &id,
+            snapshot,
+            Some(&Summary::of(&manifest)),
+        ))?;
     }
     let store = repo.store();
     let places = match args.paths.as_slice() {

@@ -4,9 +4,11 @@ mod completions;
 mod man;
 mod version;
 
+pub mod noted;
 pub mod open;
 pub mod which;
 
+mod agent;
 mod backup;
 mod check;
 mod diff;
@@ -29,12 +31,13 @@ mod snapshots;
 mod stats;
 mod status;
 mod sync;
+mod sync_status;
 mod tag;
 mod tenant;
 mod umount;
 mod unforget;
 
-use repo::error::Result;
+use repo::error::{Error, Kind, Result};
 
 use crate::args::Command;
 use crate::context::Context;
@@ -45,6 +48,12 @@ use crate::exit::ExitCode;
 /// # Errors
 /// Why it failed; what failed only in parts is in the exit code.
 pub fn run(ctx: &Context, command: Command) -> Result<ExitCode> {
+    if let Some(site) = ctx.site()?
+        && !over_a_connection(&command)
+    {
+        return Err(Error::new(Kind::Unsupported, format!("this cannot be done over a connection, at {site}"))
+            .remedy("run it at the site; from here it can be backed up to, looked at and restored from"));
+    }
     match command {
         Command::Init(args) => init::run(ctx, args),
         Command::Backup(args) => backup::run(ctx, args),
@@ -68,10 +77,32 @@ pub fn run(ctx: &Context, command: Command) -> Result<ExitCode> {
         Command::Sync(args) => sync::run(ctx, args),
         Command::Remote(args) => remote::run(ctx, args),
         Command::Tenant(args) => tenant::run(ctx, args),
+        Command::Agent(args) => agent::run(ctx, args),
         Command::Serve(args) => serve::run(ctx, &args),
         Command::Log(args) => log::run(ctx, args),
         Command::Completions(args) => completions::run(ctx, args),
         Command::Man(args) => man::run(ctx, args),
         Command::Version => version::run(ctx),
     }
+}
+
+/// What a host can do at its site, or does without any repository.
+fn over_a_connection(command: &Command) -> bool {
+    use Command::{Agent, Backup, Completions, Diff, Dump, Find, Ls, Man, Mount, Restore, Snapshots, Umount, Version};
+    matches!(
+        command,
+        Agent(_)
+            | Backup(_)
+            | Completions(_)
+            | Diff(_)
+            | Dump(_)
+            | Find(_)
+            | Ls(_)
+            | Man(_)
+            | Mount(_)
+            | Restore(_)
+            | Snapshots(_)
+            | Umount(_)
+            | Version
+    )
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use repo::error::{Error, Kind, Result, printable};
 use repo::open::{Access, Repository};
 use repo::select::Filter;
 
+use super::noted::{Noted, only};
 use super::open::{open_copy, open_repository, place};
 use crate::args::MountArgs;
 use crate::context::Context;
@@ -31,7 +32,11 @@ const SERVING: &str = "PACKMULE_MOUNT_SERVING";
 /// Runs `mount`.
 pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     let serving = std::env::var_os(SERVING).is_some();
-    let (root, log) = (place(ctx)?.root, args.log.as_deref().map(open_log).transpose()?);
+    let root = match ctx.site()? {
+        Some(site) => PathBuf::from(site.to_string()),
+        None => place(ctx)?.root,
+    };
+    let log = args.log.as_deref().map(open_log).transpose()?;
     check_mount_point(&root, &args.dir)?;
     if args.background && !serving {
         return start_in_background(ctx, &args);
@@ -39,8 +44,13 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     if serving {
         ctx.output.only_data();
     }
+    args.rates.apply()?;
     let options = options(&root, &args);
     let repo = open_repository(ctx, Access::Read)?;
+    if args.remote.is_none() {
+        let tenant = only(&args.filter.rest.tenant);
+        Noted::begin("mount").end(ctx, &repo, tenant, 0, &Ok(()));
+    }
     let view = view(ctx, repo, &args)?;
     let ending = Arc::new(Ending { output: Arc::clone(&ctx.output), state: Mutex::default() });
     let asked = Arc::clone(&ending);

@@ -1,16 +1,20 @@
 //! `prune`.
 
-use repo::error::Result;
+use repo::error::{Error, Result};
 use repo::open::{Access, Repository};
-use repo::prune::{MaxUnused, Options, Outcome, prune};
+use repo::prune::{MaxUnused, Options, Outcome};
+use repo::removal::{self, Removed};
 use serde::Serialize;
 
-use super::open::open_repository;
+use super::noted::Noted;
+use super::open::{open_repository, place};
+use super::tenant::removal::tell_removed;
 use crate::args::{PruneArgs, Unused};
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::{Output, human, json};
 use crate::progress::Job;
+use crate::server_file::ServerFile;
 
 /// Dates on which space comes back that are listed one by one.
 const DATES: usize = 10;
@@ -29,12 +33,23 @@ struct Summary {
     bytes_before: u64,
     bytes_unused: u64,
     packs_kept_after_all: u64,
+    /// Forgotten snapshots that --release-held leaves, nobody being allowed to delete them until then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_window: Option<InWindow>,
     packs_damaged: u64,
     freed_later: Vec<Later>,
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<String>,
     packs_waiting: u64,
     bytes_waiting: u64,
+}
+
+/// What is within its window.
+#[derive(Serialize)]
+struct InWindow {
+    snapshots: u64,
+    /// When the last of these windows ends.
+    until: json::Time,
 }
 
 /// What comes back on a date.
@@ -69,20 +84,47 @@ pub fn max_unused(limit: Unused) -> MaxUnused {
 /// Prunes an open repository and says what came of it.
 ///
 /// # Errors
-/// As [`prune`].
+/// As [`removal::prune`].
 pub fn prune_and_tell(ctx: &Context, repo: &Repository, options: &Options) -> Result<ExitCode> {
-    let progress = ctx.monitor(Job::Other("snapshots"));
-    let done = prune(repo, options, &progress);
-    drop(progress);
-    let done = done?;
-    repo.remember();
+    let (done, removed) = prune(ctx, repo, options)?;
     if ctx.output.json {
         ctx.output.message(&summary(&done, options.dry_run))?;
     } else {
         tell(&ctx.output, &done, options.dry_run)?;
     }
+    removed.iter().try_for_each(|removed| tell_removed(ctx, removed))?;
     ctx.output.flush()?;
     Ok(ExitCode::Ok)
+}
+
+/// Prunes, and removes what is left of tenants besides. What was done goes to the audit.
+///
+/// # Errors
+/// As [`removal::prune`].
+pub fn prune(ctx: &Context, repo: &Repository, options: &Options) -> Result<(Outcome, Vec<Removed>)> {
+    let progress = ctx.monitor(Job::Other("snapshots"));
+    let noted = Noted::begin("prune");
+    let done = removal::prune(repo, options, &progress);
+    drop(progress);
+    if !options.dry_run {
+        let count = done.as_ref().map_or(0, |(done, _)| done.snapshots_removed.len() as u64);
+        noted.end(ctx, repo, None, count, &done);
+    }
+    let (done, removed) = done?;
+    repo.remember();
+    for removed in &removed {
+        // What the server keeps for it beside the repository: packs on their way, and a sealed copy.
+        let root = place(ctx)?.root;
+        let spool = ServerFile::load(None, &root)?.spool;
+        for dir in spool.into_iter().chain([root.join("tenants")]) {
+            let dir = dir.join(removed.tenant.to_string());
+            match std::fs::remove_dir_all(&dir) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &dir, e)),
+                _ => {}
+            }
+        }
+    }
+    Ok((done, removed))
 }
 
 fn summary(done: &Outcome, dry_run: bool) -> Summary {
@@ -97,6 +139,7 @@ fn summary(done: &Outcome, dry_run: bool) -> Summary {
         bytes_before: done.bytes_before,
         bytes_unused: done.bytes_unused,
         packs_kept_after_all: done.packs_uncondemned,
+        in_window: done.in_window.map(|(snapshots, until)| InWindow { snapshots, until: json::Time::of(until) }),
         packs_damaged: done.packs_damaged,
         freed_later: done.later.iter().map(|(at, bytes)| Later { time: json::Time::of(*at), bytes: *bytes }).collect(),
         waiting: done.waiting.as_ref().map(ToString::to_string),
@@ -116,6 +159,10 @@ fn tell(output: &Output, done: &Outcome, dry_run: bool) -> Result<()> {
     if !done.snapshots_removed.is_empty() {
         let snapshots = human::count(done.snapshots_removed.len() as u64, "forgotten snapshot");
         output.line(format!("{}: {snapshots}", if dry_run { "would remove for good" } else { "removed for good" }))?;
+    }
+    if let Some((count, until)) = done.in_window {
+        let (count, until) = (human::count(count, "forgotten snapshot"), human::time(human::timestamp(until)));
+        output.line(format!("left within the window in which nobody may delete: {count}, the last until {until}"))?;
     }
     let later: Vec<_> = done.later.iter().filter(|(_, bytes)| *bytes > 0).collect();
     for (at, bytes) in later.iter().take(DATES) {

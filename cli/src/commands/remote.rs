@@ -57,8 +57,18 @@ pub fn read_invitation() -> Result<Invitation> {
     Invitation::parse(&line)
 }
 
-fn add(ctx: &Context, args: &RemoteAddArgs) -> Result<()> {
+/// The invitation of a pool on standard input.
+pub fn read_site_invitation() -> Result<Invitation> {
     let invitation = read_invitation()?;
+    if invitation.agent {
+        return Err(Error::new(Kind::Usage, "this invitation is for a host that is to be backed up, not for a site")
+            .remedy("take it up there with `packmule agent join`"));
+    }
+    Ok(invitation)
+}
+
+fn add(ctx: &Context, args: &RemoteAddArgs) -> Result<()> {
+    let invitation = read_site_invitation()?;
     if !invitation.sealed && !args.yes && !agreed(&invitation)? {
         return Err(Error::new(Kind::Interrupted, "nothing was done"));
     }

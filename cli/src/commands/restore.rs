@@ -8,6 +8,7 @@ use repo::open::Access;
 use repo::restore::{Choice, Options, Outcome, Overwrite, restore};
 use repo::snapshots;
 
+use super::noted::Noted;
 use super::open::open_repository;
 use super::which;
 use crate::args::{self, RestoreArgs};
@@ -22,10 +23,14 @@ pub fn run(ctx: &Context, args: RestoreArgs) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Read)?;
     let id = which::resolve(&repo, &args.snapshot.snapshot, &which::filter(&repo, &args.filter)?)?;
     let manifest = snapshots::manifest(&repo, &id)?;
+    let noted = Noted::begin("restore");
     let progress = ctx.monitor(Job::Restore { dry_run: args.dry_run });
     let result = restore(&repo, &manifest, &args.snapshot.path, &args.target, &options, &progress);
     let elapsed = progress.elapsed();
     drop(progress);
+    if !args.dry_run {
+        noted.end_of_snapshot(ctx, &repo, &id, &result);
+    }
     repo.remember();
     let outcome = result?;
     if outcome.nothing {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use repo::error::{Kind, Result};
-use repo::forget::HOLD;
 use repo::format::record::{SnapshotState, State};
 use repo::history::{History, tenant_of};
 use repo::id::SnapshotId;
 use repo::open::{Access, Repository};
+use repo::policy::Ends;
 use repo::snapshots::{Summaries, Summary};
 
 use super::open::open_repository;
@@ -55,6 +55,7 @@ fn newest_of_each(state: &State, ids: &[SnapshotId], newest: u32) -> Vec<Snapsho
 /// Whether any snapshot's details could not be read.
 fn show(ctx: &Context, repo: &Repository, state: &State, ids: &[SnapshotId], forgotten: bool) -> Result<bool> {
     let mut summaries = Summaries::new(repo, state);
+    let ends = Ends::new(state, repo.clock.now(), None);
     let mut failed = false;
     let last = if forgotten { "Kept until" } else { "Paths" };
     let mut titles = vec!["ID", "Time", "Host", "Source", "Tags", ">Files", ">Size", last];
@@ -74,9 +75,9 @@ fn show(ctx: &Context, repo: &Repository, state: &State, ids: &[SnapshotId], for
             Err(e) => return Err(e),
         };
         if ctx.output.json {
-            ctx.output.message(&message(state, id, snapshot, summary.as_ref()))?;
+            ctx.output.message(&message(state, &ends, id, snapshot, summary.as_ref()))?;
         } else {
-            let mut cells = Vec::from(row(id, snapshot, summary.as_ref(), forgotten));
+            let mut cells = Vec::from(row(&ends, id, snapshot, summary.as_ref(), forgotten));
             if state.pool {
                 cells.insert(2, tenant_of(state, snapshot).unwrap_or_default());
             }
@@ -92,7 +93,13 @@ fn show(ctx: &Context, repo: &Repository, state: &State, ids: &[SnapshotId], for
     Ok(failed)
 }
 
-fn row(id: &SnapshotId, snapshot: &SnapshotState, summary: Option<&Summary>, forgotten: bool) -> [String; 8] {
+fn row(
+    ends: &Ends<'_>,
+    id: &SnapshotId,
+    snapshot: &SnapshotState,
+    summary: Option<&Summary>,
+    forgotten: bool,
+) -> [String; 8] {
     let partial = summary.is_some_and(|s| s.stats.errors > 0);
     let paths = || {
         let paths: Vec<String> = summary.iter().flat_map(|s| &s.paths).map(|p| human::path(p)).collect();
@@ -107,14 +114,20 @@ fn row(id: &SnapshotId, snapshot: &SnapshotState, summary: Option<&Summary>, for
         summary.map_or_else(|| "?".to_owned(), |s| s.stats.files.to_string()),
         summary.map_or_else(|| "?".to_owned(), |s| human::size(s.stats.bytes)),
         match snapshot.forgotten.filter(|_| forgotten) {
-            Some(at) => human::time(human::timestamp(at.plus(HOLD))),
+            Some(at) => human::time(human::timestamp(ends.held(id, snapshot, at))),
             None => paths(),
         },
     ]
 }
 
 /// A snapshot as JSON.
-pub fn message(state: &State, id: &SnapshotId, snapshot: &SnapshotState, summary: Option<&Summary>) -> json::Snapshot {
+pub fn message(
+    state: &State,
+    ends: &Ends<'_>,
+    id: &SnapshotId,
+    snapshot: &SnapshotState,
+    summary: Option<&Summary>,
+) -> json::Snapshot {
     let text = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
     json::Snapshot {
         time: json::Time::of(snapshot.captured),
@@ -134,7 +147,7 @@ pub fn message(state: &State, id: &SnapshotId, snapshot: &SnapshotState, summary
             total_files_processed: s.stats.files,
             total_bytes_processed: s.stats.bytes,
         }),
-        held_until: snapshot.forgotten.map(|at| json::Time::of(at.plus(HOLD))),
+        held_until: snapshot.forgotten.map(|at| json::Time::of(ends.held(id, snapshot, at))),
         incomplete: summary.is_none_or(|s| s.stats.errors > 0),
         id: id.to_hex(),
         short_id: id.short(),

@@ -1,20 +1,21 @@
 //! `status`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use repo::clock::Time;
 use repo::error::Result;
-use repo::format::record::{CheckState, State};
+use repo::format::record::{CheckState, State, TenantState};
 use repo::history::{History, tenant_name};
 use repo::open::Access;
 use repo::status::{Freshness, damage_is_open, status};
 use repo::times::Times;
+use serde::Serialize;
 
 use super::open::open_repository;
 use super::which;
-use crate::args::StatusArgs;
+use crate::args::{Filter, FilterRest, StatusArgs};
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::human::{self, Table};
@@ -22,6 +23,8 @@ use crate::output::{Output, json};
 
 /// What is told, and whether it is as it should be.
 struct Report<'a> {
+    /// Tenants that have nothing here: their names, when they were made, whether they are late.
+    silent: Vec<(String, Time, bool)>,
     found: &'a BTreeMap<History, Freshness>,
     state: &'a State,
     now: Time,
@@ -43,13 +46,17 @@ pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
     let limit = args.max_age.map(|span| span.before(human::timestamp(now), &TimeZone::system()));
     // So is what is as old as nobody knows.
     let is_late = |f: &Freshness| f.in_doubt() || limit.is_some_and(|limit| human::timestamp(f.as_of()) < limit);
+    let silent = silent(&state, &args, &|made| limit.is_some_and(|limit| human::timestamp(made) < limit));
     let report = Report {
         found: &found,
         state: &state,
         now,
         is_late: &is_late,
         // Nothing at all is later than anything.
-        late: found.values().any(is_late) || (limit.is_some() && found.is_empty()),
+        late: found.values().any(is_late)
+            || (limit.is_some() && found.is_empty())
+            || silent.iter().any(|(.., late)| *late),
+        silent,
         damage_open: damage_is_open(&state),
         rolled_back: repo.rolled_back.is_some(),
     };
@@ -62,8 +69,35 @@ pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
     Ok(if report.late || report.damage_open || report.rolled_back { ExitCode::Found } else { ExitCode::Ok })
 }
 
+/// A tenant that has nothing here, as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "tenant")]
+struct Silent<'a> {
+    tenant: &'a str,
+    made: json::Time,
+    snapshots_count: u64,
+    late: bool,
+}
+
+/// Tenants of whom no snapshot is here, unless some are looked for that they need not have, or they are not to come.
+fn silent(state: &State, args: &StatusArgs, late: &dyn Fn(Time) -> bool) -> Vec<(String, Time, bool)> {
+    let Filter { host, rest: FilterRest { tenant, source, tag, path }, at } = &args.filter;
+    if !host.is_empty() || !source.is_empty() || !tag.is_empty() || !path.is_empty() || at.is_some() {
+        return Vec::new();
+    }
+    let heard: BTreeSet<u32> =
+        state.snapshots.values().filter(|s| s.forgotten.is_none()).filter_map(|s| Some(s.origin?.tenant)).collect();
+    let meant =
+        |t: &TenantState| !t.suspended && t.removed.is_none() && (tenant.is_empty() || tenant.contains(&t.name));
+    let silent = state.tenants.iter().filter(|(number, t)| !heard.contains(number) && meant(t));
+    silent.map(|(_, t)| (t.name.clone(), t.made, late(t.made))).collect()
+}
+
 impl Report<'_> {
     fn tell_json(&self, output: &Output) -> Result<()> {
+        for (tenant, made, late) in &self.silent {
+            output.message(&Silent { tenant, made: json::Time::of(*made), snapshots_count: 0, late: *late })?;
+        }
         for (history, f) in self.found {
             let newest = self.state.snapshots.get(&f.newest);
             output.message(&json::SourceStatus {
@@ -127,7 +161,13 @@ impl Report<'_> {
             }
             table.row(cells);
         }
-        match (self.found.is_empty(), self.late) {
+        for (name, made, late) in self.silent.iter().filter(|(.., late)| *late || !output.quiet) {
+            rows += 1;
+            let late = if *late { "LATE" } else { "" };
+            let age = age(self.now.since(*made));
+            table.row([name.clone(), "-".into(), "-".into(), "-".into(), "never".into(), age, "0".into(), late.into()]);
+        }
+        match (self.found.is_empty() && self.silent.is_empty(), self.late) {
             (true, true) => output.line("no snapshots: LATE")?,
             (true, false) => output.remark("no snapshots")?,
             _ if rows > 0 => table.lines().iter().try_for_each(|line| output.line(line))?,
@@ -202,7 +242,7 @@ fn kind(check: &CheckState) -> &'static str {
 }
 
 /// `3d 4h`, `4h 12m`, `12m`: the two largest units.
-fn age(span: Duration) -> String {
+pub fn age(span: Duration) -> String {
     let minutes = span.as_secs() / 60;
     let (days, hours, minutes) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
     match (days, hours) {

@@ -65,9 +65,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// Runs `sync`.
 pub fn run(ctx: &Context, args: SyncArgs) -> Result<ExitCode> {
+    args.rates.apply()?;
     match args.action {
         SyncAction::Push(args) => push(ctx, &args),
         SyncAction::Pull(args) => super::pull::run(ctx, &args),
+        SyncAction::Status(args) => super::sync_status::run(ctx, &args),
         SyncAction::Promote => promote(ctx),
     }
 }

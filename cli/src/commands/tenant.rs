@@ -1,6 +1,9 @@
 //! `tenant`.
 
 mod keys;
+mod policy;
+pub mod removal;
+pub use keys::fingerprint;
 mod show;
 
 use jiff::tz::TimeZone;
@@ -15,14 +18,14 @@ use sync::serve::Door;
 use sync::serve::objects::stored_bytes;
 use sync::ssh::url::Address;
 
-use super::open::open_repository;
-use crate::args::{
-    Quota, TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction, TenantSetArgs,
-};
+use super::noted::Noted;
+use super::open::{open_repository, place};
+use crate::args::{TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction};
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::human::{self, Table};
 use crate::output::json;
+use crate::server_file::ServerFile;
 
 /// A tenant as JSON.
 #[derive(Serialize)]
@@ -57,25 +60,58 @@ pub fn run(ctx: &Context, args: TenantArgs) -> Result<ExitCode> {
         TenantAction::Key(args) => matches!(args.action, TenantKeyAction::List { .. }),
         _ => false,
     };
+    if let TenantAction::Set(args) = &args.action {
+        policy::require_something(args)?;
+    }
     let access = if reads { Access::Read } else { Access::Write };
     let repo = open_repository(ctx, access)?;
     require_pool(&repo)?;
-    match args.action {
-        TenantAction::Create(args) => create(ctx, &repo, &args)?,
-        TenantAction::List => list(ctx, &repo)?,
-        TenantAction::Show { name } => show::show(ctx, &repo, &name)?,
-        TenantAction::Set(args) => set(ctx, &repo, &args)?,
-        TenantAction::Key(args) => match args.action {
-            TenantKeyAction::List { name } => keys::list(ctx, &repo, &name)?,
-            TenantKeyAction::Revoke { name, key } => keys::revoke(ctx, &repo, &name, &key)?,
-        },
-        TenantAction::Invite(args) => invite(ctx, &repo, &args)?,
-        TenantAction::Suspend { name } => suspend(ctx, &repo, &name, true)?,
-        TenantAction::Resume { name } => suspend(ctx, &repo, &name, false)?,
+    let noted = operation(&args.action).map(|(operation, tenant)| (Noted::begin(operation), tenant.to_owned()));
+    let done = act(ctx, &repo, args.action);
+    if let Some((noted, tenant)) = noted {
+        noted.end(ctx, &repo, Some(tenant.as_str()).filter(|name| !name.is_empty()), 0, &done);
     }
+    done?;
     repo.remember();
     ctx.output.flush()?;
     Ok(ExitCode::Ok)
+}
+
+/// What changes something, as the audit calls it, and the tenant's name.
+fn operation(action: &TenantAction) -> Option<(&'static str, &str)> {
+    Some(match action {
+        TenantAction::Create(args) => ("tenant create", &args.name),
+        TenantAction::Set(args) => ("tenant set", args.name.as_deref().unwrap_or_default()),
+        TenantAction::Key(args) => match &args.action {
+            TenantKeyAction::List { .. } => return None,
+            TenantKeyAction::Revoke { name, .. } => ("tenant key revoke", name),
+        },
+        TenantAction::Invite(args) => ("tenant invite", &args.name),
+        TenantAction::Suspend { name } => ("tenant suspend", name),
+        TenantAction::Resume { name } => ("tenant resume", name),
+        TenantAction::Remove { name, .. } => ("tenant remove", name),
+        TenantAction::List | TenantAction::Show { .. } => return None,
+    })
+}
+
+fn act(ctx: &Context, repo: &Repository, action: TenantAction) -> Result<()> {
+    match action {
+        TenantAction::Create(args) => create(ctx, repo, &args)?,
+        TenantAction::List => list(ctx, repo)?,
+        TenantAction::Show { name } => show::show(ctx, repo, &name)?,
+        TenantAction::Set(args) => policy::set(ctx, repo, &args)?,
+        TenantAction::Key(args) => match args.action {
+            TenantKeyAction::List { name } => keys::list(ctx, repo, &name)?,
+            TenantKeyAction::Revoke { name, key } => keys::revoke(ctx, repo, &name, &key)?,
+        },
+        TenantAction::Invite(args) => invite(ctx, repo, &args)?,
+        TenantAction::Suspend { name } => suspend(ctx, repo, &name, true)?,
+        TenantAction::Resume { name } => suspend(ctx, repo, &name, false)?,
+        TenantAction::Remove { name, release_held, accept_clock } => {
+            removal::remove(ctx, repo, &name, release_held, accept_clock)?;
+        }
+    }
+    Ok(())
 }
 
 fn create(ctx: &Context, repo: &Repository, args: &TenantCreateArgs) -> Result<()> {
@@ -83,18 +119,6 @@ fn create(ctx: &Context, repo: &Repository, args: &TenantCreateArgs) -> Result<(
     let set = |tenant: &mut TenantState| tenant.quota = quota;
     tenants::create(repo, &args.name, args.sealed, &set)?;
     ctx.output.remark(format!("made tenant {0}; `packmule tenant invite {0}` lets its site connect", args.name))
-}
-
-fn set(ctx: &Context, repo: &Repository, args: &TenantSetArgs) -> Result<()> {
-    let (number, _) = tenants::find(&repo.log.state(), &args.name).map(|(number, tenant)| (number, tenant.made))?;
-    let Some(Quota(quota)) = args.quota else { return Ok(()) };
-    tenants::change(repo, number, &mut |tenant| {
-        tenant.quota = quota;
-        Ok(())
-    })?;
-    let says =
-        quota.map_or_else(|| "has no quota now".to_owned(), |quota| format!("may store {} now", human::size(quota)));
-    ctx.output.remark(format!("tenant {} {says}", args.name))
 }
 
 /// Snapshots of a tenant's that are not forgotten.
@@ -114,6 +138,7 @@ fn owned_bytes(repo: &Repository, number: u32, tenant: &TenantState) -> Result<O
 /// Why a tenant cannot deliver, if it cannot.
 fn standing(tenant: &TenantState) -> &'static str {
     match (tenant.suspended, tenant.repository) {
+        _ if tenant.removed.is_some() => "being removed",
         (true, _) => "suspended",
         (_, None) => "not connected yet",
         _ => "",
@@ -162,8 +187,13 @@ fn list(ctx: &Context, repo: &Repository) -> Result<()> {
 fn invite(ctx: &Context, repo: &Repository, args: &TenantInviteArgs) -> Result<()> {
     let state = repo.log.state();
     let (number, tenant) = tenants::find(&state, &args.name)?;
-    let address = Address::parse(&format!("ssh://{}", args.address)).map_err(|_| {
-        Error::new(Kind::Usage, format!("'{}' is no address", args.address.escape_debug()))
+    let known = ServerFile::load(None, &place(ctx)?.root)?.address;
+    let reached = args.address.clone().or(known).ok_or_else(|| {
+        Error::new(Kind::Usage, "nothing says where the site reaches this pool")
+            .remedy("give --address HOST, or write address = \"HOST\" into server.toml in the repository")
+    })?;
+    let address = Address::parse(&format!("ssh://{reached}")).map_err(|_| {
+        Error::new(Kind::Usage, format!("'{}' is no address", reached.escape_debug()))
             .remedy("give HOST or HOST:PORT, by which the site reaches this pool")
     })?;
     let host_key = Door::host_key(repo)?.public();
@@ -174,7 +204,7 @@ fn invite(ctx: &Context, repo: &Repository, args: &TenantInviteArgs) -> Result<(
     let roles = if args.restore { site.and(Roles::RESTORE) } else { site };
     let token = tenants::invite(repo, number, roles, &args.label, "", expires)?;
     let (tenant, sealed) = (tenant.name.clone(), tenant.sealed);
-    let line = Invitation { address, host_key, tenant: tenant.clone(), sealed, token }.to_string();
+    let line = Invitation { address, host_key, tenant: tenant.clone(), sealed, agent: false, token }.to_string();
     if ctx.output.json {
         return ctx.output.message_now(&Invited { tenant, invitation: line, expires: json::Time::of(expires) });
     }
@@ -187,6 +217,9 @@ fn invite(ctx: &Context, repo: &Repository, args: &TenantInviteArgs) -> Result<(
 
 fn suspend(ctx: &Context, repo: &Repository, name: &str, suspended: bool) -> Result<()> {
     let (number, _) = tenants::find(&repo.log.state(), name).map(|(number, tenant)| (number, tenant.suspended))?;
+    if !suspended {
+        removal::take_back(ctx, repo, number, name)?;
+    }
     tenants::change(repo, number, &mut |tenant| {
         tenant.suspended = suspended;
         Ok(())

@@ -7,6 +7,7 @@ use repo::open::Access;
 use repo::select::Filter;
 use serde::Serialize;
 
+use super::noted::{Noted, only};
 use super::open::open_repository;
 use super::which;
 use crate::args::UnforgetArgs;
@@ -37,8 +38,11 @@ pub fn run(ctx: &Context, args: UnforgetArgs) -> Result<ExitCode> {
     let filter = Filter { tenants, forgotten: true, ..Filter::default() };
     let ids = which::resolve_all(&repo, &args.snapshots, &filter)?;
     let progress = ctx.monitor(Job::Other("snapshots"));
+    let noted = Noted::begin("unforget");
     let back = unforget(&repo, &ids, &progress);
     drop(progress);
+    let count = back.as_ref().map_or(0, |back| back.len() as u64);
+    noted.end(ctx, &repo, only(&args.tenant), count, &back);
     let back = back?;
     repo.remember();
     if ctx.output.json {

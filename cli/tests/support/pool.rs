@@ -38,7 +38,13 @@ impl Cloud {
     }
 
     pub fn start(&mut self) {
-        let mut server = self.pool.start(&["serve", "--listen", &self.address, "--json"]);
+        let address = self.address.clone();
+        self.start_by(&["serve", "--listen", &address, "--json"]);
+    }
+
+    /// Starts the server with these words.
+    pub fn start_by(&mut self, words: &[&str]) {
+        let mut server = self.pool.start(words);
         eventually("the server is up", || {
             assert!(!server.ended(), "the server ended: {}", server.stderr());
             server.stdout().ends_with('\n')

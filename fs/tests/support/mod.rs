@@ -213,6 +213,7 @@ impl Memory {
             root,
             sidecar: None,
             stats: Stats::default(),
+            origin: None,
         };
         self.state.lock().insert(id, (info, manifest));
         self.version.fetch_add(1, Ordering::SeqCst);

@@ -35,6 +35,8 @@ pub enum Object {
     Snapshot(SnapshotId),
     /// A log record, by its sequence number.
     Log(u64),
+    /// A segment of the audit, by its number; beside the records.
+    Audit(u64),
 }
 
 impl Object {
@@ -46,7 +48,7 @@ impl Object {
                 let name = id.to_hex();
                 PathBuf::from(format!("packs/{}/{name}", &name[..2]))
             }
-            Object::Key(_) | Object::Footers(_) | Object::Snapshot(_) | Object::Log(_) => {
+            Object::Key(_) | Object::Footers(_) | Object::Snapshot(_) | Object::Log(_) | Object::Audit(_) => {
                 let area = self.area().expect("all but config and packs lie in a flat area");
                 PathBuf::from(area.dir()).join(self.name())
             }
@@ -61,7 +63,7 @@ impl Object {
             Object::Pack(_) => Some(Area::Packs),
             Object::Footers(_) => Some(Area::Footers),
             Object::Snapshot(_) => Some(Area::Snapshots),
-            Object::Log(_) => Some(Area::Log),
+            Object::Log(_) | Object::Audit(_) => Some(Area::Log),
         }
     }
 
@@ -74,6 +76,7 @@ impl Object {
             Object::Pack(id) => id.to_hex(),
             Object::Snapshot(id) => id.to_hex(),
             Object::Footers(n) | Object::Log(n) => format!("{n:016x}"),
+            Object::Audit(n) => format!("{AUDIT}{n:016x}"),
         }
     }
 }
@@ -95,9 +98,12 @@ pub enum Area {
     Footers,
     /// Manifests.
     Snapshots,
-    /// Log records.
+    /// Log records, and behind them the audit's segments.
     Log,
 }
+
+/// What segments' names begin with.
+const AUDIT: &str = "audit.";
 
 impl Area {
     /// All areas.
@@ -122,7 +128,10 @@ impl Area {
             Area::Packs => unhex(name).map(|id| Object::Pack(PackId(id))),
             Area::Snapshots => unhex(name).map(|id| Object::Snapshot(SnapshotId(id))),
             Area::Footers => unhex(name).map(|n| Object::Footers(u64::from_be_bytes(n))),
-            Area::Log => unhex(name).map(|n| Object::Log(u64::from_be_bytes(n))),
+            Area::Log => match name.strip_prefix(AUDIT) {
+                Some(number) => unhex(number).map(|n| Object::Audit(u64::from_be_bytes(n))),
+                None => unhex(name).map(|n| Object::Log(u64::from_be_bytes(n))),
+            },
         }?;
         let canonical = !name.bytes().any(|b| b.is_ascii_uppercase());
         canonical.then_some(object)
@@ -181,6 +190,11 @@ pub trait Backend: Send + Sync {
 
     /// False if every put and delete would be refused.
     fn writable(&self) -> bool;
+
+    /// Whether the pack, which cannot be read here as a whole, is known to be whole where it is.
+    fn vouches(&self, _pack: &PackId) -> Result<bool> {
+        Ok(false)
+    }
 
     /// Gives the reserve back to the filesystem, so that a full one can take a few log records.
     fn release_reserve(&self) -> Result<()> {

@@ -85,6 +85,7 @@ impl Job {
             root: made.root,
             sidecar: Some(made.sidecar),
             stats: made.stats,
+            origin: None,
         };
         snapshots::record(repo, session, &manifest)?;
         Ok(manifest.id)

@@ -80,6 +80,7 @@ pub enum ParentChoice {
 }
 
 /// What to back up and how.
+#[derive(Clone)]
 pub struct Options {
     /// The paths; ignored with `stdin`.
     pub paths: Vec<PathBuf>,

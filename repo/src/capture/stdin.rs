@@ -26,6 +26,7 @@ const TO_END: Duration = Duration::from_secs(3);
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
 /// What to run and what to call its output.
+#[derive(Clone)]
 pub struct Stdin {
     /// Program and arguments; empty: this process's own standard input.
     pub command: Vec<OsString>,

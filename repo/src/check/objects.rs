@@ -20,6 +20,7 @@ impl Check<'_> {
         self.config()?;
         self.key_slots()?;
         self.log()?;
+        self.audit()?;
         self.new_rollups()
     }
 
@@ -50,6 +51,19 @@ impl Check<'_> {
                 self.object(&e);
             }
         }
+        Ok(())
+    }
+
+    fn audit(&mut self) -> Result<()> {
+        let mut found = Vec::new();
+        self.repo.log.audit(&mut |entry| {
+            if let Err(e) = entry {
+                let remedy = "take that file from a copy of the repository; without it, what it says is lost";
+                found.push(damage(e)?.remedy(remedy));
+            }
+            Ok(())
+        })?;
+        found.iter().for_each(|e| self.object(e));
         Ok(())
     }
 

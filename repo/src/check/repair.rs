@@ -11,7 +11,7 @@ use crate::backend::{Area, Object as Stored};
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Manifest;
-use crate::format::record::{SnapshotState, State};
+use crate::format::record::{SnapshotState, State, TenantState};
 use crate::id::SnapshotId;
 use crate::limits::MAX_MANIFEST;
 use crate::lock::COMMIT_WAIT;
@@ -57,6 +57,7 @@ pub fn repair_log(repo: &Repository, monitor: &dyn Monitor) -> Result<Repaired> 
     state.sweep = None;
     state.epoch = state.epoch.max(repo.unlocked.keyring.epochs() - 1);
     state.newest_rollup = state.newest_rollup.max(newest_rollup(repo)?);
+    repo.log.find_audit(&mut state.audit)?;
     reconcile(repo, &mut state, &mut repaired, monitor)?;
     repo.log.restart(&commit, state)?;
     Ok(repaired)
@@ -119,6 +120,9 @@ fn reconcile(repo: &Repository, state: &mut State, repaired: &mut Repaired, moni
         }
         match read_manifest(repo, &id) {
             Ok(found) => {
+                if let Some(origin) = found.origin {
+                    know_tenant(state, origin.tenant, repo.clock.now());
+                }
                 state.snapshots.insert(id, found);
                 repaired.found.push(id);
             }
@@ -131,21 +135,36 @@ fn reconcile(repo: &Repository, state: &mut State, repaired: &mut Repaired, moni
     Ok(())
 }
 
-/// A snapshot as its manifest alone tells it: tags and pins given later are lost.
+/// Makes sure that a snapshot's tenant is known, by its number alone if need be: without keys, it has to be invited anew.
+fn know_tenant(state: &mut State, number: u32, now: Time) {
+    state.pool = true;
+    if state.tenants.contains_key(&number) {
+        return;
+    }
+    let mut name = format!("tenant-{number}");
+    while state.tenants.values().any(|tenant| tenant.name == name) {
+        name.push_str("-again");
+    }
+    state.certificates.remove(&number);
+    state.tenants.insert(number, TenantState::new(&name, false, now));
+}
+
+/// A snapshot as its manifest alone tells it: tags and pins given later are lost. When a pool received it nobody knows any
+/// more; what it says itself is its tenant's word, so its window begins now.
 fn read_manifest(repo: &Repository, id: &SnapshotId) -> Result<SnapshotState> {
     let sealed = repo.backend.read_all(&Stored::Snapshot(*id), MAX_MANIFEST)?;
-    let Manifest { host, source, tags, captured, recorded, .. } = snapshots::manifest(repo, id)?;
+    let Manifest { host, source, tags, captured, recorded, origin, .. } = snapshots::manifest(repo, id)?;
     Ok(SnapshotState {
         host,
         source,
         captured: Time(captured),
         recorded: Time(recorded),
-        received: Time(recorded),
+        received: origin.map_or(Time(recorded), |_| repo.clock.now()),
         tags: tags.into_iter().collect(),
         pinned: false,
         forgotten: None,
         manifest_hash: *blake3::hash(&sealed).as_bytes(),
-        origin: None,
+        origin,
         seq: 0,
     })
 }

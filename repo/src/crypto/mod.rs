@@ -57,6 +57,8 @@ pub mod context {
         TENANT_SNAPSHOT = "packmule 2026-11-23 v1 snapshot of a tenant";
         /// An invitation's token to what the pool keeps of it.
         INVITATION = "packmule 2026-11-23 v1 invitation";
+        /// Tells one content of what a site leaves at its pool from another.
+        BELONGINGS = "packmule 2026-11-23 v1 belongings' mark";
 
         /// An order to delete to what the owner signs of it.
         ORDER = "packmule 2026-11-23 v1 order to delete";

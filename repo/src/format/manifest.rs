@@ -1,6 +1,7 @@
 //! A snapshot's sealed description. `docs/format.md` (Manifests) is normative.
 
 use crate::error::{Error, Result};
+use crate::format::record::Origin;
 use crate::format::tree::{Content, Entry, EntryType, decode_content, encode_content};
 use crate::format::wire::{Reader, Writer, version};
 use crate::id::SnapshotId;
@@ -122,6 +123,8 @@ pub struct Manifest {
     pub sidecar: Option<Content>,
     /// Totals.
     pub stats: Stats,
+    /// At a pool: where it is from. The log says so too, but could be lost.
+    pub origin: Option<Origin>,
 }
 
 impl Manifest {
@@ -146,6 +149,7 @@ impl Manifest {
         w.bytes(&root);
         w.lp_bytes(&self.sidecar.as_ref().map_or_else(Vec::new, encode_content));
         self.stats.values().iter().for_each(|v| w.varint(*v));
+        self.origin.iter().for_each(|origin| origin.write(&mut w));
         w.into_vec()
     }
 
@@ -182,6 +186,7 @@ impl Manifest {
         for v in &mut values {
             *v = r.varint()?;
         }
+        let origin = if r.is_empty() { None } else { Some(Origin::read(&mut r)?) };
         r.finish()?;
         let stats = Stats::from_values(values);
         Ok(Manifest {
@@ -199,6 +204,7 @@ impl Manifest {
             root,
             sidecar,
             stats,
+            origin,
         })
     }
 }

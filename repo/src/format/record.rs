@@ -1,6 +1,7 @@
 //! One record of the journal, before it is sealed. `docs/format.md` (Log) is normative.
 
 mod checkpoint;
+mod governance;
 mod parties;
 mod state;
 
@@ -10,7 +11,11 @@ use crate::error::{Error, Kind, Result};
 use crate::format::wire::{Reader, Writer};
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 
-pub use parties::{Credential, Invite, MAX_CREDENTIALS, Obeyed, Origin, PrivateKey, RemoteState, Roles, TenantState};
+pub use governance::{AUDIT_SEGMENT, AuditEntry, AuditState, Audited, Certificate, Former, PolicyState, Removal};
+pub use parties::{
+    Belongings, Credential, Invite, MAX_BELONGINGS, MAX_CREDENTIALS, Obeyed, Origin, PrivateKey, RemoteState, Roles,
+    SiteParties, TenantState,
+};
 pub use state::{CheckState, SESSION_LIFE, SessionState, SnapshotState, State, Sweep};
 
 /// The longest text in a record: host, source, purpose, tag.
@@ -122,8 +127,8 @@ pub enum Record {
     PoolMade,
     /// What there is to say of a tenant, all of it.
     TenantSet { tenant: u32, state: Box<TenantState> },
-    /// A tenant is no more, and nothing of it is left.
-    TenantRemoved { tenant: u32 },
+    /// A tenant is no more, and nothing of it is left that is not others' too.
+    TenantRemoved { tenant: u32, certificate: Box<Certificate> },
     /// What a tenant delivered is complete up to this record of its log.
     Watermark { tenant: u32, position: Position },
     /// What there is to say of a remote, all of it.
@@ -140,6 +145,16 @@ pub enum Record {
     OrderObeyed { tenant: u32, order: Obeyed },
     /// A snapshot's manifest was damaged and has been written again, with the same content.
     ManifestReplaced { snapshot: SnapshotId, manifest_hash: [u8; 32] },
+    /// What there is to say of a host that backs up to this repository over a connection, all of it.
+    AgentSet { agent: u32, state: Box<TenantState> },
+    /// What a tenant wants back, beside its snapshots, when its repository is lost: sealed by the tenant.
+    Belongings { tenant: u32, name: String, sealed: Vec<u8> },
+    /// What holds for tenants of which nothing else is said, all of it.
+    PolicySet { policy: PolicyState },
+    /// Who did what.
+    Audited { entry: Box<AuditEntry> },
+    /// The audit's entries before this record are durable in a segment of their own.
+    AuditKept { segment: u64, hash: LogHash },
     /// The state after all records before this one.
     Checkpoint { state: Box<State> },
     /// A record of a newer program's that this one may pass over.
@@ -289,7 +304,16 @@ impl Record {
                 w.varint((*tenant).into());
                 state.write(w);
             }
-            Record::TenantRemoved { tenant } => w.varint((*tenant).into()),
+            Record::TenantRemoved { tenant, certificate } => {
+                w.varint((*tenant).into());
+                certificate.write(w);
+            }
+            Record::PolicySet { policy } => policy.write(w),
+            Record::Audited { entry } => entry.write(w),
+            Record::AuditKept { segment, hash } => {
+                w.u64(*segment);
+                w.bytes(hash.as_bytes());
+            }
             Record::Watermark { tenant, position } => {
                 w.varint((*tenant).into());
                 position.write(w);
@@ -316,6 +340,15 @@ impl Record {
             Record::ManifestReplaced { snapshot, manifest_hash } => {
                 w.bytes(snapshot.as_bytes());
                 w.bytes(manifest_hash);
+            }
+            Record::AgentSet { agent, state } => {
+                w.varint((*agent).into());
+                state.write(w);
+            }
+            Record::Belongings { tenant, name, sealed } => {
+                w.varint((*tenant).into());
+                w.lp_str(name);
+                w.lp_bytes(sealed);
             }
             Record::Checkpoint { state } => state.write(w),
             Record::Ignored { body, .. } => w.bytes(body),
@@ -356,6 +389,11 @@ impl Record {
             Record::OwnerPinned { .. } => 29,
             Record::OrderObeyed { .. } => 30,
             Record::ManifestReplaced { .. } => 31,
+            Record::AgentSet { .. } => 32,
+            Record::Belongings { .. } => 33,
+            Record::PolicySet { .. } => 35,
+            Record::Audited { .. } => 36,
+            Record::AuditKept { .. } => 37,
             Record::Ignored { kind, .. } => *kind,
         }
     }
@@ -398,7 +436,7 @@ impl Record {
             19 => Record::Checkpoint { state: Box::new(State::read(r)?) },
             20 => Record::PoolMade,
             21 => Record::TenantSet { tenant: r.varint_u32()?, state: Box::new(TenantState::read(r)?) },
-            22 => Record::TenantRemoved { tenant: r.varint_u32()? },
+            22 => Record::TenantRemoved { tenant: r.varint_u32()?, certificate: Box::new(Certificate::read(r)?) },
             23 => {
                 let origin = Origin::read(r)?;
                 recorded(r, Some(origin))?
@@ -406,11 +444,20 @@ impl Record {
             24 => Record::Watermark { tenant: r.varint_u32()?, position: Position::read(r)? },
             25 => Record::RemoteSet { name: text(r)?, state: Box::new(RemoteState::read(r)?) },
             26 => Record::RemoteRemoved { name: text(r)? },
-            27 => Record::Pushed { remote: text(r)?, position: Position::read(r)?, at: time(r)? },
             28 => Record::HostKey { key: PrivateKey::read(r)? },
+            32 => Record::AgentSet { agent: r.varint_u32()?, state: Box::new(TenantState::read(r)?) },
+            33 => Record::Belongings {
+                tenant: r.varint_u32()?,
+                name: text(r)?,
+                sealed: r.lp_bytes(MAX_BELONGINGS)?.to_vec(),
+            },
+            27 => Record::Pushed { remote: text(r)?, position: Position::read(r)?, at: time(r)? },
             29 => Record::OwnerPinned { tenant: r.varint_u32()?, key: r.array()? },
             30 => Record::OrderObeyed { tenant: r.varint_u32()?, order: Obeyed::read(r)? },
             31 => Record::ManifestReplaced { snapshot: SnapshotId(r.array()?), manifest_hash: r.array()? },
+            35 => Record::PolicySet { policy: PolicyState::read(r)? },
+            36 => Record::Audited { entry: Box::new(AuditEntry::read(r)?) },
+            37 => Record::AuditKept { segment: r.u64()?, hash: LogHash(r.array()?) },
             kind if kind & MAY_IGNORE != 0 => Record::Ignored { kind, body: r.bytes(r.remaining())?.to_vec() },
             _ => return Err(newer()),
         })

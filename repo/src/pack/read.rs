@@ -120,3 +120,15 @@ pub fn verify_pack(
     }
     Ok(footer)
 }
+
+/// The footer of a whole pack in memory, of which the name was not compared.
+///
+/// # Errors
+/// `Damaged` when the footer does not authenticate or fit.
+pub fn footer_in(keys: &Keys, pack: &[u8]) -> Result<Footer> {
+    let short = || Error::damaged("a pack is cut short");
+    let trailer = pack.last_chunk::<TRAILER>().ok_or_else(short)?;
+    let len = parse_trailer(trailer, pack.len() as u64)? as usize;
+    let from = pack.len().checked_sub(TRAILER + len).ok_or_else(short)?;
+    open_footer(keys, &pack[from..pack.len() - TRAILER], pack.len() as u64)
+}

@@ -27,13 +27,14 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
-use crate::forget::{HOLD, require_clock, with_room};
+use crate::forget::{require_clock, with_room};
 use crate::format::record::{Outcome as Ended, SessionState, SnapshotState, State};
 use crate::id::{SessionId, SnapshotId};
 use crate::index::PackNo;
 use crate::lock::{COMMIT_WAIT, PruneGuard};
 use crate::monitor::{Counters, Event, Monitor};
 use crate::open::{Access, Repository};
+use crate::policy::Ends;
 use crate::prune::mark::Marker;
 use crate::prune::plan::{Bounds, Plan};
 use crate::prune::run::Run;
@@ -64,16 +65,21 @@ impl MaxUnused {
 /// How to prune.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Treat forgotten snapshots as gone at once.
+    /// Treat forgotten snapshots as gone at once, but for those that are within their window.
     pub release_held: bool,
+    /// The same for one tenant's alone.
+    pub release_tenant: Option<u32>,
     /// Vouch for a clock that cannot be trusted with deleting.
     pub accept_clock: bool,
     /// Only say what would be done.
     pub dry_run: bool,
-    /// How long forgotten snapshots are held.
-    pub hold: Duration,
+    /// How long forgotten snapshots are held; none: as their policy has it.
+    pub hold: Option<Duration>,
     /// How much may stay unused.
     pub max_unused: MaxUnused,
+    /// The contents of packs of data are elsewhere, as in an agent's state: such a pack is removed when nothing in it is
+    /// needed, and not rewritten before.
+    pub data_elsewhere: bool,
     /// For a dry run: snapshots taken for forgotten just now.
     pub suppose_forgotten: Vec<SnapshotId>,
 }
@@ -82,10 +88,12 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             release_held: false,
+            release_tenant: None,
             accept_clock: false,
             dry_run: false,
-            hold: HOLD,
+            hold: None,
             max_unused: MaxUnused::Percent(5.0),
+            data_elsewhere: false,
             suppose_forgotten: Vec::new(),
         }
     }
@@ -134,6 +142,8 @@ pub struct Outcome {
     pub snapshots_removed: Vec<SnapshotId>,
     /// What comes back later, and when, oldest first: forgotten snapshots that are held.
     pub later: Vec<(Time, u64)>,
+    /// Forgotten snapshots that `release_held` does not free, being within their window, and when the last of these ends.
+    pub in_window: Option<(u64, Time)>,
     /// Packs that could not be rewritten because they are damaged.
     pub packs_damaged: u64,
     /// Bytes of packs before.
@@ -152,7 +162,7 @@ impl Outcome {
 /// Frees what no snapshot needs.
 ///
 /// # Errors
-/// `Locked` while another prune runs; `Clock`; `Damaged` when a snapshot cannot be read, with nothing deleted;
+/// `Locked` while another prune runs; `Clock`; `Refused` if held snapshots are to be released and all are in their window; `Damaged` when a snapshot cannot be read, with nothing deleted;
 /// `Interrupted`. Whatever the error, the repository is sound, and the next prune goes on from there.
 pub fn prune(repo: &Repository, options: &Options, monitor: &dyn Monitor) -> Result<Outcome> {
     let mut outcome = Outcome::default();
@@ -243,7 +253,12 @@ impl Start {
 }
 
 fn make_plan(repo: &Repository, marks: &Marker<'_>, start: &Start, options: &Options) -> Result<Plan> {
-    let bounds = Bounds { newest: start.newest, sessions: &start.sessions, max_unused: options.max_unused };
+    let bounds = Bounds {
+        newest: start.newest,
+        sessions: &start.sessions,
+        max_unused: options.max_unused,
+        data_elsewhere: options.data_elsewhere,
+    };
     let plan = plan::make(repo, marks, &bounds)?;
     if repo.index.generation() != start.generation {
         return Err(Error::new(Kind::Locked, "another process rebuilt the index meanwhile").remedy("try again"));
@@ -251,29 +266,69 @@ fn make_plan(repo: &Repository, marks: &Marker<'_>, start: &Start, options: &Opt
     Ok(plan)
 }
 
-/// Until when a forgotten snapshot is held, by the hold and by the immutability window, of which a site repository has
-/// none: `--release-held` would be refused inside it.
-fn held_until(snapshot: &SnapshotState, options: &Options) -> Option<Time> {
-    snapshot.forgotten.map(|at| at.plus(options.hold))
+/// What must be kept whole, as seen at one moment.
+struct Roots<'a> {
+    state: &'a State,
+    options: &'a Options,
+    now: Time,
+    ends: Ends<'a>,
 }
 
-/// Whether a snapshot must be kept whole, and if so until when: no time for one that is not forgotten.
-fn root(
-    state: &State,
-    id: &SnapshotId,
-    snapshot: &SnapshotState,
-    options: &Options,
-    now: Time,
-) -> Option<Option<Time>> {
-    if state.sweep.as_ref().is_some_and(|sweep| sweep.snapshots.contains(id)) {
-        return None;
+impl<'a> Roots<'a> {
+    fn new(state: &'a State, options: &'a Options, now: Time) -> Roots<'a> {
+        Roots { state, options, now, ends: Ends::new(state, now, options.hold) }
     }
-    let needed = snapshot.pinned || state.sessions.values().any(|s| s.parent == Some(*id));
-    match held_until(snapshot, options) {
-        _ if needed => Some(None),
-        None if options.suppose_forgotten.contains(id) => (!options.release_held).then(|| Some(now.plus(options.hold))),
-        None => Some(None),
-        Some(until) => (!options.release_held && until > now).then_some(Some(until)),
+
+    /// Whether a snapshot must be kept whole, and if so until when: no time for one that is not forgotten.
+    fn root(&self, id: &SnapshotId, snapshot: &SnapshotState) -> Option<Option<Time>> {
+        let Roots { state, options, .. } = self;
+        if state.sweep.as_ref().is_some_and(|sweep| sweep.snapshots.contains(id)) {
+            return None;
+        }
+        let needed = snapshot.pinned || state.sessions.values().any(|s| s.parent == Some(*id));
+        let supposed = options.suppose_forgotten.contains(id).then_some(self.now);
+        match snapshot.forgotten.or(supposed).filter(|_| !needed) {
+            None => Some(None),
+            Some(at) => {
+                let tenant = snapshot.origin.map(|origin| origin.tenant);
+                let release = options.release_held || (tenant.is_some() && tenant == options.release_tenant);
+                let until = match release {
+                    true => self.ends.window(id, snapshot),
+                    false => self.ends.held(id, snapshot, at),
+                };
+                (until > self.now).then_some(Some(until))
+            }
+        }
+    }
+
+    /// Every snapshot that must be kept whole.
+    fn all(&self) -> impl Iterator<Item = (Option<Time>, SnapshotId)> {
+        self.state.snapshots.iter().filter_map(|(id, s)| Some((self.root(id, s)?, *id)))
+    }
+
+    /// Every snapshot that may go.
+    fn doomed(&self) -> Vec<SnapshotId> {
+        let gone = self.state.snapshots.iter().filter(|(id, s)| self.root(id, s).is_none());
+        gone.map(|(id, _)| *id).collect()
+    }
+
+    /// What is not released for the window's sake.
+    ///
+    /// # Errors
+    /// `Refused` if nothing else is to be released.
+    fn in_window(&self) -> Result<Option<(u64, Time)>> {
+        if !self.options.release_held {
+            return Ok(None);
+        }
+        let ends: Vec<Time> = self.all().filter_map(|(until, _)| until).collect();
+        let Some((first, last)) = ends.iter().min().zip(ends.iter().max()) else { return Ok(None) };
+        if self.doomed().is_empty() {
+            let why = format!(
+                "every forgotten snapshot is within the window in which nobody may delete, until {first} or later"
+            );
+            return Err(Error::new(Kind::Refused, why).remedy("leave --release-held out, or wait until then"));
+        }
+        Ok(Some((ends.len() as u64, *last)))
     }
 }
 
@@ -289,8 +344,9 @@ fn mark_all(
 ) -> Result<()> {
     monitor.event(Event::Phase("mark"));
     let now = repo.clock.now();
-    let mut roots: Vec<(Option<Time>, SnapshotId)> =
-        state.snapshots.iter().filter_map(|(id, s)| Some((root(state, id, s, options, now)?, *id))).collect();
+    let known = Roots::new(state, options, now);
+    outcome.in_window = known.in_window()?;
+    let mut roots: Vec<(Option<Time>, SnapshotId)> = known.all().collect();
     // Those without an end first, then by the latest end: what only the earlier ones need comes back earlier.
     roots.sort_by_key(|(until, id)| (until.is_some(), std::cmp::Reverse(*until), *id));
     Counters::add(&monitor.counters().total_files, roots.len() as u64);
@@ -319,8 +375,7 @@ fn foresee(repo: &Repository, options: &Options, monitor: &dyn Monitor, outcome:
     mark_all(repo, &state, options, &mut marks, outcome, monitor)?;
     let plan = make_plan(repo, &marks, &start, options)?;
     let now = repo.clock.now();
-    let doomed = state.snapshots.iter().filter(|(id, s)| root(&state, id, s, options, now).is_none());
-    outcome.snapshots_removed = doomed.map(|(id, _)| *id).collect();
+    outcome.snapshots_removed = Roots::new(&state, options, now).doomed();
     let strays = if repo.access == Access::Read { Vec::new() } else { strays::find(repo, monitor)? };
     outcome.packs_deleted = (plan.unused.len() + strays.len() + plan.rewrite.len()) as u64;
     outcome.bytes_deleted = plan.unused.iter().chain(&strays).map(|(_, size)| size).sum();

@@ -81,6 +81,8 @@ pub struct Bounds<'a> {
     pub sessions: &'a BTreeSet<SessionId>,
     /// How much may stay unused.
     pub max_unused: MaxUnused,
+    /// Packs of data stay as they are until nothing in them is needed.
+    pub data_elsewhere: bool,
 }
 
 /// Looks at every pack.
@@ -111,12 +113,13 @@ pub fn make(repo: &Repository, marks: &Marker<'_>, bounds: &Bounds<'_>) -> Resul
                 if info.condemned {
                     plan.needed_again.push(info.id);
                 }
-                if !info.damaged && info.size < pack_size / SMALL {
+                if info.damaged || (bounds.data_elsewhere && info.kind == FrameKind::Data) {
+                    return Ok(());
+                }
+                if info.size < pack_size / SMALL {
                     small.push(Small { info: *info, needed: bits.stored });
                 }
-                if !info.damaged
-                    && let Some(part) = partly_needed(repo, info, bits, plan.tolerance)?
-                {
+                if let Some(part) = partly_needed(repo, info, bits, plan.tolerance)? {
                     partly.push(part);
                 }
             }

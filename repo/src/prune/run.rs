@@ -11,7 +11,7 @@ use crate::open::Repository;
 use crate::prune::mark::Marker;
 use crate::prune::plan::{Rewrite, Tolerance};
 use crate::prune::repack::{Durable, Repacker};
-use crate::prune::{Options, Outcome, Waiting, oldest_living, root};
+use crate::prune::{Options, Outcome, Roots, Waiting, oldest_living};
 use crate::session::Session;
 use crate::sweep::{Needed, Removed, carry_out};
 
@@ -78,12 +78,7 @@ impl Run<'_> {
         let (ready, waiting): (Vec<_>, Vec<_>) = unneeded.into_iter().partition(|(_, seq)| **seq < limit);
         self.note_waiting(living.map(|(_, waiting)| waiting), waiting.iter().map(|(id, _)| *id))?;
         let now = self.repo.clock.now();
-        let snapshots: Vec<SnapshotId> = state
-            .snapshots
-            .iter()
-            .filter(|(id, s)| root(&state, id, s, self.options, now).is_none())
-            .map(|(id, _)| *id)
-            .collect();
+        let snapshots: Vec<SnapshotId> = Roots::new(&state, self.options, now).doomed();
         let packs: Vec<PackId> = ready.into_iter().map(|(id, _)| *id).collect();
         if !packs.is_empty() || !snapshots.is_empty() {
             let session = self.session.id();
@@ -149,9 +144,9 @@ impl Run<'_> {
         self.marks.follow_index()?;
         let now = self.repo.clock.now();
         let mut any = false;
-        for (id, snapshot) in &state.snapshots {
-            if root(&state, id, snapshot, self.options, now).is_some() && !self.marks.knows(id) {
-                self.marks.snapshot(id)?;
+        for (_, id) in Roots::new(&state, self.options, now).all() {
+            if !self.marks.knows(&id) {
+                self.marks.snapshot(&id)?;
                 any = true;
             }
         }

@@ -2,10 +2,10 @@
 
 use super::{Receiver, Sender};
 use crate::crypto::hash::ChunkKind;
-use crate::crypto::keys::{Keys, Object};
+use crate::crypto::keys::Object;
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Manifest;
-use crate::format::record::{Origin, SnapshotState};
+use crate::format::record::Origin;
 use crate::id::{ChunkId, ContentHash, SnapshotId};
 use crate::index::Location;
 use crate::monitor::{Monitor, Void};
@@ -13,7 +13,6 @@ use crate::open::Repository;
 use crate::pack::store::PackStore;
 use crate::snapshots;
 use crate::stats::Marks;
-use crate::tenants::pooled_id;
 use crate::tree::closure;
 
 /// At most so many missing chunks are named at a time.
@@ -38,7 +37,8 @@ impl Receiver {
     /// Records a tenant's snapshot if all it reaches is there.
     ///
     /// # Errors
-    /// `Damaged` if the manifest does not open as this snapshot's, or a tree of it is not what its place says; what
+    /// `Damaged` if the manifest does not open as this snapshot's, is of another host than the agent's, or a tree of it
+    /// is not what its place says; what
     /// storage, log and index give.
     pub fn accept(
         &mut self,
@@ -50,15 +50,23 @@ impl Receiver {
         self.settle()?;
         let plain = from.keys.open(Object::Manifest, snapshot.as_bytes(), sealed)?;
         let mut manifest = Manifest::decode(&plain, &snapshot)?;
-        let origin = Origin { tenant: from.number, id: snapshot };
-        let id = pooled_id(&origin);
-        let known = self.repo.log.state().snapshots.get(&id).map(|known| known.recorded);
-        // One whose file was lost here comes back by what the tenant sends.
+        if let Some(host) = from.host.as_ref().filter(|host| **host != manifest.host) {
+            let other = manifest.host.escape_debug();
+            return Err(Error::damaged(format!("it is a snapshot of host '{other}', and this agent's is '{host}'")));
+        }
+        let id = from.id_here(snapshot);
+        let known = match self.repo.log.state().snapshots.get(&id) {
+            Some(known) if from.owns(known) => Some(known.recorded),
+            // Nobody who draws ids by chance comes here.
+            Some(_) => return Err(Error::damaged("its id is another snapshot's")),
+            None => None,
+        };
+        // One whose file was lost here comes back by what was delivered, if it is sent again.
         if known.is_some() && snapshots::manifest(&self.repo, &id).is_ok() {
             return Ok(Answer::Accepted { already: true });
         }
         if self.repo.index.ownership(from.number)?.is_none() {
-            derive_owned(&self.repo, from.number, &from.keys, monitor)?;
+            derive_owned(&self.repo, from, monitor)?;
         }
         let missing = self.missing(from, &manifest, monitor)?;
         if !missing.is_empty() {
@@ -70,9 +78,20 @@ impl Receiver {
             snapshots::replace(&self.repo, &manifest)?;
             return Ok(Answer::Accepted { already: true });
         }
-        // What stands in the manifest is the tenant's word: it cannot be later than now.
-        manifest.recorded = manifest.recorded.min(self.repo.clock.now().0);
-        snapshots::record_from(&self.repo, &self.session, &manifest, Some(origin))?;
+        let now = self.repo.clock.now().0;
+        let origin = match from.host {
+            // This is the first repository that records it: nobody's word but this clock's.
+            Some(_) => {
+                manifest.recorded = now;
+                None
+            }
+            // What stands in the manifest is the tenant's word: it cannot be later than now.
+            None => {
+                manifest.recorded = manifest.recorded.min(now);
+                Some(Origin { tenant: from.number, id: snapshot })
+            }
+        };
+        snapshots::record_from(&self.repo, &self.session, &manifest, origin)?;
         Ok(Answer::Accepted { already: false })
     }
 
@@ -129,14 +148,13 @@ impl Sender {
     /// What index and log give.
     pub fn has_lost(&self, repo: &Repository) -> Result<bool> {
         let state = repo.log.state();
-        let own = |s: &&SnapshotState| s.forgotten.is_none() && s.origin.is_some_and(|o| o.tenant == self.number);
-        for (id, _) in state.snapshots.iter().filter(|(_, s)| own(s)) {
+        for (id, _) in state.snapshots.iter().filter(|(_, s)| s.forgotten.is_none() && self.owns(s)) {
             if repo.backend.size(&crate::backend::Object::Snapshot(*id))?.is_none() {
                 return Ok(true);
             }
         }
         if repo.index.ownership(self.number)?.is_none() {
-            derive_owned(repo, self.number, &self.keys, &Void::default())?;
+            derive_owned(repo, self, &Void::default())?;
         }
         let packs = repo.packs();
         for id in state.damaged.keys() {
@@ -167,7 +185,7 @@ impl Sender {
     /// What the index gives.
     pub fn lacks(&self, repo: &Repository, chunks: &[ContentHash]) -> Result<Vec<bool>> {
         if repo.index.ownership(self.number)?.is_none() {
-            derive_owned(repo, self.number, &self.keys, &Void::default())?;
+            derive_owned(repo, self, &Void::default())?;
         }
         let theirs: Vec<ChunkId> = chunks.iter().map(|h| self.keys.chunk_id(h)).collect();
         let owned = repo.index.owns(self.number, &theirs)?;
@@ -181,16 +199,16 @@ impl Sender {
     }
 }
 
-/// Finds out what a tenant owns from its snapshots, after the index was lost or packs were pruned.
+/// Finds out what a tenant owns from its snapshots, an agent from its host's, after the index was lost or packs were pruned.
 ///
 /// # Errors
 /// `Interrupted`; what index, manifests and trees give.
-pub fn derive_owned(repo: &Repository, number: u32, keys: &Keys, monitor: &dyn Monitor) -> Result<()> {
+pub fn derive_owned(repo: &Repository, of: &Sender, monitor: &dyn Monitor) -> Result<()> {
+    let (number, keys) = (of.number, &of.keys);
     repo.index.disown(number)?;
     let (store, state) = (repo.packs(), repo.log.state());
     let (mut marks, mut batch) = (Marks::default(), Vec::new());
-    let own = |id: &SnapshotId| state.snapshots.get(id).and_then(|s| s.origin).is_some_and(|o| o.tenant == number);
-    for id in state.snapshots.keys().filter(|id| own(id)) {
+    for (id, _) in state.snapshots.iter().filter(|(_, snapshot)| of.owns(snapshot)) {
         let walked = snapshots::manifest(repo, id).and_then(|manifest| {
             closure::walk(store.as_ref(), &manifest, monitor, &mut |h, _| {
                 let new = marks.chunk(&store, h)?;

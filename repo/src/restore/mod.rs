@@ -161,7 +161,7 @@ pub fn restore(
     }
     let packs = repo.packs();
     let locate = |h: &_| packs.locate(h).ok().flatten().map(|(at, _)| (at.pack.0, at.frame));
-    let source: Arc<dyn FrameSource> = Arc::clone(&packs) as _;
+    let source = repo.store();
     let spared = spared(repo, target)?;
     restore_sparing(spared, &source, &locate, &manifest.root, path, target, options, monitor)
 }

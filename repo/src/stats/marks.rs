@@ -62,7 +62,7 @@ impl Marks {
     }
 
     /// Adds what others have.
-    pub(super) fn merge(&mut self, other: &Marks) {
+    pub(crate) fn merge(&mut self, other: &Marks) {
         for (id, packed) in &other.packs {
             let mine = self.packs.entry(*id).or_insert_with(|| Packed {
                 info: packed.info,
@@ -74,7 +74,7 @@ impl Marks {
     }
 
     /// Adds them up, reading each pack's footer once.
-    pub(super) fn sum(&self, store: &PackStore, monitor: &dyn Monitor) -> Result<Sum> {
+    pub(crate) fn sum(&self, store: &PackStore, monitor: &dyn Monitor) -> Result<Sum> {
         let mut sum = Sum::default();
         for packed in self.packs.values() {
             if monitor.cancelled() {

@@ -16,6 +16,7 @@ use repo::tenants::{self, Redeemed, make_pool};
 use crate::site::Site;
 
 /// A pool, open for writing.
+#[allow(dead_code)]
 pub fn pool() -> (Site, Arc<Repository>) {
     let site = Site::new();
     let repo = site.open();

@@ -6,6 +6,7 @@ use repo::crypto::keys::FrameKind;
 use repo::format::footer::{Footer, RollupEntry, decode_rollup, encode_rollup};
 use repo::format::manifest::{Manifest, Stats};
 use repo::format::node::{DirChild, FileChild, NodeWriter, decode};
+use repo::format::record::Origin;
 use repo::format::sidecar::{Record, Stat, check};
 use repo::format::tree::{Content, DirRef, Extent, FileTime};
 use repo::format::wire::Writer;
@@ -61,6 +62,7 @@ fn manifest() -> Manifest {
             errors: 14,
             unstable: 15,
         },
+        origin: None,
     }
 }
 
@@ -92,8 +94,13 @@ fn vectors() {
     nodes.iter().for_each(|node| drop(decode(node).unwrap()));
     let rollup = encode_rollup(&[RollupEntry { id: PackId([8; 32]), size: 400, sealed_footer: vec![9; 50] }]);
     assert_eq!(decode_rollup(&rollup).unwrap().len(), 1);
+    let origin = Some(Origin { tenant: 300, id: SnapshotId([6; 32]) });
+    let pooled = Manifest { origin, ..manifest() }.encode();
     let manifest = manifest().encode();
-    assert!(Manifest::decode(&manifest, &SnapshotId([2; 32])).unwrap().encode() == manifest);
+    for bytes in [&manifest, &pooled] {
+        assert!(Manifest::decode(bytes, &SnapshotId([2; 32])).unwrap().encode() == *bytes);
+    }
+    assert!((1..33).all(|n| Manifest::decode(&pooled[..pooled.len() - n], &SnapshotId([2; 32])).is_err()));
     let values = [
         ("footer", footer().encode()),
         ("roll-up", rollup),
@@ -109,6 +116,7 @@ fn vectors() {
         ("node, file", nodes[1].clone()),
         ("node, directory", nodes[2].clone()),
         ("manifest", manifest),
+        ("manifest, at a pool", pooled),
         ("sidecar", sidecar()),
     ];
     let wrong: Vec<String> = values

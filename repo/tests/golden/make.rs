@@ -197,6 +197,7 @@ fn built(repo: &Repository) {
         root,
         sidecar: None,
         stats: Stats { files: 3, errors: 1, ..Stats::default() },
+        origin: None,
     };
     snapshots::record(repo, &session, &manifest).unwrap();
     Arc::into_inner(session).unwrap().end(Outcome::Done).unwrap();

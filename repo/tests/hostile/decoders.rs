@@ -165,8 +165,12 @@ pub fn sidecar(bytes: &[u8]) {
     assert!(bytes.starts_with(w.as_slice()));
 }
 
-/// A record of the log.
+/// A record of the log, or a segment of its audit.
 pub fn log_record(bytes: &[u8]) {
+    let number = bytes.get(32..40).map_or(0, |n| u64::from_le_bytes(n.try_into().unwrap()));
+    if let Ok((before, entries)) = bounded(bytes.len(), 128, || record::Audited::decode_segment(bytes, number)) {
+        assert_eq!(record::Audited::encode_segment(&before, number, &entries), bytes);
+    }
     if let Ok((prev, entry)) = bounded(bytes.len(), 128, || record::Entry::decode(bytes)) {
         let mut state = match &entry.record {
             record::Record::Checkpoint { state } => State::clone(state),

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded, unbounded};
+use repo::chunker::ChunkerParams;
 use repo::clock::Time;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::Position;
@@ -40,6 +41,8 @@ pub struct Ready {
     pub partial: BTreeMap<PackId, u64>,
     /// Whether its clock is far from this one's.
     pub clock_differs: bool,
+    /// How it cuts files.
+    pub chunker: ChunkerParams,
     /// Master keys of this repository that it has.
     pub epochs: u32,
 }
@@ -87,14 +90,15 @@ impl<'a> Link<'a> {
         let answer = connection.receive()?;
         let long = asked.elapsed() > LONG;
         let (session, ready) = match answer {
-            Some(Message::Ready { session, tenant, sealed, watermark, partial, time, epochs, .. }) => {
+            Some(Message::Ready { session, tenant, sealed, watermark, partial, time, chunker, epochs, .. }) => {
                 let packs = partial.into_iter().filter_map(|(object, len)| match object {
                     Object::Pack(id) => Some((id, len)),
                     _ => None,
                 });
                 let apart = Time::now().0.abs_diff(time.0);
                 let clock_differs = u128::from(apart) > CLOCK.as_nanos();
-                (session, Ready { tenant, sealed, watermark, partial: packs.collect(), clock_differs, epochs })
+                let partial = packs.collect();
+                (session, Ready { tenant, sealed, watermark, partial, clock_differs, chunker, epochs })
             }
             Some(Message::Fail(fail)) => return Err(fail.into_error()),
             Some(other) => return Err(unexpected(&other)),
@@ -264,8 +268,23 @@ impl<'a> Link<'a> {
         e
     }
 
+    /// Whether a pack that was sent is durable by now.
+    ///
+    /// # Errors
+    /// `Damaged` if it was refused; as [`Link::send`].
+    pub fn is_durable(&mut self, id: &PackId) -> Result<bool> {
+        self.look()?;
+        if self.refused.contains(id) {
+            return Err(Error::damaged(format!("the other side does not take pack {id}")).remedy("try again"));
+        }
+        Ok(!self.sent.contains_key(id))
+    }
+
     /// Waits until every pack that was sent is durable, or refused.
-    fn delivered(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    pub fn delivered(&mut self) -> Result<()> {
         while !self.sent.is_empty() {
             self.wait()?;
         }
@@ -338,6 +357,18 @@ impl<'a> Link<'a> {
         self.send(Message::Done { position })?;
         match self.next()? {
             Message::Finished { watermark } => Ok(watermark),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Leaves something there, or asks whether it is; whether it is there now.
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    pub fn keep(&mut self, mark: [u8; 32], sealed: Vec<u8>) -> Result<bool> {
+        self.send(Message::Keep { mark, sealed })?;
+        match self.next()? {
+            Message::Kept { there } => Ok(there),
             other => Err(unexpected(&other)),
         }
     }

@@ -53,7 +53,8 @@ pub fn bring(from: &RemoteBackend, copy: &Local, monitor: &dyn Monitor) -> Resul
         copy,
         Area::Log,
         MAX_LOG_RECORD,
-        &mut |object| matches!(object, Object::Log(seq) if *seq >= first),
+        // The audit is kept whole.
+        &mut |object| !matches!(object, Object::Log(seq) if *seq < first),
     )?;
     nested(from, copy, monitor)?;
     let config = from.read_all(&Object::Config, MAX_SMALL_OBJECT)?;

@@ -26,7 +26,8 @@ pub struct Mirrored {
 pub fn mirror(source: &dyn Backend, target: &dyn Target, options: Options, monitor: &dyn Monitor) -> Result<Mirrored> {
     let mut done = Mirrored::default();
     // First: whatever these say is there already.
-    let log: Vec<(Object, u64)> = listed(source, Area::Log)?;
+    let (log, audit): (Vec<_>, Vec<_>) =
+        listed(source, Area::Log)?.into_iter().partition(|(object, _)| matches!(object, Object::Log(_)));
     let Some(newest) = log.last() else { return Ok(done) };
     if !options.audit && !options.delete && !target.missing(std::slice::from_ref(newest))?[0] {
         return Ok(done);
@@ -34,6 +35,7 @@ pub fn mirror(source: &dyn Backend, target: &dyn Target, options: Options, monit
     for area in [Area::Packs, Area::Footers, Area::Snapshots, Area::Keys] {
         copy(source, target, &listed(source, area)?, monitor, &mut done)?;
     }
+    copy(source, target, &audit, monitor, &mut done)?;
     target.settle()?;
     copy(source, target, &log, monitor, &mut done)?;
     let mut config = Vec::new();

@@ -49,6 +49,12 @@ impl Push<'_> {
         Ok((copied, sum))
     }
 
+    /// Copies the segments of the audit that the log names: before the log, which does. Returns their bytes.
+    pub fn copy_audit(&self) -> Result<u64> {
+        let named: Vec<Object> = (1..=self.source.log.state().audit.segment).map(Object::Audit).collect();
+        self.copy(&named, MAX_LOG_RECORD, &mut |_, _| Ok(true)).map(|(_, bytes)| bytes)
+    }
+
     /// Copies key slots; returns their bytes. Where the copy is not the owner's own, none goes that a guess could open.
     pub fn copy_keys(&self) -> Result<u64> {
         let mut slots: Vec<Object> = self.names(Area::Keys)?.into_iter().collect();

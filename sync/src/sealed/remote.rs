@@ -501,6 +501,7 @@ pub fn named(object: &Object) -> Result<Named> {
         Object::Footers(number) => Named::Footers(*number),
         Object::Snapshot(id) => Named::Snapshot(*id),
         Object::Log(seq) => Named::Log(*seq),
+        Object::Audit(segment) => Named::Audit(*segment),
     })
 }
 
@@ -513,6 +514,7 @@ pub fn stored(named: &Named) -> Option<Object> {
         Named::Footers(number) => Object::Footers(*number),
         Named::Snapshot(id) => Object::Snapshot(*id),
         Named::Log(seq) => Object::Log(*seq),
+        Named::Audit(segment) => Object::Audit(*segment),
         Named::State(_) => return None,
     })
 }

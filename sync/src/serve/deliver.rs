@@ -9,13 +9,14 @@ use repo::error::{Error, Kind, Result};
 use repo::id::{PackId, RepoId};
 use repo::limits::MAX_MANIFEST;
 use repo::receive::Sender as Tenant;
+use repo::tenants::party;
 
 use super::out::Out;
 use super::pushing::{Pushing, over};
 use super::quota;
 use super::spool::{Arriving, LARGEST, STEP, Spool};
 use super::work::{Job, Work};
-use super::{Pool, stopping};
+use super::{Pool, Visit, stopping};
 use crate::ssh::server::StopFlag;
 use crate::wire::limits::MAX_PARTIAL;
 use crate::wire::{Connection, Incoming, Message, Object, Receiver};
@@ -38,7 +39,7 @@ impl<'a> Begun<'a> {
     /// `Locked` while another runs; `Refused` if it is another repository than the tenant's, or the tenant cannot deliver.
     pub fn new(pool: &'a Pool, tenant: u32, repository: RepoId) -> Result<Begun<'a>> {
         pool.repo.refresh(&repo::monitor::Void::default())?;
-        let known = pool.repo.log.state().tenants.get(&tenant).and_then(|t| t.repository);
+        let known = party(&pool.repo.log.state(), tenant).and_then(|t| t.repository);
         if known != Some(repository) {
             return Err(Error::new(Kind::Refused, "this tenant's snapshots come from another repository")
                 .remedy("push the repository that took up the invitation"));
@@ -78,7 +79,7 @@ impl<'a> Begun<'a> {
         let repo = &self.pool.repo;
         let Pushing { session, tenant, spool, .. } = &*self.pushing;
         let state = repo.log.state();
-        let watermark = state.tenants.get(&tenant.number).and_then(|t| t.watermark);
+        let watermark = party(&state, tenant.number).and_then(|t| t.watermark);
         // What was lost here is sent again only by who compares everything.
         let watermark = watermark.filter(|_| self.again.is_none());
         let mut partial = spool.packs()?;
@@ -109,7 +110,13 @@ impl Drop for Begun<'_> {
 ///
 /// # Errors
 /// What ended it before its time; the client was told unless the link failed.
-pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection, stop: &StopFlag) -> Result<()> {
+pub fn serve(
+    pool: &Pool,
+    begun: Begun<'_>,
+    mut connection: Connection,
+    stop: &StopFlag,
+    visit: &Arc<Visit>,
+) -> Result<()> {
     let pushing = &begun.pushing;
     let (todo, jobs) = bounded(WAITING);
     // Before the client knows the session's name.
@@ -117,7 +124,7 @@ pub fn serve(pool: &Pool, begun: Begun<'_>, mut connection: Connection, stop: &S
     connection.send(&begun.ready()?)?;
     connection.flush()?;
     let (sender, mut receiver) = connection.split();
-    let out = Arc::new(Out::new(sender));
+    let out = Arc::new(Out::new(sender, Arc::clone(visit)));
     let (worked, listened) = std::thread::scope(|scope| {
         let work = Work::new(pool, Arc::clone(&pushing.tenant), &pushing.spool, Arc::clone(&out));
         let said = &out;
@@ -195,6 +202,7 @@ impl Listener<'_> {
                     }
                 }
                 Message::Again { snapshot } => self.pushing.queue(Job::Again(snapshot))?,
+                Message::Keep { mark, sealed } => self.pushing.queue(Job::Keep(mark, sealed))?,
                 Message::Done { position } => self.pushing.queue(Job::Done(position))?,
                 other => return Err(misplaced(&other)),
             }

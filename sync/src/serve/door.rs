@@ -2,32 +2,37 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
-use repo::error::{Kind, Result};
-use repo::format::record::{PrivateKey, Record, TenantState};
+use repo::audit;
+use repo::error::{Error, Kind, Result};
+use repo::format::record::{AuditEntry, PrivateKey, Record};
 use repo::lock::COMMIT_WAIT;
 use repo::open::Repository;
 use repo::tenants;
 use zeroize::Zeroizing;
 
-use super::{Grant, Pool, serve};
+use super::visit::{Ration, Told, Visit};
+use super::{Grant, Pool, serve_visit};
 use crate::ssh::keys::{KeyPair, PublicKey};
 use crate::ssh::server::{Caller, Event, Gate, Grant as Given, Service, StopFlag};
 use crate::stream::Duplex;
+use crate::throttle;
 
-/// Takes what an operator may want to know, a line at a time.
-pub type Tell = Box<dyn Fn(&str) + Send + Sync>;
+/// Takes what an operator may want to know, an event at a time.
+pub type Tell = Box<dyn Fn(&Told<'_>) + Send + Sync>;
 
 /// The door of a pool.
 pub struct Door {
     pool: Pool,
     tell: Tell,
+    ration: Ration,
 }
 
 impl Door {
     /// Of this pool; what happens is told to `tell`.
     pub fn new(pool: Pool, tell: Tell) -> Door {
-        Door { pool, tell }
+        Door { pool, tell, ration: Ration::default() }
     }
 
     /// The key that the pool's server shows: from its log, where it is made the first time.
@@ -46,6 +51,58 @@ impl Door {
         Ok(key)
     }
 
+    fn tell(&self, event: &str, fields: Vec<(&'static str, String)>) {
+        (self.tell)(&Told { event, fields });
+    }
+
+    /// Notes a connection that has ended: in the log for whoever was let in, and for the operator in any case.
+    fn note(&self, caller: &Caller, visit: &Visit, begun: Instant, done: &Result<()>) {
+        let state = self.pool.repo.log.state();
+        let known =
+            tenants::credential(&state, &bare(&caller.key)).map(|(n, t, key)| (n, t.name.clone(), key.label.clone()));
+        let (taken, given) = visit.bytes();
+        let mut entry = AuditEntry {
+            who: caller.key.fingerprint(),
+            from: caller.peer.to_string(),
+            operation: visit.operation().to_owned(),
+            taken,
+            given,
+            snapshots: visit.snapshots(),
+            failure: done.as_ref().err().map(Error::to_string).unwrap_or_default(),
+            millis: begun.elapsed().as_millis() as u64,
+            ..AuditEntry::default()
+        };
+        let stranger = known.is_none() && matches!(caller.grant.downcast_ref::<Grant>(), Some(Grant::Guest { .. }));
+        if let Some((number, name, label)) = known.or_else(|| self.late(caller)) {
+            (entry.tenant, entry.name, entry.label) = (Some(number), name, label);
+        }
+        self.tell(
+            match done {
+                Ok(()) => "served",
+                Err(e) if e.kind() == Kind::Unreachable => "lost",
+                Err(_) => "failed",
+            },
+            fields(&entry),
+        );
+        // A stranger must not write to the log, nor somebody without end.
+        if stranger || entry.operation.is_empty() {
+            return;
+        }
+        let Some(left_out) = self.ration.take(&entry.who, Instant::now()) else { return };
+        if left_out > 0 {
+            entry.operation.push_str(&format!(" (and {left_out} connections before that were too many to be listed)"));
+        }
+        if let Err(e) = audit::record(&self.pool.repo, entry) {
+            self.tell("warning", vec![("error", format!("a connection is not in the audit: {e}"))]);
+        }
+    }
+
+    /// The tenant of somebody whose key was revoked, or whose tenant was suspended, while they were here.
+    fn late(&self, caller: &Caller) -> Option<(u32, String, String)> {
+        let Some(Grant::Tenant { tenant, .. }) = caller.grant.downcast_ref::<Grant>() else { return None };
+        Some((*tenant, repo::history::tenant_name(&self.pool.repo.log.state(), *tenant), String::new()))
+    }
+
     fn grant(&self, public: &str) -> Result<Option<Grant>> {
         self.pool.repo.log.refresh()?;
         let state = self.pool.repo.log.state();
@@ -54,8 +111,8 @@ impl Door {
         }
         // A stranger is let in as far as a token can be shown, and only while some invitation is open.
         let now = self.pool.repo.clock.now();
-        let live = |t: &&TenantState| t.removed.is_none() && !t.suspended;
-        let open = state.tenants.values().filter(live).any(|t| t.invites.iter().any(|i| i.expires > now));
+        let mut live = tenants::parties(&state).map(|(_, party)| party).filter(|party| tenants::may_invite(party));
+        let open = live.any(|party| party.invites.iter().any(|invite| invite.expires > now));
         Ok(open.then(|| Grant::Guest { public: public.to_owned() }))
     }
 }
@@ -65,30 +122,46 @@ pub fn bare(key: &PublicKey) -> String {
     key.text().split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
+/// An entry as the structured log shows it.
+fn fields(entry: &AuditEntry) -> Vec<(&'static str, String)> {
+    let seconds = format!("{:.3}", entry.millis as f64 / 1000.0);
+    let all = [
+        ("tenant", entry.name.clone()),
+        ("key", entry.who.clone()),
+        ("label", entry.label.clone()),
+        ("from", entry.from.clone()),
+        ("operation", entry.operation.clone()),
+        ("snapshots", entry.snapshots.to_string()),
+        ("bytes_received", entry.taken.to_string()),
+        ("bytes_sent", entry.given.to_string()),
+        ("seconds", seconds),
+        ("error", entry.failure.clone()),
+    ];
+    all.into_iter().filter(|(_, value)| !value.is_empty()).collect()
+}
+
 impl Gate for Door {
     fn admit(&self, _: &str, key: &PublicKey, _: SocketAddr) -> Option<Given> {
         match self.grant(&bare(key)) {
             Ok(grant) => grant.map(|grant| Arc::new(grant) as Given),
             Err(e) => {
-                (self.tell)(&format!("cannot tell who may come in: {e}"));
+                self.tell("warning", vec![("error", format!("cannot tell who may come in: {e}"))]);
                 None
             }
         }
     }
 
     fn event(&self, event: &Event<'_>) {
+        let of = |caller: &Caller| vec![("key", caller.key.fingerprint()), ("from", caller.peer.to_string())];
         match event {
-            Event::Refused { peer, fingerprint, .. } => {
-                (self.tell)(&format!("refused the key {fingerprint} from {peer}"));
+            Event::Refused { peer, fingerprint, user } => {
+                let (key, from, user) = (fingerprint.clone(), peer.to_string(), (*user).to_owned());
+                self.tell("refused", vec![("key", key), ("from", from), ("user", user)]);
             }
-            Event::Crowded { peer } => {
-                (self.tell)(&format!("cut {peer} off before it had shown a key: too many at once"));
-            }
-            Event::Full(caller) => {
-                (self.tell)(&format!("no room for {} from {}", caller.key.fingerprint(), caller.peer))
-            }
-            Event::Panicked(caller) => (self.tell)(&format!("a mistake in this program cut {} off", caller.peer)),
-            Event::Warning(text) => (self.tell)(text),
+            Event::Crowded { peer } => self.tell("crowded", vec![("from", peer.to_string())]),
+            Event::Full(caller) => self.tell("full", of(caller)),
+            Event::Panicked(caller) => self.tell("panicked", of(caller)),
+            Event::Warning(text) => self.tell("warning", vec![("error", (*text).to_owned())]),
             _ => {}
         }
     }
@@ -97,23 +170,8 @@ impl Gate for Door {
 impl Service for Door {
     fn serve(&self, caller: Caller, channel: Duplex, stop: StopFlag) {
         let Some(grant) = caller.grant.downcast_ref::<Grant>() else { return };
-        let who = match grant {
-            Grant::Tenant { tenant, .. } => {
-                let state = self.pool.repo.log.state();
-                state.tenants.get(tenant).map_or_else(|| format!("tenant {tenant}"), |t| t.name.clone())
-            }
-            Grant::Guest { .. } => "a guest".to_owned(),
-        };
-        let from = format!("{who} ({} from {})", caller.key.fingerprint(), caller.peer);
-        match serve(&self.pool, grant, channel, &stop) {
-            Ok(()) => match (grant, tenants::credential(&self.pool.repo.log.state(), &bare(&caller.key))) {
-                (Grant::Guest { .. }, Some((_, tenant, _))) => {
-                    (self.tell)(&format!("an invitation of tenant {} was taken up by {from}", tenant.name));
-                }
-                _ => (self.tell)(&format!("served {from}")),
-            },
-            Err(e) if e.kind() == Kind::Unreachable => (self.tell)(&format!("lost {from}: {e}")),
-            Err(e) => (self.tell)(&format!("failed {from}: {e}")),
-        }
+        let (visit, begun) = (Arc::new(Visit::default()), Instant::now());
+        let done = throttle::tamed(channel).and_then(|channel| serve_visit(&self.pool, grant, channel, &stop, &visit));
+        self.note(&caller, &visit, begun, &done);
     }
 }

@@ -5,15 +5,13 @@ use repo::compress::Packer;
 use repo::crypto::hash::ChunkKind;
 use repo::crypto::keys::Object as Sealed;
 use repo::error::{Error, Kind, Result};
-use repo::format::record::Origin;
-use repo::id::{ContentHash, SnapshotId, random_bytes};
+use repo::id::{ContentHash, SnapshotId, random_bytes, unhex};
 use repo::limits::{FRAME_GROUP_LARGE, MAX_FRAME_CHUNKS};
 use repo::pack::source::FrameSource;
 use repo::receive::Sender as Tenant;
 use repo::snapshots;
-use repo::tenants::pooled_id;
 
-use super::{Pool, stopping};
+use super::{Pool, Visit, stopping};
 use crate::ssh::server::StopFlag;
 use crate::wire::limits::MAX_SNAPSHOTS;
 use crate::wire::{Connection, Message, Piece, PieceName, Reason, Session, SnapshotEntry};
@@ -27,7 +25,7 @@ const AHEAD: usize = 64;
 ///
 /// # Errors
 /// What ended the connection before its time.
-pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection, stop: &StopFlag) -> Result<()> {
+pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection, stop: &StopFlag, visit: &Visit) -> Result<()> {
     connection.send(&Message::Ready {
         session: Session(random_bytes()),
         tenant: tenant.name.clone(),
@@ -46,8 +44,12 @@ pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection, stop: &S
             Message::Bye => break,
             _ if stop.is_set() => return Err(stopping()),
             Message::List { after } => connection.send(&list(pool, tenant, after)?)?,
-            Message::Fetch { snapshot } => fetch(pool, tenant, snapshot, connection)?,
+            Message::Fetch { snapshot } => {
+                visit.snapshot();
+                fetch(pool, tenant, snapshot, connection)?;
+            }
             Message::Get { pieces } => get(pool, tenant, &pieces, &mut packer, connection)?,
+            Message::Recall => connection.send(&given(pool, tenant)?)?,
             Message::Ping(number) => connection.send(&Message::Pong(number))?,
             Message::Pong(_) => {}
             Message::Fail(fail) => return Err(fail.into_error()),
@@ -58,37 +60,46 @@ pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection, stop: &S
     Ok(())
 }
 
+/// What the tenant left here.
+fn given(pool: &Pool, tenant: &Tenant) -> Result<Message> {
+    pool.repo.log.refresh()?;
+    let state = pool.repo.log.state();
+    let kept = state.belongings.get(&tenant.number).and_then(|kept| Some((unhex(&kept.name)?, kept.sealed.clone())));
+    let (mark, sealed) = kept.unwrap_or_default();
+    Ok(Message::Recalled { mark, sealed })
+}
+
 /// A page of the tenant's snapshots, by the ids that they have at its own place.
 fn list(pool: &Pool, tenant: &Tenant, after: Option<SnapshotId>) -> Result<Message> {
     pool.repo.log.refresh()?;
     let state = pool.repo.log.state();
-    let own = |origin: &Origin| origin.tenant == tenant.number && after.is_none_or(|after| origin.id > after);
     let mut found: Vec<_> = state
         .snapshots
-        .values()
-        .filter(|s| s.forgotten.is_none())
-        .filter_map(|s| s.origin.filter(own).map(|origin| (origin, s.received)))
+        .iter()
+        .filter(|(_, s)| s.forgotten.is_none() && tenant.owns(s))
+        .map(|(id, s)| (s.origin.map_or(*id, |origin| origin.id), s.received))
+        .filter(|(id, _)| after.is_none_or(|after| *id > after))
         .collect();
     found.sort_unstable();
     let more = found.len() > MAX_SNAPSHOTS;
     found.truncate(MAX_SNAPSHOTS);
-    let entry = |(origin, received): &(Origin, repo::clock::Time)| -> Result<SnapshotEntry> {
-        let size = pool.repo.backend.size(&Stored::Snapshot(pooled_id(origin)))?.unwrap_or(0);
-        Ok(SnapshotEntry { id: origin.id, size, received: *received })
+    let entry = |(id, received): &(SnapshotId, repo::clock::Time)| -> Result<SnapshotEntry> {
+        let size = pool.repo.backend.size(&Stored::Snapshot(tenant.id_here(*id)))?.unwrap_or(0);
+        Ok(SnapshotEntry { id: *id, size, received: *received })
     };
     Ok(Message::Snapshots { snapshots: found.iter().map(entry).collect::<Result<_>>()?, more })
 }
 
 /// Sends a manifest as the tenant's own repository would have it.
 fn fetch(pool: &Pool, tenant: &Tenant, snapshot: SnapshotId, connection: &mut Connection) -> Result<()> {
-    let id = pooled_id(&Origin { tenant: tenant.number, id: snapshot });
-    let known = pool.repo.log.state().snapshots.get(&id).is_some_and(|s| s.forgotten.is_none());
+    let id = tenant.id_here(snapshot);
+    let known = pool.repo.log.state().snapshots.get(&id).is_some_and(|s| s.forgotten.is_none() && tenant.owns(s));
     let manifest = if known { snapshots::manifest(&pool.repo, &id).ok() } else { None };
     let Some(mut manifest) = manifest else {
         let why = "there is no such snapshot, or it cannot be read".to_owned();
         return connection.send(&Message::Declined { snapshot, reason: Reason::Unknown, why });
     };
-    manifest.id = snapshot;
+    (manifest.id, manifest.origin) = (snapshot, None);
     let sealed = tenant.keys.seal(Sealed::Manifest, snapshot.as_bytes(), &manifest.encode());
     connection.send(&Message::Manifest { snapshot, size: sealed.len() as u64 })?;
     connection.sender().send_data(&sealed)

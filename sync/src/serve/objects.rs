@@ -12,16 +12,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use repo::backend::{Area as Stored, Backend};
-use repo::clock::Time;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::Record;
 use repo::id::{RepoId, random_bytes};
 use repo::lock::COMMIT_WAIT;
 use repo::monitor::Void;
+use repo::policy;
 
 use super::spool::Spool;
 use super::{Pool, stopping};
@@ -50,7 +49,6 @@ struct Keeper<'a> {
     shared: Arc<Keeping>,
     /// Where all else than packs arrives.
     parts: Spool,
-    window: Duration,
     access: Access,
     /// The area that is being listed.
     listing: Option<(Area, Vec<Listed>)>,
@@ -104,7 +102,7 @@ pub fn serve(
                 .remedy("push the repository that took up the invitation"));
         }
     };
-    let dir = pool.spool.join(tenant.to_string());
+    let dir = pool.copies.join(tenant.to_string());
     let (packs, session) = (Spool::open(dir.clone())?, Session(random_bytes()));
     let shared = Keeping { session, repository, packs, quota: Mutex::default(), over: AtomicBool::new(false) };
     let shared = Arc::new(shared);
@@ -121,7 +119,7 @@ pub fn serve(
         },
         Access::Pull => None,
     };
-    let kept = Kept::open(&copy_dir(&pool.spool, tenant), repository)?;
+    let kept = Kept::open(&copy_dir(&pool.copies, tenant), repository)?;
     let parts = Spool::open(dir.join("parts"))?;
     if access == Access::Push {
         parts.clear()?;
@@ -136,9 +134,8 @@ pub fn serve(
         shared.packs.clear()?;
     }
     *shared.quota.lock() = quota;
-    let window = Duration::from_secs(known.window.unwrap_or(0));
     let listing = None;
-    let mut keeper = Keeper { pool, tenant, repository, kept, shared, parts, window, access, listing };
+    let mut keeper = Keeper { pool, tenant, repository, kept, shared, parts, access, listing };
     connection.send(&keeper.ready(&known.name)?)?;
     connection.flush()?;
     keeper.listen(connection, stop)
@@ -156,10 +153,10 @@ pub fn attach(
     stop: &StopFlag,
 ) -> Result<()> {
     let repository = shared.repository;
-    let kept = Kept::open(&copy_dir(&pool.spool, tenant), repository)?;
-    let parts = Spool::open(pool.spool.join(tenant.to_string()).join("parts"))?;
-    let (window, access, listing) = (Duration::ZERO, Access::Push, None);
-    let mut keeper = Keeper { pool, tenant, repository, kept, shared, parts, window, access, listing };
+    let kept = Kept::open(&copy_dir(&pool.copies, tenant), repository)?;
+    let parts = Spool::open(pool.copies.join(tenant.to_string()).join("parts"))?;
+    let (access, listing) = (Access::Push, None);
+    let mut keeper = Keeper { pool, tenant, repository, kept, shared, parts, access, listing };
     while let Some(message) = connection.receive()? {
         match message {
             Message::Bye => break,
@@ -249,7 +246,8 @@ impl Keeper<'_> {
     /// A page of what the copy has in an area. The area is looked through once, at the first page.
     fn page(&mut self, area: Area, after: Option<Object>) -> Result<Message> {
         if after.is_none() || self.listing.as_ref().is_none_or(|(of, _)| *of != area) {
-            let until = |received: Time| received.plus(self.window);
+            let state = self.pool.repo.log.state();
+            let until = |received| policy::window_ends(&state, Some(self.tenant), received).max(received);
             let all = self.kept.list(area)?.into_iter();
             let all = all.map(|(object, size, received)| Listed { object, size, until: until(received) });
             self.listing = Some((area, all.collect()));

@@ -1,17 +1,20 @@
 //! What is said to a client, by whoever has something to say, one message at a time.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use repo::error::{Error, Kind, Result};
 
+use super::Visit;
 use crate::wire::{Fail, Message, Sender};
 
 /// The sending half, until this side has failed: after that nothing more may be said.
-pub struct Out(Mutex<Option<Sender>>);
+pub struct Out(Mutex<Option<Sender>>, Arc<Visit>);
 
 impl Out {
-    /// Speaks through `sender`.
-    pub fn new(sender: Sender) -> Out {
-        Out(Mutex::new(Some(sender)))
+    /// Speaks through `sender`, and notes what was accepted.
+    pub fn new(sender: Sender, visit: Arc<Visit>) -> Out {
+        Out(Mutex::new(Some(sender)), visit)
     }
 
     /// Says it now.
@@ -19,6 +22,9 @@ impl Out {
     /// # Errors
     /// `Interrupted` after [`Out::fail`]; what the link gives.
     pub fn tell(&self, message: &Message) -> Result<()> {
+        if let Message::Accepted { already: false, .. } = message {
+            self.1.snapshot();
+        }
         let mut sender = self.0.lock();
         let sender = sender.as_mut().ok_or_else(|| Error::new(Kind::Interrupted, "the push has failed"))?;
         sender.send(message)?;

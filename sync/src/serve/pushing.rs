@@ -11,7 +11,7 @@ use super::deliver::Listener;
 use super::out::Out;
 use super::spool::Spool;
 use super::work::Job;
-use super::{Pool, objects};
+use super::{Pool, Visit, objects};
 use crate::ssh::server::StopFlag;
 use crate::wire::{Connection, Fail, Message, Session};
 
@@ -68,7 +68,14 @@ pub fn over() -> Error {
 ///
 /// # Errors
 /// `Refused` if there is no such push of this tenant's; what ended the connection before its time.
-pub fn attach(pool: &Pool, tenant: u32, session: Session, mut connection: Connection, stop: &StopFlag) -> Result<()> {
+pub fn attach(
+    pool: &Pool,
+    tenant: u32,
+    session: Session,
+    mut connection: Connection,
+    stop: &StopFlag,
+    visit: &Arc<Visit>,
+) -> Result<()> {
     let found =
         pool.pushing.lock().get(&tenant).filter(|pushing| pushing.session == session && !pushing.is_over()).cloned();
     let Some(pushing) = found else {
@@ -83,7 +90,7 @@ pub fn attach(pool: &Pool, tenant: u32, session: Session, mut connection: Connec
         });
     };
     let (sender, mut receiver) = connection.split();
-    let out = Arc::new(Out::new(sender));
+    let out = Arc::new(Out::new(sender, Arc::clone(visit)));
     let mut listener = Listener { pool, pushing: &pushing, out: &out, stop, first: false };
     let listened = listener.listen(&mut receiver).map(drop);
     match &listened {

@@ -6,6 +6,7 @@ use repo::limits::MIB;
 use repo::monitor::Void;
 use repo::open::Repository;
 use repo::receive::{Sender as Tenant, derive_owned};
+use repo::tenants::party;
 
 use super::spool::Spool;
 
@@ -18,10 +19,10 @@ pub const MARGIN: u64 = 64 * MIB as u64;
 /// # Errors
 /// What the index gives.
 fn standing(repo: &Repository, tenant: &Tenant) -> Result<Option<(u64, u64)>> {
-    let quota = repo.log.state().tenants.get(&tenant.number).and_then(|known| known.quota);
+    let quota = party(&repo.log.state(), tenant.number).and_then(|known| known.quota);
     let Some(quota) = quota else { return Ok(None) };
     if repo.index.ownership(tenant.number)?.is_none() {
-        derive_owned(repo, tenant.number, &tenant.keys, &Void::default())?;
+        derive_owned(repo, tenant, &Void::default())?;
     }
     Ok(Some((repo.index.ownership(tenant.number)?.unwrap_or_default().bytes, quota)))
 }

@@ -7,13 +7,13 @@ use crossbeam_channel::Sender as Told;
 use repo::crypto::hash::ChunkKind;
 use repo::crypto::keys::Keyring;
 use repo::error::{Error, Kind, Result};
-use repo::format::record::{Origin, Position, Record};
-use repo::id::{ContentHash, PackId, SnapshotId};
+use repo::format::record::{Position, Record};
+use repo::id::{ContentHash, PackId, SnapshotId, hex};
 use repo::limits::MIB;
 use repo::lock::COMMIT_WAIT;
 use repo::monitor::Void;
 use repo::receive::{Answer, Sender as Tenant};
-use repo::tenants::{self, pooled_id};
+use repo::tenants::{self, party};
 
 use super::out::Out;
 use super::spool::Spool;
@@ -39,6 +39,8 @@ pub enum Job {
     Again(SnapshotId),
     /// What was absorbed is to become the tenant's own; then say so.
     Settle(Told<()>),
+    /// Something is to be kept for the tenant; nothing: is it there?
+    Keep([u8; 32], Vec<u8>),
     /// Everything up to here has come.
     Done(Position),
 }
@@ -52,13 +54,15 @@ pub struct Work<'a> {
     /// Absorbed by a receiver, and not yet settled there.
     absorbed: Vec<(PackId, u64)>,
     bytes: u64,
+    /// Whether it has left what it wants back.
+    left: bool,
     kept: HashMap<SnapshotId, Vec<u8>>,
 }
 
 impl<'a> Work<'a> {
     /// Nothing done yet.
     pub fn new(pool: &'a Pool, tenant: Arc<Tenant>, spool: &'a Spool, out: Arc<Out>) -> Work<'a> {
-        Work { pool, tenant, spool, out, absorbed: Vec::new(), bytes: 0, kept: HashMap::new() }
+        Work { pool, tenant, spool, out, absorbed: Vec::new(), bytes: 0, left: false, kept: HashMap::new() }
     }
 
     /// Does one job and answers it.
@@ -83,6 +87,7 @@ impl<'a> Work<'a> {
                 let _ = told.send(());
                 Ok(())
             }
+            Job::Keep(mark, sealed) => self.keep(mark, sealed),
             Job::Done(position) => self.done(position),
         }
     }
@@ -183,15 +188,29 @@ impl<'a> Work<'a> {
         let repo = &self.pool.repo;
         repo.log.refresh()?;
         let state = repo.log.state();
-        let origin = Origin { tenant: self.tenant.number, id: snapshot };
-        if state.snapshots.contains_key(&pooled_id(&origin)) {
+        if state.snapshots.contains_key(&self.tenant.id_here(snapshot)) {
             return Ok(None);
         }
-        if state.tenants.get(&self.tenant.number).is_none_or(|known| known.suspended || known.removed.is_some()) {
+        if party(&state, self.tenant.number).is_none_or(|known| known.suspended || known.removed.is_some()) {
             return Ok(Some(declined(snapshot, Reason::Suspended, "this tenant was suspended")));
         }
         let full = quota::exceeded(repo, &self.tenant)?;
         Ok(full.then(|| declined(snapshot, Reason::Quota, "it would take this tenant above its quota")))
+    }
+
+    fn keep(&mut self, mark: [u8; 32], sealed: Vec<u8>) -> Result<()> {
+        let repo = &self.pool.repo;
+        let commit = repo.locks.commit(COMMIT_WAIT)?;
+        repo.log.refresh()?;
+        let (tenant, name) = (self.tenant.number, hex(&mark));
+        let mut there = repo.log.state().belongings.get(&tenant).is_some_and(|known| known.name == name);
+        // An agent has nothing to come back to; and a log must not be filled by who is not honest.
+        if !there && !sealed.is_empty() && self.tenant.host.is_none() && !std::mem::replace(&mut self.left, true) {
+            repo.log.append(&commit, Record::Belongings { tenant, name, sealed })?;
+            there = true;
+        }
+        drop(commit);
+        self.tell(&Message::Kept { there })
     }
 
     fn done(&mut self, position: Position) -> Result<()> {
@@ -200,7 +219,7 @@ impl<'a> Work<'a> {
         let commit = repo.locks.commit(COMMIT_WAIT)?;
         repo.log.refresh()?;
         let number = self.tenant.number;
-        let known = repo.log.state().tenants.get(&number).and_then(|tenant| tenant.watermark);
+        let known = party(&repo.log.state(), number).and_then(|tenant| tenant.watermark);
         if known != Some(position) {
             repo.log.append(&commit, Record::Watermark { tenant: number, position })?;
         }

@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::time::{Instant, timeout_at};
 
 use crate::stream::Duplex;
+use crate::throttle;
 
 use super::bridge::Guards;
 use super::credit::{Pool, Window};
@@ -84,6 +85,7 @@ pub struct Link {
 /// now; `Refused` if the server's key is not the pinned one (nothing was sent to it) or it does not take ours;
 /// `Unsupported` if what answers is no SSH server that this program can talk to.
 pub fn connect(target: &Target, timeout: Duration) -> Result<Link> {
+    throttle::require_open()?;
     let runtime = super::runtime()?;
     let until = Instant::now() + timeout;
     runtime.block_on(async {
@@ -352,11 +354,12 @@ impl Link {
             return Err(Error::new(Kind::Bug, "a connection carries two channels at most"));
         }
         let guards = Guards { used: Arc::new(self.channels.clone()), open: Box::new(self.lines.clone()) };
-        self.runtime.block_on(async {
+        let opened = self.runtime.block_on(async {
             tokio::time::timeout(self.patience, self.open(guards))
                 .await
                 .unwrap_or_else(|_| Err(silent(&self.place, self.patience)))
-        })
+        });
+        throttle::tamed(opened?)
     }
 
     async fn open(&self, guards: Guards) -> Result<Duplex> {

@@ -147,7 +147,7 @@ impl Message {
                 w.bool(fail.retry);
             }
             Message::Ping(number) | Message::Pong(number) => w.u64(*number),
-            Message::Bye | Message::Cut => {}
+            Message::Bye | Message::Recall | Message::Cut => {}
             Message::Keys { keyring } => w.lp_bytes(keyring.expose()),
             Message::Data(bytes) => w.bytes(bytes),
             Message::Put { object, size, from } => {
@@ -219,6 +219,11 @@ impl Message {
                 w.lp_str(why);
             }
             Message::Done { position } | Message::Finished { watermark: position } => write_position(w, position),
+            Message::Keep { mark, sealed } | Message::Recalled { mark, sealed } => {
+                w.bytes(mark);
+                w.lp_bytes(sealed);
+            }
+            Message::Kept { there } => w.bool(*there),
             Message::List { after } => write_option(w, after.as_ref(), |w, id| w.bytes(id.as_bytes())),
             Message::Snapshots { snapshots, more } => {
                 write_list(w, snapshots, |w, entry| {
@@ -284,7 +289,7 @@ impl Message {
             11 => Message::Cut,
             12 => Message::Keys { keyring: keyring(r)? },
             16..=26 => Message::read_about_objects(kind, r)?,
-            32..=40 => Message::read_about_pushing(kind, r)?,
+            32..=44 => Message::read_about_pushing(kind, r)?,
             48..=53 => Message::read_about_pulling(kind, r)?,
             _ => return Err(newer("a message", kind)),
         })
@@ -354,7 +359,11 @@ impl Message {
             37 => Message::Missing { snapshot: SnapshotId(r.array()?), pieces: names(r, 1)?, more: r.bool()? },
             38 => Message::Declined { snapshot: SnapshotId(r.array()?), reason: Reason::read(r)?, why: text(r)? },
             39 => Message::Done { position: position(r)? },
-            _ => Message::Finished { watermark: position(r)? },
+            40 => Message::Finished { watermark: position(r)? },
+            41 => Message::Keep { mark: r.array()?, sealed: r.lp_bytes(MAX_BELONGINGS)?.to_vec() },
+            42 => Message::Kept { there: r.bool()? },
+            43 => Message::Recall,
+            _ => Message::Recalled { mark: r.array()?, sealed: r.lp_bytes(MAX_BELONGINGS)?.to_vec() },
         })
     }
 

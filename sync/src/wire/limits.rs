@@ -38,6 +38,8 @@ pub const MAX_LABEL: usize = 255;
 pub const MAX_HOST_KEY: usize = KIB;
 /// The largest keyring.
 pub const MAX_KEYRING: usize = 256 * KIB;
+/// The most that a tenant leaves at a pool for the day on which its repository is lost.
+pub const MAX_BELONGINGS: usize = 256 * KIB;
 /// The longest text meant for people.
 pub const MAX_TEXT: usize = 4 * KIB;
 /// The longest name of a file of state.

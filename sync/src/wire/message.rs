@@ -97,6 +97,15 @@ pub enum Message {
     Done { position: Position },
     /// Answers [`Message::Done`].
     Finished { watermark: Position },
+    /// Something that the tenant wants back should its repository be lost, sealed by it; nothing: only whether that of this
+    /// mark is there.
+    Keep { mark: [u8; 32], sealed: Vec<u8> },
+    /// Answers [`Message::Keep`]: whether that is there now.
+    Kept { there: bool },
+    /// Asks for what was last kept.
+    Recall,
+    /// Answers [`Message::Recall`]; nothing if nothing was kept.
+    Recalled { mark: [u8; 32], sealed: Vec<u8> },
     /// Asks for a page of the tenant's snapshots.
     List { after: Option<SnapshotId> },
     /// Answers [`Message::List`]: ascending by id.
@@ -180,6 +189,10 @@ impl Message {
             Message::Declined { .. } => 38,
             Message::Done { .. } => 39,
             Message::Finished { .. } => 40,
+            Message::Keep { .. } => 41,
+            Message::Kept { .. } => 42,
+            Message::Recall => 43,
+            Message::Recalled { .. } => 44,
             Message::List { .. } => 48,
             Message::Snapshots { .. } => 49,
             Message::Fetch { .. } => 50,
@@ -201,12 +214,12 @@ impl Message {
             Begin { .. } | Attach { .. } | Redeem { .. } | Bye | Keys { .. } => Direction::Client,
             Objects { .. } | Want { .. } | Holding { .. } | Order { .. } | Put { .. } => Direction::Client,
             Have { .. } | Again { .. } | Done { .. } => Direction::Client,
-            List { .. } | Fetch { .. } | Get { .. } => Direction::Client,
+            List { .. } | Fetch { .. } | Get { .. } | Keep { .. } | Recall => Direction::Client,
             Ready { .. } | Welcome { .. } | Durable { .. } | Refused { .. } => Direction::Server,
             Given { .. } | Ordered { .. } => Direction::Server,
             Listing { .. } | Lacking { .. } | Answer { .. } | Accepted { .. } | Missing { .. } => Direction::Server,
             Declined { .. } | Finished { .. } | Snapshots { .. } => Direction::Server,
-            Chunks { .. } | Absent { .. } => Direction::Server,
+            Chunks { .. } | Absent { .. } | Kept { .. } | Recalled { .. } => Direction::Server,
             Fail(_) | Ping(_) | Pong(_) | Data(_) | Cut | Manifest { .. } => Direction::Both,
         }
     }
@@ -266,6 +279,10 @@ pub(super) fn name(kind: u8) -> &'static str {
         38 => "Declined",
         39 => "Done",
         40 => "Finished",
+        41 => "Keep",
+        42 => "Kept",
+        43 => "Recall",
+        44 => "Recalled",
         48 => "List",
         49 => "Snapshots",
         50 => "Fetch",
@@ -315,6 +332,8 @@ impl fmt::Debug for Message {
             Missing { snapshot, pieces, more } => write!(f, "({snapshot:?}, {} chunks, more: {more})", pieces.len()),
             Declined { snapshot, reason, why } => write!(f, "({snapshot:?}, {reason:?}: {why:?})"),
             Done { position } | Finished { watermark: position } => write!(f, "({})", position.seq),
+            Keep { sealed, .. } | Recalled { sealed, .. } => write!(f, "({} bytes)", sealed.len()),
+            Kept { there } => write!(f, "(there: {there})"),
             List { after } => write!(f, "(after {after:?})"),
             Snapshots { snapshots, more } => write!(f, "({} snapshots, more: {more})", snapshots.len()),
             Get { pieces } | Absent { pieces } => write!(f, "({} chunks)", pieces.len()),
@@ -322,7 +341,7 @@ impl fmt::Debug for Message {
                 write!(f, "({codec:?}, {payload} for {raw} bytes, {} chunks)", pieces.len())
             }
             Keys { keyring } => write!(f, "({keyring:?})"),
-            Attach { .. } | Bye | Cut => Ok(()),
+            Attach { .. } | Bye | Recall | Cut => Ok(()),
         }
     }
 }

@@ -25,6 +25,8 @@ pub enum Area {
     Log = 5,
     /// A server's own files: tenants, policies, host key, agents, profiles.
     State = 6,
+    /// Segments of the audit.
+    Audit = 7,
 }
 
 /// One object. Its parts cannot name anything outside its area.
@@ -44,6 +46,8 @@ pub enum Object {
     Log(u64),
     /// A file of state.
     State(StateName),
+    /// A segment of the audit, by its number.
+    Audit(u64),
 }
 
 /// The name of a file of state: at most 192 bytes, one to four parts with `/` between; a part has 1 to 64 of
@@ -76,8 +80,8 @@ impl StateName {
 
 impl Area {
     /// Every area, by number.
-    pub const ALL: [Area; 7] =
-        [Area::Config, Area::Keys, Area::Packs, Area::Footers, Area::Snapshots, Area::Log, Area::State];
+    pub const ALL: [Area; 8] =
+        [Area::Config, Area::Keys, Area::Packs, Area::Footers, Area::Snapshots, Area::Log, Area::State, Area::Audit];
 
     pub(super) fn read(r: &mut Reader<'_>) -> Result<Area> {
         let number = r.u8()?;
@@ -96,6 +100,7 @@ impl Object {
             Object::Snapshot(_) => Area::Snapshots,
             Object::Log(_) => Area::Log,
             Object::State(_) => Area::State,
+            Object::Audit(_) => Area::Audit,
         }
     }
 
@@ -116,7 +121,7 @@ impl Object {
             Object::Key(slot) => w.bytes(slot),
             Object::Pack(id) => w.bytes(id.as_bytes()),
             Object::Snapshot(id) => w.bytes(id.as_bytes()),
-            Object::Footers(number) | Object::Log(number) => w.u64(*number),
+            Object::Footers(number) | Object::Log(number) | Object::Audit(number) => w.u64(*number),
             Object::State(name) => w.lp_str(name.as_str()),
         }
     }
@@ -129,6 +134,7 @@ impl Object {
             Area::Footers => Object::Footers(r.u64()?),
             Area::Snapshots => Object::Snapshot(SnapshotId(r.array()?)),
             Area::Log => Object::Log(r.u64()?),
+            Area::Audit => Object::Audit(r.u64()?),
             Area::State => {
                 let name = StateName::new(r.lp_str(MAX_STATE_NAME)?);
                 Object::State(name.map_err(|_| Error::damaged("a name could lead elsewhere"))?)

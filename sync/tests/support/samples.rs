@@ -152,6 +152,11 @@ fn pushing() -> Vec<(&'static str, Message)> {
         ("Declined", Message::Declined { snapshot, reason: Reason::Clock, why: "it is from 2031".into() }),
         ("Done", Message::Done { position: position(9) }),
         ("Finished", Message::Finished { watermark: position(9) }),
+        ("Keep", Message::Keep { mark: [7; 32], sealed: b"sealed".to_vec() }),
+        ("Keep, a question", Message::Keep { mark: [7; 32], sealed: Vec::new() }),
+        ("Kept", Message::Kept { there: true }),
+        ("Recall", Message::Recall),
+        ("Recalled", Message::Recalled { mark: [7; 32], sealed: b"sealed".to_vec() }),
     ]
 }
 

@@ -111,6 +111,7 @@ pub fn sayings(own: &Party, other: &Party) -> Vec<(String, Vec<Message>)> {
             put(object, &bytes)
         }),
         ("Put log, far ahead", put(Object::Log(100_000), &noise)),
+        ("Put audit, a segment", put(Object::Audit(9), &noise)),
         ("Put state", put(state("policy"), &noise)),
         ("Put state, leading elsewhere", put(state("tenants/5/log/9"), &noise)),
         ("Durable", vec![Message::Durable { object: pack.0.clone(), bytes: 1 }]),
@@ -140,6 +141,18 @@ pub fn sayings(own: &Party, other: &Party) -> Vec<(String, Vec<Message>)> {
         ("Done", vec![Message::Done { position }]),
         ("Done, elsewhere", vec![Message::Done { position: Position { seq: 99, ..position } }]),
         ("Finished", vec![Message::Finished { watermark: position }]),
+        ("Keep, a question", vec![Message::Keep { mark: [1; 32], sealed: Vec::new() }]),
+        ("Keep, something", vec![Message::Keep { mark: [2; 32], sealed: b"sealed".to_vec() }]),
+        (
+            "Keep, twice",
+            vec![
+                Message::Keep { mark: [3; 32], sealed: b"sealed".to_vec() },
+                Message::Keep { mark: [4; 32], sealed: b"and again".to_vec() },
+            ],
+        ),
+        ("Kept", vec![Message::Kept { there: true }]),
+        ("Recall", vec![Message::Recall]),
+        ("Recalled", vec![Message::Recalled { mark: [1; 32], sealed: Vec::new() }]),
         ("List", vec![Message::List { after: None }]),
         ("List, behind all", vec![Message::List { after: Some(SnapshotId([255; 32])) }]),
         ("Snapshots", vec![Message::Snapshots { snapshots: Vec::new(), more: false }]),

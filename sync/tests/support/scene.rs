@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use repo::agents;
 use repo::backend::{Area as Stored, Backend, Object as Place};
+use repo::capture::{Options, backup};
 use repo::error::Result;
 use repo::format::record::{Position, Roles};
+use repo::monitor::Void;
 use repo::open::Repository;
 use repo::tenants;
 use sync::sealed::remote::named;
@@ -25,12 +28,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What opens a sealed tenant's slot at a pool.
 const RECIPIENT: &str = "age17zv74e44g6ljf7mye8xex565zz6lnxklvydf790nxqg87lgphcrqy7ttk8";
 
-/// A tenant, its site, and a key that may push and pull.
+/// A tenant or an agent, what it has itself, and the key that has delivered it.
 pub struct Party {
     pub number: u32,
     pub site: Site,
     pub repo: Repository,
     pub sealed: bool,
+    /// What that key may do.
+    pub roles: Roles,
+    pub key: KeyPair,
 }
 
 pub struct Scene {
@@ -84,6 +90,15 @@ impl Scene {
     /// A tenant with one snapshot of its own, delivered.
     pub fn party(&self, name: &str, sealed: bool, seed: u64) -> Party {
         let number = tenants::create(&self.pool, name, sealed, &|_| ()).unwrap();
+        self.delivered(number, sealed, Roles::PUSH, "testhost", seed)
+    }
+
+    /// A site's agent with one snapshot of its host's, delivered.
+    pub fn agent(&self, host: &str, roles: Roles, seed: u64) -> Party {
+        self.delivered(agents::enrol(&self.pool, host).unwrap(), false, roles, host, seed)
+    }
+
+    fn delivered(&self, number: u32, sealed: bool, roles: Roles, host: &str, seed: u64) -> Party {
         let site = Site::new();
         site.write("dir/own", &noise(seed, 30_000));
         let repo = site.open();
@@ -91,12 +106,14 @@ impl Scene {
             let (backend, keyring) = (repo.backend.as_ref(), &repo.unlocked.keyring);
             repo::keyslots::add_recipient(backend, repo.config.repo_id, keyring, "far", RECIPIENT).unwrap();
         }
-        site.backup(&repo);
-        let party = Party { number, site, repo, sealed };
-        let link = self.link(&self.enrol(&party, Roles::PUSH)).unwrap();
+        backup(&repo, Options { host: host.to_owned(), ..site.options() }, &Void::default()).unwrap();
+        let mut party = Party { number, site, repo, sealed, roles, key: KeyPair::generate("").unwrap() };
+        party.key = self.enrol(&party, roles);
+        let link = self.link(&party.key).unwrap();
         let mut raw = Raw::over(link.channel().unwrap());
         raw.say(&[party.begin(Purpose::Push)]);
-        assert!(matches!(raw.hear(), Some(Message::Ready { .. })), "{name}");
+        let ready = raw.hear();
+        assert!(matches!(ready, Some(Message::Ready { .. })), "{host}: {ready:?}");
         raw.say(&party.everything());
         let heard = raw.rest();
         assert!(heard.messages.iter().any(|m| matches!(m, Message::Finished { .. })), "{heard:?}");
@@ -112,11 +129,12 @@ impl Scene {
     pub fn enrol(&self, party: &Party, roles: Roles) -> KeyPair {
         let key = KeyPair::generate("test").unwrap();
         let token = self.token(party.number, roles, Duration::from_secs(600));
-        let again = roles.allow(Roles::RESTORE) && self.pool.log.state().tenants[&party.number].repository.is_some();
+        let anew = roles.allow(Roles::RESTORE) && !roles.allow(Roles::AGENT);
         let link = self.link(&key).unwrap();
         let mut raw = Raw::over(link.channel().unwrap());
-        raw.say(&[party.redeem(token, again)]);
-        assert!(matches!(raw.hear(), Some(Message::Welcome { .. })));
+        raw.say(&[party.redeem(token, anew)]);
+        let welcome = raw.hear();
+        assert!(matches!(welcome, Some(Message::Welcome { .. })), "{welcome:?}");
         key
     }
 }
@@ -198,6 +216,8 @@ pub fn said(heard: &Heard) -> String {
         Message::Welcome { role, keyring, .. } => {
             format!("Welcome:{role:?}{}", if keyring.is_some() { ", keys" } else { "" })
         }
+        Message::Kept { there } => format!("Kept:{}", if *there { "there" } else { "not" }),
+        Message::Recalled { sealed, .. } => format!("Recalled:{}", sealed.len()),
         Message::Answer { missing } => format!("Answer:{}", missing.ones()),
         Message::Absent { pieces } => format!("Absent:{}", pieces.len()),
         Message::Snapshots { snapshots, .. } => format!("Snapshots:{}", snapshots.len()),

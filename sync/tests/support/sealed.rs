@@ -97,7 +97,7 @@ impl Cloud {
     }
 
     pub fn copy(&self, tenant: u32) -> PathBuf {
-        copy_dir(self.spool.path(), tenant)
+        copy_dir(self.pool.copies(), tenant)
     }
 
     /// Does something over a connection of the tenant's that is cut after so many bytes.

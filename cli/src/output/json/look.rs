@@ -98,6 +98,9 @@ pub struct LogRecord {
     pub time: Time,
     /// What happened, in a word.
     pub kind: &'static str,
+    /// At a pool: the tenant it concerns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// The same in a line for people.
     pub message: String,
 }

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::parties::{read_time, write_time};
 use super::state::{MAX_ANCHORS, MAX_RECENT};
 use super::{
-    CheckState, MAX_TAGS, MAX_TEXT, MAY_IGNORE, Obeyed, Origin, Position, PrivateKey, RemoteState, SessionState,
-    SnapshotState, State, Sweep, TenantState, ids, newer, option, text, time, write_ids, write_option, write_texts,
+    AuditState, Belongings, Certificate, CheckState, Former, MAX_TAGS, MAX_TEXT, MAY_IGNORE, Obeyed, Origin,
+    PolicyState, Position, PrivateKey, RemoteState, SessionState, SnapshotState, State, Sweep, TenantState, ids, newer,
+    option, text, time, write_ids, write_option, write_texts,
 };
 use crate::error::{Error, Result};
 use crate::format::wire::{Reader, Writer};
@@ -21,6 +22,12 @@ const REMOTES: u8 = 13;
 const HOST_KEY: u8 = 14;
 const OWNERS: u8 = 15;
 const ORDERS: u8 = 16;
+const AGENTS: u8 = 17;
+const BELONGINGS: u8 = 18;
+const POLICY: u8 = 19;
+const FORMER: u8 = 20;
+const CERTIFICATES: u8 = 21;
+const AUDIT: u8 = 22;
 /// Sections that came later; programs before them keep them as they are. Absent where they would say nothing.
 const FULL_CHECK: u8 = MAY_IGNORE;
 /// Where snapshots were recorded. A program that does not know it keeps it, perhaps out of date: entries are by id.
@@ -105,6 +112,33 @@ impl State {
                 order.write(w);
             });
         });
+        section(AGENTS, !self.agents.is_empty(), &|w| {
+            write_map(w, &self.agents, |w, agent, state| {
+                w.varint((*agent).into());
+                state.write(w);
+            });
+        });
+        section(BELONGINGS, !self.belongings.is_empty(), &|w| {
+            write_map(w, &self.belongings, |w, tenant, belongings| {
+                w.varint((*tenant).into());
+                belongings.write(w);
+            });
+        });
+        section(POLICY, self.policy != PolicyState::default(), &|w| self.policy.write(w));
+        section(FORMER, !self.former.is_empty(), &|w| {
+            write_map(w, &self.former, |w, tenant, former| {
+                w.varint((*tenant).into());
+                Former::write_all(w, former);
+            });
+        });
+        section(CERTIFICATES, !self.certificates.is_empty(), &|w| {
+            write_map(w, &self.certificates, |w, tenant, (seq, certificate)| {
+                w.varint((*tenant).into());
+                w.varint(*seq);
+                certificate.write(w);
+            });
+        });
+        section(AUDIT, self.audit != AuditState::default(), &|w| self.audit.write(w));
     }
 
     pub(super) fn read(r: &mut Reader<'_>) -> Result<State> {
@@ -219,6 +253,15 @@ impl State {
             HOST_KEY => self.host_key = Some(PrivateKey::read(r)?),
             OWNERS => self.owners = read_map(r, 33, |r| Ok((r.varint_u32()?, r.array()?)))?,
             ORDERS => self.orders = read_map(r, 83, |r| Ok((r.varint_u32()?, Obeyed::read(r)?)))?,
+            AGENTS => self.agents = read_map(r, 20, |r| Ok((r.varint_u32()?, TenantState::read(r)?)))?,
+            BELONGINGS => self.belongings = read_map(r, 3, |r| Ok((r.varint_u32()?, Belongings::read(r)?)))?,
+            POLICY => self.policy = PolicyState::read(r)?,
+            FORMER => self.former = read_map(r, 2, |r| Ok((r.varint_u32()?, Former::read_all(r)?)))?,
+            CERTIFICATES => {
+                let one = |r: &mut Reader<'_>| Ok((r.varint_u32()?, (r.varint()?, Certificate::read(r)?)));
+                self.certificates = read_map(r, 20, one)?;
+            }
+            AUDIT => self.audit = AuditState::read(r)?,
             FULL_CHECK => {
                 let none = || Error::damaged("a checkpoint's section says nothing");
                 self.last_full_check = Some(read_check(r)?.ok_or_else(none)?);

@@ -1,18 +1,23 @@
 //! Those a repository has to do with: the tenants of a pool, and the remotes a repository is pushed to.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use zeroize::Zeroizing;
 
+use super::governance::{Removal, read_number, write_number};
 use super::{MAX_TEXT, Position, option, text, time, write_option};
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::format::wire::{Reader, Writer};
 use crate::id::{RepoId, SnapshotId};
-use crate::limits::MAX_SMALL_OBJECT;
+use crate::limits::{KIB, MAX_SMALL_OBJECT};
 
 /// The most credentials, or open invitations, of one tenant.
 pub const MAX_CREDENTIALS: usize = 4096;
+
+/// The most bytes of what a tenant keeps at a pool beside its snapshots.
+pub const MAX_BELONGINGS: usize = 256 * KIB;
 
 /// Where a pool has a snapshot from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,14 +129,14 @@ pub struct TenantState {
     /// Whether its keys are refused for now.
     pub suspended: bool,
     /// When its removal was ordered, if it was.
-    pub removed: Option<Time>,
+    pub removed: Option<Removal>,
     /// The most bytes it may own; none: any.
     pub quota: Option<u64>,
     /// How long its forgotten snapshots are held, in seconds; none: as the pool's.
     pub hold: Option<u64>,
     /// How long after receipt nobody may delete, in seconds; none: as the pool's.
     pub window: Option<u64>,
-    /// What is kept of its history, in the words of `forget`'s options; empty: everything.
+    /// What is kept of its history, in the words of [`crate::retention`]; empty: as the pool's.
     pub retention: String,
     /// Its repository, once it has connected.
     pub repository: Option<RepoId>,
@@ -171,11 +176,8 @@ impl TenantState {
         w.bool(self.sealed);
         w.i64(self.made.0);
         w.bool(self.suspended);
-        write_time(w, self.removed);
-        for number in [self.quota, self.hold, self.window] {
-            w.bool(number.is_some());
-            number.iter().for_each(|n| w.varint(*n));
-        }
+        Removal::write_option(w, self.removed);
+        [self.quota, self.hold, self.window].into_iter().for_each(|number| write_number(w, number));
         w.lp_str(&self.retention);
         write_option(w, self.repository.as_ref().map(RepoId::as_bytes));
         w.lp_bytes(&self.keyring);
@@ -205,7 +207,7 @@ impl TenantState {
             sealed: r.bool()?,
             made: time(r)?,
             suspended: r.bool()?,
-            removed: read_time(r)?,
+            removed: Removal::read_option(r)?,
             quota: read_number(r)?,
             hold: read_number(r)?,
             window: read_number(r)?,
@@ -233,6 +235,73 @@ impl TenantState {
             })?,
             watermark: read_position(r)?,
         })
+    }
+}
+
+/// What a tenant wants back, beside its snapshots, when its repository is lost. Nobody else can open it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Belongings {
+    /// The tenant's name for it, which tells one content from another.
+    pub name: String,
+    /// As the tenant sealed it.
+    pub sealed: Vec<u8>,
+}
+
+impl Belongings {
+    pub(super) fn write(&self, w: &mut Writer) {
+        w.lp_str(&self.name);
+        w.lp_bytes(&self.sealed);
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Belongings> {
+        Ok(Belongings { name: text(r)?, sealed: r.lp_bytes(MAX_BELONGINGS)?.to_vec() })
+    }
+}
+
+impl fmt::Debug for Belongings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Belongings({}, {} bytes)", self.name, self.sealed.len())
+    }
+}
+
+/// What a site wants back with its snapshots: who backs up to it, and who it is to them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SiteParties {
+    /// The key that its server shows.
+    pub host_key: Option<PrivateKey>,
+    /// Its agents, by number.
+    pub agents: BTreeMap<u32, TenantState>,
+}
+
+impl SiteParties {
+    /// As bytes.
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut w = Writer::new();
+        w.u8(1);
+        w.bool(self.host_key.is_some());
+        self.host_key.iter().for_each(|key| w.lp_bytes(&key.0));
+        w.varint(self.agents.len() as u64);
+        for (number, agent) in &self.agents {
+            w.varint((*number).into());
+            agent.write(&mut w);
+        }
+        Zeroizing::new(w.into_vec())
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// `Damaged`; `NewerFormat`.
+    pub fn decode(bytes: &[u8]) -> Result<SiteParties> {
+        let mut r = Reader::new(bytes);
+        if r.u8()? != 1 {
+            return Err(super::newer());
+        }
+        let host_key = if r.bool()? { Some(PrivateKey::read(&mut r)?) } else { None };
+        let n = r.count(usize::MAX, 20)?;
+        let agents = (0..n).map(|_| Ok((r.varint_u32()?, TenantState::read(&mut r)?))).collect::<Result<_>>()?;
+        r.finish()?;
+        Ok(SiteParties { host_key, agents })
     }
 }
 
@@ -326,12 +395,12 @@ impl Obeyed {
 }
 
 impl Origin {
-    pub(super) fn write(self, w: &mut Writer) {
+    pub(in crate::format) fn write(self, w: &mut Writer) {
         w.varint(self.tenant.into());
         w.bytes(self.id.as_bytes());
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Origin> {
+    pub(in crate::format) fn read(r: &mut Reader<'_>) -> Result<Origin> {
         Ok(Origin { tenant: r.varint_u32()?, id: SnapshotId(r.array()?) })
     }
 }
@@ -352,10 +421,6 @@ pub(super) fn write_time(w: &mut Writer, at: Option<Time>) {
 
 pub(super) fn read_time(r: &mut Reader<'_>) -> Result<Option<Time>> {
     if r.bool()? { time(r).map(Some) } else { Ok(None) }
-}
-
-fn read_number(r: &mut Reader<'_>) -> Result<Option<u64>> {
-    if r.bool()? { r.varint().map(Some) } else { Ok(None) }
 }
 
 fn read_list<T>(r: &mut Reader<'_>, each: impl Fn(&mut Reader<'_>) -> Result<T>) -> Result<Vec<T>> {

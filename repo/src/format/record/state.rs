@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::{Entry, Obeyed, Origin, Position, PrivateKey, Record, RemoteState, TenantState};
+use super::{
+    AuditState, Audited, Belongings, Certificate, Entry, Former, Obeyed, Origin, PolicyState, Position, PrivateKey,
+    Record, RemoteState, TenantState,
+};
 use crate::clock::Time;
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 
@@ -121,6 +124,19 @@ pub struct State {
     pub owners: BTreeMap<u32, [u8; 32]>,
     /// The last such order that was obeyed, by the tenant's number.
     pub orders: BTreeMap<u32, Obeyed>,
+    /// The hosts that back up to this repository over connections, by number: as tenants are, but what they deliver is the
+    /// repository's own.
+    pub agents: BTreeMap<u32, TenantState>,
+    /// What tenants want back, beside their snapshots, when their repositories are lost.
+    pub belongings: BTreeMap<u32, Belongings>,
+    /// What holds for tenants of which nothing else is said.
+    pub policy: PolicyState,
+    /// By tenant, windows that were shortened while something was within them, oldest first.
+    pub former: BTreeMap<u32, Vec<Former>>,
+    /// By number, what became of tenants that were removed, and the record that says so.
+    pub certificates: BTreeMap<u32, (u64, Certificate)>,
+    /// Where the audit stands.
+    pub audit: AuditState,
     /// The remotes this repository is pushed to, by name.
     pub remotes: BTreeMap<String, RemoteState>,
     /// The key that this repository's server shows.
@@ -153,6 +169,12 @@ impl Default for State {
             tenants: BTreeMap::new(),
             owners: BTreeMap::new(),
             orders: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            belongings: BTreeMap::new(),
+            policy: PolicyState::default(),
+            former: BTreeMap::new(),
+            certificates: BTreeMap::new(),
+            audit: AuditState::default(),
             remotes: BTreeMap::new(),
             host_key: None,
             newest_rollup: 0,
@@ -227,7 +249,21 @@ impl State {
             | Record::Pushed { .. }
             | Record::HostKey { .. }
             | Record::OwnerPinned { .. }
-            | Record::OrderObeyed { .. } => self.apply_to_parties(entry),
+            | Record::OrderObeyed { .. }
+            | Record::AgentSet { .. }
+            | Record::Belongings { .. } => self.apply_to_parties(entry),
+            Record::PolicySet { policy } => {
+                let before = self.windows();
+                self.policy = policy.clone();
+                self.note_shortened(entry, &before);
+            }
+            Record::Audited { entry: done } => {
+                let audited = Audited { seq: entry.seq, time: entry.time, entry: (**done).clone() };
+                self.audit.recent.push(audited);
+            }
+            Record::AuditKept { segment, hash } => {
+                self.audit = AuditState { segment: *segment, hash: *hash, recent: Vec::new() };
+            }
             // Repeats what is known already.
             Record::Checkpoint { .. } | Record::Ignored { .. } => {}
             Record::SnapshotRecorded { .. }
@@ -287,11 +323,22 @@ impl State {
         match &entry.record {
             Record::PoolMade => self.pool = true,
             Record::HostKey { key } => self.host_key = Some(key.clone()),
-            Record::TenantSet { tenant, state } => {
-                self.tenants.insert(*tenant, TenantState::clone(state));
+            Record::AgentSet { agent, state } => {
+                self.agents.insert(*agent, TenantState::clone(state));
             }
-            Record::TenantRemoved { tenant } => {
+            Record::Belongings { tenant, name, sealed } => {
+                self.belongings.insert(*tenant, Belongings { name: name.clone(), sealed: sealed.clone() });
+            }
+            Record::TenantSet { tenant, state } => {
+                let before = self.windows();
+                self.tenants.insert(*tenant, TenantState::clone(state));
+                self.note_shortened(entry, &before);
+            }
+            Record::TenantRemoved { tenant, certificate } => {
                 self.tenants.remove(tenant);
+                self.former.remove(tenant);
+                self.certificates.insert(*tenant, (entry.seq, Certificate::clone(certificate)));
+                self.belongings.remove(tenant);
                 self.owners.remove(tenant);
                 self.orders.remove(tenant);
             }
@@ -302,7 +349,7 @@ impl State {
                 self.orders.insert(*tenant, *order);
             }
             Record::Watermark { tenant, position } => {
-                if let Some(tenant) = self.tenants.get_mut(tenant) {
+                if let Some(tenant) = self.tenants.get_mut(tenant).or_else(|| self.agents.get_mut(tenant)) {
                     tenant.watermark = Some(*position);
                 }
             }
@@ -318,6 +365,21 @@ impl State {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// The window of each tenant, in seconds.
+    fn windows(&self) -> BTreeMap<u32, u64> {
+        let of = |tenant: &TenantState| tenant.window.or(self.policy.window).unwrap_or(0);
+        self.tenants.iter().map(|(number, tenant)| (*number, of(tenant))).collect()
+    }
+
+    /// A window that becomes shorter goes on for what came within it: else whoever may set it could delete at once.
+    fn note_shortened(&mut self, entry: &Entry, before: &BTreeMap<u32, u64>) {
+        for (number, now) in self.windows() {
+            if let Some(window) = before.get(&number).copied().filter(|window| *window > now) {
+                Former::note(self.former.entry(number).or_default(), entry.time, window, entry.trusted);
+            }
         }
     }
 

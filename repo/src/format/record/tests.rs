@@ -122,6 +122,48 @@ fn credential() -> impl Strategy<Value = Credential> {
     })
 }
 
+fn removal() -> impl Strategy<Value = Removal> {
+    (at(), any::<u64>(), any::<u64>()).prop_map(|(at, snapshots, bytes)| Removal { at, snapshots, bytes })
+}
+
+fn certificate() -> impl Strategy<Value = Certificate> {
+    (".{0,9}", option::of(id()), removal(), at()).prop_map(|(name, id, removal, completed)| Certificate {
+        name,
+        repository: id.map(RepoId),
+        removal,
+        completed,
+    })
+}
+
+fn audit_entry() -> impl Strategy<Value = AuditEntry> {
+    (".{0,9}", option::of(any::<u32>()), any::<[u64; 4]>(), ".{0,20}").prop_map(|(text, tenant, numbers, failure)| {
+        AuditEntry {
+            who: text.clone(),
+            label: text.clone(),
+            from: text.clone(),
+            tenant,
+            name: text.clone(),
+            operation: text,
+            taken: numbers[0],
+            given: numbers[1],
+            snapshots: numbers[2],
+            failure,
+            millis: numbers[3],
+        }
+    })
+}
+
+fn governed() -> impl Strategy<Value = Record> {
+    let number = || option::of(any::<u64>());
+    prop_oneof![
+        2 => (number(), number(), "[a-z=]{0,9}").prop_map(|(hold, window, retention)| {
+            Record::PolicySet { policy: PolicyState { hold, window, retention } }
+        }),
+        2 => audit_entry().prop_map(|entry| Record::Audited { entry: Box::new(entry) }),
+        1 => (any::<u64>(), id()).prop_map(|(segment, id)| Record::AuditKept { segment, hash: LogHash(id) }),
+    ]
+}
+
 fn tenant() -> impl Strategy<Value = TenantState> {
     let invite = (id(), at(), ".{0,5}").prop_map(|(hash, expires, label)| {
         let host = label.clone();
@@ -129,7 +171,7 @@ fn tenant() -> impl Strategy<Value = TenantState> {
     });
     let numbers = (option::of(any::<u64>()), option::of(any::<u64>()), option::of(any::<u64>()));
     let lists = (vec(credential(), 0..3), vec(invite, 0..3), vec(any::<u8>(), 0..50));
-    let rest = (option::of(id()), option::of(position()), option::of(at()));
+    let rest = (option::of(id()), option::of(position()), option::of(removal()));
     ("[a-z]{1,9}", any::<(bool, bool)>(), at(), numbers, lists, rest).prop_map(
         |(
             name,
@@ -189,7 +231,12 @@ fn of_parties() -> impl Strategy<Value = Record> {
         1 => Just(Record::PoolMade),
         1 => vec(any::<u8>(), 0..9).prop_map(|key| Record::HostKey { key: PrivateKey(key.into()) }),
         4 => (0u32..3, tenant()).prop_map(|(tenant, state)| Record::TenantSet { tenant, state: Box::new(state) }),
-        1 => (0u32..3).prop_map(|tenant| Record::TenantRemoved { tenant }),
+        1 => (0u32..3, certificate()).prop_map(|(tenant, certificate)| {
+            Record::TenantRemoved { tenant, certificate: Box::new(certificate) }
+        }),
+        2 => (3u32..5, tenant()).prop_map(|(agent, state)| Record::AgentSet { agent, state: Box::new(state) }),
+        1 => (0u32..3, vec(any::<u8>(), 0..9))
+            .prop_map(|(tenant, sealed)| Record::Belongings { tenant, name: "a".into(), sealed }),
         2 => (0u32..3, position()).prop_map(|(tenant, position)| Record::Watermark { tenant, position }),
         4 => ("[ab]", remote()).prop_map(|(name, state)| Record::RemoteSet { name, state: Box::new(state) }),
         1 => "[ab]".prop_map(|name| Record::RemoteRemoved { name }),
@@ -215,7 +262,7 @@ fn others() -> impl Strategy<Value = Record> {
 }
 
 fn journal(max: usize) -> impl Strategy<Value = Vec<Entry>> {
-    let record = prop_oneof![of_sessions(), of_snapshots(), of_packs(), of_parties(), others()];
+    let record = prop_oneof![of_sessions(), of_snapshots(), of_packs(), of_parties(), governed(), others()];
     vec((at(), any::<bool>(), record), 0..max).prop_map(|all| {
         let entry = |(seq, (time, trusted, record))| Entry { seq, time, trusted, record };
         (1..).zip(all).map(entry).collect()
@@ -461,9 +508,26 @@ fn one_of_each_party(received: Record) -> Vec<Record> {
     };
     let (label, host) = ("agent".into(), "web1".into());
     let invite = Invite { hash: [7; 32], roles: Roles::AGENT, label, host, expires: at };
+    let removal = Removal { at, snapshots: 300, bytes: 1 << 40 };
+    let certificate =
+        Certificate { name: "acme".into(), repository: Some(RepoId([8; 32])), removal, completed: Time(9) };
+    let audited = AuditEntry {
+        who: "SHA256:AAAA".into(),
+        label: "site".into(),
+        from: "192.0.2.1:4022".into(),
+        tenant: Some(300),
+        name: "acme".into(),
+        operation: "push".into(),
+        taken: 1 << 40,
+        given: 300,
+        snapshots: 2,
+        failure: "the connection ended too early".into(),
+        millis: 1500,
+    };
+    let policy = PolicyState { hold: Some(259_200), window: None, retention: "daily=7\nmonthly=12".into() };
     let tenant = TenantState {
         suspended: true,
-        removed: Some(at),
+        removed: Some(removal),
         quota: Some(1 << 40),
         hold: Some(259_200),
         window: Some(0),
@@ -486,8 +550,8 @@ fn one_of_each_party(received: Record) -> Vec<Record> {
     };
     vec![
         Record::PoolMade,
-        Record::TenantSet { tenant: 5, state: Box::new(tenant) },
-        Record::TenantRemoved { tenant: 5 },
+        Record::TenantSet { tenant: 5, state: Box::new(tenant.clone()) },
+        Record::TenantRemoved { tenant: 5, certificate: Box::new(certificate) },
         received,
         Record::Watermark { tenant: 5, position },
         Record::RemoteSet { name: "cloud".into(), state: Box::new(remote) },
@@ -497,6 +561,11 @@ fn one_of_each_party(received: Record) -> Vec<Record> {
         Record::OwnerPinned { tenant: 5, key: [7; 32] },
         Record::OrderObeyed { tenant: 5, order: Obeyed { position, hash: [8; 32], objects: 3, bytes: 300, at } },
         Record::ManifestReplaced { snapshot: SnapshotId([2; 32]), manifest_hash: [9; 32] },
+        Record::AgentSet { agent: 5, state: Box::new(tenant) },
+        Record::Belongings { tenant: 5, name: "site/1".into(), sealed: b"sealed".to_vec() },
+        Record::PolicySet { policy },
+        Record::Audited { entry: Box::new(audited) },
+        Record::AuditKept { segment: 3, hash: LogHash([6; 32]) },
     ]
 }
 
@@ -511,11 +580,10 @@ fn name_of(record: &Record) -> String {
 #[test]
 fn the_document_has_these_types_and_vectors() {
     let all = one_of_each();
-    assert_eq!(all.len(), 31);
+    assert!(all.windows(2).all(|pair| pair[0].record.kind() < pair[1].record.kind()), "one of each, in order");
     let mut absent = Vec::new();
-    for (n, entry) in (1..).zip(&all) {
-        let name = name_of(&entry.record);
-        assert_eq!(entry.record.kind(), n);
+    for entry in &all {
+        let (n, name) = (entry.record.kind(), name_of(&entry.record));
         assert!(DOCUMENT.contains(&format!("\n| {n} | {name} | ")), "{name}");
         let bytes = crate::id::hex(&entry.encode(&LogHash([0xee; 32])).unwrap());
         let line = format!("| {name} | `{bytes}` |");

@@ -199,10 +199,13 @@ impl Kept {
             Area::Packs => Stored::Packs,
             Area::Footers => Stored::Footers,
             Area::Snapshots => Stored::Snapshots,
-            Area::Log => Stored::Log,
+            Area::Log | Area::Audit => Stored::Log,
         };
         self.copy.list(wanted, &mut |place, _| {
-            all.extend(found(&self.copy, &place, named(&place)?)?);
+            let name = named(&place)?;
+            if name.area() == area {
+                all.extend(found(&self.copy, &place, name)?);
+            }
             Ok(())
         })?;
         Ok(all)

@@ -7,6 +7,7 @@ use repo::error::{Error, Kind, Result};
 use repo::format::record::{Obeyed, Record};
 use repo::lock::COMMIT_WAIT;
 use repo::log::CHECKPOINT_EVERY;
+use repo::policy;
 
 use super::keep::received;
 use super::{Keeper, own};
@@ -63,7 +64,7 @@ impl Keeper<'_> {
     fn named(&self, order: &Order) -> Result<Vec<(Place, u64)>> {
         let refused = |why: String| Error::new(Kind::Refused, why);
         let copy = self.kept.copy();
-        let now = self.pool.repo.clock.now();
+        let (now, state) = (self.pool.repo.clock.now(), self.pool.repo.log.state());
         // Without its last checkpoint and what follows a log says nothing.
         let kept_from = order.position.seq - (order.position.seq - 1) % CHECKPOINT_EVERY;
         let mut named = Vec::with_capacity(order.objects.len());
@@ -72,7 +73,7 @@ impl Keeper<'_> {
             let stays = || refused(format!("this order to delete names {object:?}, which must stay"));
             let place = own(object).ok_or_else(stays)?;
             match &place {
-                Place::Config | Place::ConfigCopy => return Err(stays()),
+                Place::Config | Place::ConfigCopy | Place::Audit(_) => return Err(stays()),
                 Place::Log(seq) if *seq >= kept_from => return Err(stays()),
                 Place::Key(id) => _ = slots.insert(id.clone()),
                 _ => {}
@@ -82,7 +83,7 @@ impl Keeper<'_> {
                 return Err(refused(format!("this order to delete names {object:?}, which is not here"))
                     .remedy("push again with --delete: it makes a new one"));
             };
-            let until = received(&meta)?.plus(self.window);
+            let until = policy::window_ends(&state, Some(self.tenant), received(&meta)?);
             if until > now {
                 return Err(refused(format!(
                     "this order to delete is too early: {object:?} came within the immutability window, and stays for \

@@ -233,7 +233,7 @@ impl Keeper<'_> {
 fn objection_to(place: &Place, file: &Path, repository: RepoId) -> Result<Objection> {
     let len = fs::metadata(file).map_err(|e| Error::io("look at", file, e))?.len();
     Ok(match place {
-        Place::Footers(_) | Place::Snapshot(_) | Place::Log(_) if len <= OBJECT_OVERHEAD as u64 => {
+        Place::Footers(_) | Place::Snapshot(_) | Place::Log(_) | Place::Audit(_) if len <= OBJECT_OVERHEAD as u64 => {
             Some("it is cut short")
         }
         Place::Pack(id) if !is_named_by_hash(file, id.as_bytes())? => Some("its name is not its hash"),
@@ -289,7 +289,7 @@ fn largest(place: &Place) -> usize {
         Place::Pack(_) => MAX_PACK,
         Place::Footers(_) => MAX_ROLLUP,
         Place::Snapshot(_) => MAX_MANIFEST,
-        Place::Log(_) => MAX_LOG_RECORD,
+        Place::Log(_) | Place::Audit(_) => MAX_LOG_RECORD,
     }
 }
 

@@ -1,0 +1,132 @@
+//! `agent`: at a site, who may back up to it; on a host, joining one.
+
+pub mod backup;
+mod join;
+pub mod look;
+mod place;
+
+use jiff::tz::TimeZone;
+use repo::agents;
+use repo::clock::Time;
+use repo::error::{Error, Kind, Result};
+use repo::format::record::{Roles, SnapshotState};
+use repo::open::{Access, Repository};
+use repo::tenants;
+use serde::Serialize;
+use sync::invitation::Invitation;
+use sync::serve::Door;
+use sync::ssh::url::Address;
+
+use super::open::open_repository;
+use crate::args::{AgentAction, AgentArgs, AgentInviteArgs};
+use crate::context::Context;
+use crate::exit::ExitCode;
+use crate::output::human::{self, Table};
+use crate::output::json;
+
+/// An agent as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "agent")]
+struct Line<'a> {
+    host: &'a str,
+    /// Whether an invitation was taken up and is not revoked.
+    connected: bool,
+    revoked: bool,
+    may_restore: bool,
+    snapshots: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<json::Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
+}
+
+/// An invitation as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "invitation")]
+struct Invited<'a> {
+    host: &'a str,
+    invitation: String,
+    expires: json::Time,
+}
+
+/// Runs `agent`.
+pub fn run(ctx: &Context, args: AgentArgs) -> Result<ExitCode> {
+    let at_site = |access| open_repository(ctx, access);
+    match args.action {
+        AgentAction::Invite(args) => invite(ctx, &at_site(Access::Write)?, &args)?,
+        AgentAction::List => list(ctx, &at_site(Access::Read)?)?,
+        AgentAction::Revoke { host } => {
+            let repo = at_site(Access::Write)?;
+            agents::revoke(&repo, &host)?;
+            repo.remember();
+            ctx.output.remark(format!("nothing more is taken from {host}; its snapshots stay"))?;
+        }
+        AgentAction::Join(args) => join::join(ctx, &args)?,
+        AgentAction::Leave => join::leave(ctx)?,
+    }
+    ctx.output.flush()?;
+    Ok(ExitCode::Ok)
+}
+
+fn invite(ctx: &Context, repo: &Repository, args: &AgentInviteArgs) -> Result<()> {
+    let host = &args.host;
+    let address = Address::parse(&format!("ssh://{}", args.address)).map_err(|_| {
+        Error::new(Kind::Usage, format!("'{}' is no address", args.address.escape_debug()))
+            .remedy("give HOST or HOST:PORT, by which the host reaches this site")
+    })?;
+    let number = agents::enrol(repo, host)?;
+    let host_key = Door::host_key(repo)?.public();
+    let now = repo.clock.now();
+    let back = Time(args.lifetime.before(human::timestamp(now), &TimeZone::UTC).as_nanosecond() as i64);
+    let expires = Time(now.0.saturating_add(now.0.saturating_sub(back.0)));
+    let roles = if args.allow.is_some() { Roles::AGENT.and(Roles::RESTORE) } else { Roles::AGENT };
+    let token = tenants::invite(repo, number, roles, "agent", host, expires)?;
+    repo.remember();
+    let made = Invitation { address, host_key, tenant: host.clone(), sealed: false, agent: true, token };
+    let line = made.to_string();
+    if ctx.output.json {
+        return ctx.output.message_now(&Invited { host, invitation: line, expires: json::Time::of(expires) });
+    }
+    ctx.output.line(line)?;
+    let until = human::time(human::timestamp(expires));
+    ctx.output.remark(format!(
+        "good once, until {until}: give it to `packmule agent join` on {host}, unseen by others; `packmule serve` must run here"
+    ))
+}
+
+fn list(ctx: &Context, repo: &Repository) -> Result<()> {
+    let state = repo.log.state();
+    let mut table = Table::new(&["Host", "Snapshots", "Last", "May", "State"]);
+    for agent in state.agents.values() {
+        let own = |s: &&SnapshotState| s.forgotten.is_none() && s.origin.is_none() && s.host == agent.name;
+        let snapshots = state.snapshots.values().filter(own).count() as u64;
+        let last = state.snapshots.values().filter(own).map(|s| s.received).max();
+        let key = agent.keys.iter().find(|key| key.revoked.is_none());
+        let may_restore = key.is_some_and(|key| key.roles.allow(Roles::RESTORE));
+        if ctx.output.json {
+            ctx.output.message(&Line {
+                host: &agent.name,
+                connected: key.is_some(),
+                revoked: agent.suspended,
+                may_restore,
+                snapshots,
+                last: last.map(json::Time::of),
+                fingerprint: key.map(super::tenant::fingerprint),
+            })?;
+            continue;
+        }
+        let last = last.map(|at| human::time(human::timestamp(at))).unwrap_or_default();
+        let stands = match (agent.suspended, key) {
+            (true, _) => "revoked",
+            (_, None) => "not connected yet",
+            _ => "",
+        };
+        let may = if may_restore { "add, restore" } else { "add" };
+        table.row([agent.name.clone(), snapshots.to_string(), last, may.into(), stands.into()]);
+    }
+    if !ctx.output.json {
+        table.lines().iter().try_for_each(|line| ctx.output.line(line))?;
+        ctx.output.remark(human::count(state.agents.len() as u64, "agent"))?;
+    }
+    Ok(())
+}
