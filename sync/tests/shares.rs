@@ -81,8 +81,7 @@ fn pushed(cloud: &Cloud, tenant: &Sender, repo: &Repository) -> Sent {
     });
     served.into_iter().for_each(|each| each.unwrap());
     assert!(report.unwrap().failed.is_empty());
-    let sent = *sent.lock();
-    sent
+    *sent.lock()
 }
 
 /// The frames of these packs that hold something of which `lacks` says so: their stored bytes in all.

@@ -12,7 +12,7 @@ use repo::check::{Finding, Outcome as Checked, ReadData, check};
 use repo::crypto::slot::Argon2Cost;
 use repo::error::Result;
 use repo::format::tree::{Content, Entry};
-use repo::id::PackId;
+use repo::id::{PackId, SnapshotId};
 use repo::keyslots::{NewSlots, Secret};
 use repo::lock::Locks;
 use repo::monitor::{Recording, Void};
@@ -181,22 +181,28 @@ pub fn checked(repo: &Repository, read: ReadData) -> (Checked, Vec<String>) {
 /// Every file of every snapshot that can be read, by snapshot and path; what cannot be read is left out.
 pub fn readable(repo: &Repository) -> BTreeMap<(String, PathBuf), Vec<u8>> {
     let mut out = BTreeMap::new();
-    let store = repo.store();
     for id in repo.log.state().snapshots.keys() {
-        let Ok(manifest) = snapshots::manifest(repo, id) else { continue };
-        let mut todo = vec![(PathBuf::new(), manifest.root)];
-        while let Some((path, entry)) = todo.pop() {
-            match &entry.content {
-                Content::Dir(d) => {
-                    for child in dir::entries(store.as_ref(), d, 0).map_while(Result::ok) {
-                        let name = String::from_utf8(child.name.clone()).unwrap();
-                        todo.push((path.join(name), child));
-                    }
+        out.extend(readable_of(repo, id).into_iter().map(|(path, bytes)| ((id.to_hex(), path), bytes)));
+    }
+    out
+}
+
+/// As [`readable`], of one snapshot.
+pub fn readable_of(repo: &Repository, id: &SnapshotId) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut out, store) = (BTreeMap::new(), repo.store());
+    let Ok(manifest) = snapshots::manifest(repo, id) else { return out };
+    let mut todo = vec![(PathBuf::new(), manifest.root)];
+    while let Some((path, entry)) = todo.pop() {
+        match &entry.content {
+            Content::Dir(d) => {
+                for child in dir::entries(store.as_ref(), d, 0).map_while(Result::ok) {
+                    let name = String::from_utf8(child.name.clone()).unwrap();
+                    todo.push((path.join(name), child));
                 }
-                _ => {
-                    if let Ok(bytes) = content(repo, &entry) {
-                        out.insert((id.to_hex(), path), bytes);
-                    }
+            }
+            _ => {
+                if let Ok(bytes) = content(repo, &entry) {
+                    out.insert(path, bytes);
                 }
             }
         }

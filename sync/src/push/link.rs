@@ -258,8 +258,11 @@ impl<'a> Link<'a> {
     /// What the other side gives as the reason of a failure; else `e`.
     fn why(&self, e: Error) -> Error {
         let until = Instant::now() + PATIENCE;
+        // Had it ended all of the push, it would have said so before it answers this.
+        let _ = self.say.send(Say::Message(Message::Ping(0)));
         while let Ok(came) = self.came.recv_deadline(until) {
             match came {
+                Came::Message(Message::Pong(_)) => break,
                 Came::Message(Message::Fail(fail)) => return fail.into_error(),
                 Came::Ended | Came::Failed { first: true, .. } => break,
                 _ => {}

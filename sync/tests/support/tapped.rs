@@ -19,6 +19,8 @@ pub enum Fate {
 
 /// One message on its way.
 pub struct Passing<'a> {
+    /// On which connection, counted from 0.
+    pub number: usize,
     /// Who sent it.
     pub from: Side,
     /// Its kind; 0 for a preface.
@@ -34,13 +36,19 @@ struct Link {
     /// The client's and the server's; gone when the link is broken.
     writers: [Mutex<Option<Box<dyn Write + Send>>>; 2],
     tap: Tap,
+    number: usize,
 }
 
 /// A client's end and a server's of a connection that `tap` watches.
 pub fn tapped(tap: &Tap) -> (Duplex, Duplex) {
+    tapped_as(tap, 0)
+}
+
+/// As [`tapped`]; which connection it is.
+pub fn tapped_as(tap: &Tap, number: usize) -> (Duplex, Duplex) {
     let (client, server) = pair(1 << 20, None);
     let writers = [Mutex::new(Some(client.write)), Mutex::new(Some(server.write))];
-    let link = Arc::new(Link { broken: AtomicBool::new(false), writers, tap: Arc::clone(tap) });
+    let link = Arc::new(Link { broken: AtomicBool::new(false), writers, tap: Arc::clone(tap), number });
     let end = |from, read| Duplex {
         read: Box::new(Reads { link: Arc::clone(&link), read }),
         write: Box::new(Writes { link: Arc::clone(&link), from, waiting: Vec::new(), greeted: false }),
@@ -107,7 +115,8 @@ impl Write for Writes {
             let bytes: Vec<u8> = self.waiting.drain(..len).collect();
             let kind = if self.greeted { bytes[HEADER - 1] } else { 0 };
             self.greeted = true;
-            let fate = (self.link.tap.lock())(&Passing { from: self.from, kind, bytes: &bytes });
+            let fate =
+                (self.link.tap.lock())(&Passing { number: self.link.number, from: self.from, kind, bytes: &bytes });
             match fate {
                 Fate::Pass => self.link.send(self.from, &bytes)?,
                 Fate::Instead(other) => self.link.send(self.from, &other)?,
