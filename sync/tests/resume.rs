@@ -59,7 +59,7 @@ use sync::push::{Options, push};
 use sync::remote_backend::RemoteBackend;
 use sync::serve::{Grant, Pool};
 use sync::wire::{Connection, Message, Preface, Secret as Bytes, Side, Token};
-use tapped::{Fate, Passing, Tap, tapped_as};
+use tapped::{Passing, Tap, tapped_as};
 
 /// Connections of a tenant's to a pool, each told its number.
 fn talk<T>(pool: &Pool, tenant: u32, roles: Roles, tap: &Tap, client: impl FnOnce(Dial) -> T) -> T {
