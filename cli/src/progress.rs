@@ -32,6 +32,8 @@ pub enum Job {
         /// Nothing is done, and nothing is told as if it were.
         dry_run: bool,
     },
+    /// A push: packs, of which some need not travel.
+    Transfer,
     /// Anything else; the word names what is counted: "packs", "snapshots".
     Other(&'static str),
     /// As `Other`, for what only looks: standard output holds what was asked for and nothing else, so a bar on a
@@ -295,11 +297,19 @@ impl Glance {
         }
         let noun = match job {
             Job::Backup | Job::Restore { .. } => "files",
+            Job::Transfer => "packs",
             Job::Other(noun) | Job::Look(noun) => noun,
         };
         out += &amount(self.files, noun, self.bytes);
         if self.share.is_some() {
             out += &format!(" of{}", amount(self.total_files, noun, self.total_bytes));
+        }
+        if job == Job::Transfer && self.stored > 0 {
+            let rate = self.stored as f64 / self.elapsed.as_secs_f64().max(0.1);
+            out += &format!(", {}/s", human::size(rate as u64));
+            if self.bytes > self.stored {
+                out += &format!(", {} skipped", human::size(self.bytes - self.stored));
+            }
         }
         if self.errors > 0 {
             out += &format!(", {}", human::count(self.errors, "error"));
@@ -324,7 +334,7 @@ impl Glance {
                 bytes_restored: self.bytes,
                 error_count: self.errors,
             }),
-            Job::Backup | Job::Other(_) | Job::Look(_) => serde_json::to_value(json::Status {
+            Job::Backup | Job::Transfer | Job::Other(_) | Job::Look(_) => serde_json::to_value(json::Status {
                 seconds_elapsed,
                 seconds_remaining,
                 percent_done,

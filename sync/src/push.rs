@@ -25,7 +25,7 @@ use crate::fetch::Dial;
 use crate::wire::limits::MAX_BELONGINGS;
 use crate::wire::{Message, PieceName, Reason, Secret};
 use frames::Outgoing;
-pub(crate) use link::{CONNECTIONS, LONG};
+pub(crate) use link::{CONNECTIONS, LONG, attach};
 use link::{Link, Ready};
 
 /// Snapshots are asked about again this often in all: trees that are missing show level by level.

@@ -55,6 +55,8 @@ struct RemoteSummary<'a> {
     /// All 64 digits of each pack that the remote would not take.
     packs_refused: Vec<String>,
     bytes_sent: u64,
+    /// Of packs that came since the last push: what the remote had of them.
+    bytes_skipped: u64,
     total_duration: f64,
 }
 
@@ -97,7 +99,7 @@ fn to_remote(ctx: &Context, args: &SyncPushArgs, name: &str, started: Instant) -
             .remedy("leave --delete out"));
     }
     let report = again(ctx, args.retry, &mut || {
-        let progress = ctx.monitor(Job::Other("packs"));
+        let progress = ctx.monitor(Job::Transfer);
         push_once(&repo, &known, args.audit, &progress)
     })?;
     if let Some(position) = report.watermark {
@@ -120,11 +122,20 @@ fn to_remote(ctx: &Context, args: &SyncPushArgs, name: &str, started: Instant) -
         .remedy("`packmule check --read-data` tells what is damaged here"))
 }
 
+/// A try that lasts longer than this was no vain one.
+const SOME_WHILE: Duration = Duration::from_secs(60);
+
 /// Does it, and, if asked to, again and again while the remote is out of reach.
 fn again<T>(ctx: &Context, retry: bool, once: &mut dyn FnMut() -> Result<T>) -> Result<T> {
     let mut wait = FIRST_WAIT;
     loop {
-        match once() {
+        let begun = Instant::now();
+        let done = once();
+        // It was in reach for a while: whatever failed is new.
+        if begun.elapsed() > SOME_WHILE {
+            wait = FIRST_WAIT;
+        }
+        match done {
             Err(e) if retry && is_transient(&e) && !ctx.stopped() => {
                 ctx.output.complain(format!("packmule: {e}; trying again in {}", human::duration(wait)));
                 let until = Instant::now() + wait;
@@ -189,6 +200,7 @@ fn tell_remote(ctx: &Context, done: &sync::push::Report, name: &str, elapsed: Du
             snapshots_failed: done.failed.iter().map(|(id, _)| id.to_hex()).collect(),
             packs_refused: done.refused.iter().map(|id| id.to_hex()).collect(),
             bytes_sent: done.bytes,
+            bytes_skipped: done.skipped,
             total_duration: elapsed.as_secs_f64(),
         })?;
         return ctx.output.flush();
@@ -199,7 +211,11 @@ fn tell_remote(ctx: &Context, done: &sync::push::Report, name: &str, elapsed: Du
         let snapshots = human::count(done.snapshots, "snapshot");
         let packs = human::count(done.packs + done.mixed, "pack");
         let (bytes, time) = (human::size(done.bytes), human::duration(elapsed));
-        ctx.output.remark(format!("sent {snapshots} in {packs}, {bytes}, to {name} in {time}"))?;
+        let skipped = match done.skipped {
+            0 => String::new(),
+            n => format!("; {} were there already", human::size(n)),
+        };
+        ctx.output.remark(format!("sent {snapshots} in {packs}, {bytes}, to {name} in {time}{skipped}"))?;
     }
     ctx.output.flush()
 }

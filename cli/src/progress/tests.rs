@@ -105,6 +105,17 @@ fn the_bar_says_it_in_a_line() {
         ..glance
     };
     assert_eq!(glance.text(Job::Other("packs")), "[1:12] 75.0% verify: 3 packs of 4 packs, 1 error, 0:24 left");
+    glance = Glance {
+        errors: 0,
+        bytes: 96 << 20,
+        total_bytes: 128 << 20,
+        stored: 72 << 20,
+        phase: "packs".into(),
+        ..glance
+    };
+    let told =
+        "[1:12] 75.0% packs: 3 packs 96.000 MiB of 4 packs 128.000 MiB, 1.000 MiB/s, 24.000 MiB skipped, 0:24 left";
+    assert_eq!(glance.text(Job::Transfer), told);
 }
 
 #[test]

@@ -192,13 +192,7 @@ impl<'a> Link<'a> {
             let (dial, session, packs) = (Arc::clone(&self.dial), self.session, packs.clone());
             let shared = Arc::clone(&self.shared);
             std::thread::spawn(move || {
-                let attached = || -> Result<Connection> {
-                    let mut connection = Connection::open(dial()?, Side::Client, &Preface::ours())?;
-                    connection.send(&Message::Attach { session })?;
-                    connection.flush()?;
-                    Ok(connection)
-                };
-                if let Ok(connection) = attached() {
+                if let Ok(connection) = attach(&dial, session) {
                     lane::start(connection, false, packs, &shared);
                 }
             });
@@ -406,6 +400,17 @@ impl Drop for Link<'_> {
         self.shared.stop.store(true, Ordering::Relaxed);
         let _ = self.say.send(Say::End);
     }
+}
+
+/// A further connection of a push.
+///
+/// # Errors
+/// `Unreachable`.
+pub fn attach(dial: &Dial, session: Session) -> Result<Connection> {
+    let mut connection = Connection::open(dial()?, Side::Client, &Preface::ours())?;
+    connection.send(&Message::Attach { session })?;
+    connection.flush()?;
+    Ok(connection)
 }
 
 /// What may not come now.

@@ -16,7 +16,7 @@ use repo::id::RepoId;
 
 use super::Target;
 use crate::fetch::Dial;
-use crate::push::{CONNECTIONS, LONG};
+use crate::push::{CONNECTIONS, LONG, attach};
 use crate::wire::limits::{MAX_LISTING, MAX_PIECES};
 use crate::wire::{Area as NamedArea, StateName};
 use crate::wire::{
@@ -111,14 +111,8 @@ impl Remote {
             let (dial, session) = (Arc::clone(&self.dial), self.session);
             let (more, heard) = (Arc::downgrade(&self.more), Arc::clone(&self.heard));
             std::thread::spawn(move || {
-                let attached = || -> Result<Connection> {
-                    let mut connection = Connection::open(dial()?, Side::Client, &Preface::ours())?;
-                    connection.send(&Message::Attach { session })?;
-                    connection.flush()?;
-                    Ok(connection)
-                };
                 // The push may be over by now.
-                if let (Ok(connection), Some(more)) = (attached(), more.upgrade()) {
+                if let (Ok(connection), Some(more)) = (attach(&dial, session), more.upgrade()) {
                     let (sender, receiver) = connection.split();
                     more.lock().push(Arc::new(Mutex::new(sender)));
                     drop(more);
