@@ -182,15 +182,15 @@ pub fn token_hash(token: &[u8; 32]) -> [u8; 32] {
     blake3::derive_key(context::INVITATION, token)
 }
 
-/// Whether what a party's invitations promise is to be had now.
-pub fn may_invite(party: &TenantState) -> bool {
+/// Whether a party's keys and invitations are of any use now.
+pub fn is_live(party: &TenantState) -> bool {
     party.removed.is_none() && !party.suspended
 }
 
 /// The tenant whose open invitation this token is.
 pub fn invited(state: &State, token: &[u8; 32], now: Time) -> Option<(u32, Invite)> {
     let hash = token_hash(token);
-    parties(state).filter(|(_, party)| may_invite(party)).find_map(|(number, tenant)| {
+    parties(state).filter(|(_, party)| is_live(party)).find_map(|(number, tenant)| {
         let found = tenant.invites.iter().find(|invite| invite.hash == hash && invite.expires > now)?;
         Some((number, found.clone()))
     })
@@ -291,7 +291,7 @@ pub fn renew_keyring(repo: &Repository, number: u32, keyring: &Keyring) -> Resul
 
 /// The tenant and credential of a public key that may connect.
 pub fn credential<'a>(state: &'a State, public: &str) -> Option<(u32, &'a TenantState, &'a Credential)> {
-    parties(state).filter(|(_, t)| t.removed.is_none() && !t.suspended).find_map(|(number, tenant)| {
+    parties(state).filter(|(_, party)| is_live(party)).find_map(|(number, tenant)| {
         let key = tenant.keys.iter().find(|key| key.public == public && key.revoked.is_none())?;
         Some((number, tenant, key))
     })

@@ -243,6 +243,15 @@ fn require_push(roles: Roles) -> Result<()> {
     Err(Error::new(Kind::Refused, "this key may not deliver snapshots"))
 }
 
+/// Refuses who was removed or suspended after they had come in.
+fn require_live(pool: &Pool, party: u32) -> Result<()> {
+    pool.repo.log.refresh()?;
+    if tenants::party(&pool.repo.log.state(), party).is_some_and(tenants::is_live) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Refused, "this tenant was removed or suspended"))
+}
+
 /// Whether what the tenant delivers is kept as it is.
 fn is_sealed(pool: &Pool, tenant: u32) -> Result<bool> {
     pool.repo.log.refresh()?;

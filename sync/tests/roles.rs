@@ -460,3 +460,66 @@ fn begin_all(
     }
     seen
 }
+
+/// Who, beside whom, with a key of which roles; and what becomes of them.
+type End<'a> = (&'a Scene, &'a Party, &'a Party, Roles, &'a dyn Fn(&Party));
+
+#[test]
+fn who_is_suspended_in_the_middle_gets_and_leaves_nothing_more() {
+    let Cast { scene, acme, globex, vault, bank } = cast();
+    let home = site_with_agents();
+    let may_restore = Roles::AGENT.and(Roles::RESTORE);
+    let [web1, web2] = [("web1", 5), ("web2", 6)].map(|(host, seed)| home.agent(host, may_restore, seed));
+    let site = Roles::PUSH.and(Roles::PULL);
+    let suspend = |party: &Party| change(&scene, party, |tenant| tenant.suspended = true);
+    let remove = |party: &Party| _ = repo::removal::order(&scene.pool, party.number, true, &Void::default()).unwrap();
+    let revoke = |_: &Party| agents::revoke(&home.pool, "web1").unwrap();
+    let ends: [End<'_>; 5] = [
+        (&scene, &acme, &bank, site, &suspend),
+        (&scene, &globex, &bank, site, &remove),
+        (&scene, &vault, &acme, site, &suspend),
+        (&scene, &bank, &acme, site, &remove),
+        (&home, &web1, &web2, may_restore, &revoke),
+    ];
+    for (scene, own, other, roles, end) in ends {
+        // A snapshot that has not arrived.
+        own.site.write("dir/new", &site::noise(99, 5000));
+        let options = repo::capture::Options { host: "web1".into(), ..own.site.options() };
+        repo::capture::backup(&own.repo, options, &Void::default()).unwrap();
+        let state = own.repo.log.state();
+        let newest = *state.snapshots.iter().max_by_key(|(_, s)| s.seq).unwrap().0;
+        let sealed = own.objects(repo::backend::Area::Snapshots);
+        let (_, sealed) = sealed.into_iter().find(|(object, _)| *object == Object::Snapshot(newest)).unwrap();
+        let manifest = Message::Manifest { snapshot: newest, size: sealed.len() as u64 };
+        let packs = own.objects(repo::backend::Area::Packs).into_iter().flat_map(|(id, bytes)| scene::put(id, &bytes));
+        let deliver: Vec<Message> = packs.chain(raw::with_bytes(manifest, &sealed)).collect();
+        let sayings = sayings(own, other);
+        let link = scene.link(&if own.sealed || roles == site { scene.enrol(own, roles) } else { own.key.clone() });
+        let link = link.unwrap();
+        let (mut push, _) = opened(&link, &own.begin(Purpose::Push));
+        let pulls: Vec<(&str, Raw, &[Message])> = sayings
+            .iter()
+            .filter(|(name, _)| match own.sealed {
+                true => ["Want own", "Objects Packs", "Holding own"].contains(&name.as_str()),
+                false => ["List", "Fetch own", "Get own", "Recall"].contains(&name.as_str()),
+            })
+            .map(|(name, messages)| {
+                let by = if roles == site { scene.enrol(own, Roles::PULL) } else { own.key.clone() };
+                (name.as_str(), opened(&scene.link(&by).unwrap(), &own.begin(Purpose::Pull)).0, &messages[..])
+            })
+            .collect();
+        end(own);
+        for (name, mut pull, messages) in pulls {
+            pull.say(messages);
+            assert_eq!(said(&pull.rest()), "!Refused", "{name}");
+        }
+        if own.sealed {
+            push.say(&deliver[..2]);
+            assert_eq!(said(&push.rest()), "!Refused");
+        } else {
+            push.say(&deliver);
+            let heard = said(&push.rest());
+            assert!(heard.contains("Declined:Suspended") && !heard.contains("Accepted"), "{heard}");
+        }
+    }
+}

@@ -111,7 +111,7 @@ impl Door {
         }
         // A stranger is let in as far as a token can be shown, and only while some invitation is open.
         let now = self.pool.repo.clock.now();
-        let mut live = tenants::parties(&state).map(|(_, party)| party).filter(|party| tenants::may_invite(party));
+        let mut live = tenants::parties(&state).map(|(_, party)| party).filter(|party| tenants::is_live(party));
         let open = live.any(|party| party.invites.iter().any(|invite| invite.expires > now));
         Ok(open.then(|| Grant::Guest { public: public.to_owned() }))
     }

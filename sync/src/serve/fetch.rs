@@ -11,7 +11,7 @@ use repo::pack::source::FrameSource;
 use repo::receive::Sender as Tenant;
 use repo::snapshots;
 
-use super::{Pool, Visit, stopping};
+use super::{Pool, Visit, require_live, stopping};
 use crate::ssh::server::StopFlag;
 use crate::wire::limits::MAX_SNAPSHOTS;
 use crate::wire::{Connection, Message, Piece, PieceName, Reason, Session, SnapshotEntry};
@@ -40,6 +40,9 @@ pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection, stop: &S
     connection.flush()?;
     let mut packer = Packer::new(LEVEL)?;
     while let Some(message) = connection.receive()? {
+        if message.is_question() {
+            require_live(pool, tenant.number)?;
+        }
         match message {
             Message::Bye => break,
             _ if stop.is_set() => return Err(stopping()),

@@ -209,6 +209,9 @@ impl Keeper<'_> {
     fn listen(&mut self, connection: &mut Connection, stop: &StopFlag) -> Result<()> {
         while let Some(message) = connection.receive()? {
             let pushes = self.access == Access::Push;
+            if message.is_question() {
+                super::require_live(self.pool, self.tenant)?;
+            }
             match message {
                 Message::Bye => break,
                 _ if stop.is_set() => return Err(stopping()),

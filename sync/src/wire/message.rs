@@ -224,6 +224,11 @@ impl Message {
         }
     }
 
+    /// Whether a client wants something done by it: it is none of those that belong to no order.
+    pub fn is_question(&self) -> bool {
+        !matches!(self, Message::Ping(_) | Message::Pong(_) | Message::Fail(_) | Message::Bye)
+    }
+
     /// How many bytes of [`Message::Data`] this announces, if it is one that does.
     pub fn announces(&self) -> Option<u64> {
         match self {
