@@ -107,7 +107,7 @@ impl Receiver {
         Ok(Receiver { repo, session, writer: None, fresh: BTreeMap::new() })
     }
 
-    /// Takes in a whole pack of this tenant's. What was good in it before an error may stay in the pool, owned by nobody.
+    /// Takes in a whole pack of this tenant's. What was good in it before an error may stay in the pool, and is the tenant's.
     ///
     /// # Errors
     /// `Damaged`, naming the pack, if it is not what its name says, does not open, or any chunk in it is not what it is
@@ -119,17 +119,29 @@ impl Receiver {
         };
         let footer = opened(&from.keys, id, bytes).map_err(refused)?;
         let mut owned = Vec::with_capacity(footer.chunks.len());
+        let done = self.store_frames(from, &footer, bytes, &mut owned).map_err(refused);
+        // Whatever was stored is this tenant's, and counts: also what was good in a pack that is refused.
+        let new = || Fresh { of: from.clone(), chunks: Vec::new() };
+        self.fresh.entry(from.number).or_insert_with(new).chunks.extend(owned);
+        done
+    }
+
+    fn store_frames(
+        &mut self,
+        from: &Sender,
+        footer: &Footer,
+        bytes: &[u8],
+        owned: &mut Vec<(ChunkId, u32)>,
+    ) -> Result<()> {
         for frames in footer.frames.chunks(FRAMES) {
-            let opened = |frame: &FrameInfo| verified(&from.keys, &footer, frame, bytes);
-            let opened: Vec<Verified> = frames.par_iter().map(opened).collect::<Result<_>>().map_err(refused)?;
+            let opened = |frame: &FrameInfo| verified(&from.keys, footer, frame, bytes);
+            let opened: Vec<Verified> = frames.par_iter().map(opened).collect::<Result<_>>()?;
             for (frame, opened) in frames.iter().zip(opened) {
                 let chunks = &footer.chunks[frame.chunks()];
                 self.store(footer.kind, chunks, opened)?;
                 owned.extend(chunks.iter().map(|chunk| (from.keys.chunk_id(&chunk.h), chunk.len)));
             }
         }
-        let new = || Fresh { of: from.clone(), chunks: Vec::new() };
-        self.fresh.entry(from.number).or_insert_with(new).chunks.extend(owned);
         Ok(())
     }
 

@@ -137,6 +137,8 @@ impl Index {
         if removal.env.generation() != generation {
             return Ok(false);
         }
+        // Before anything of them is gone.
+        self.doubt_ownership()?;
         Ok(removal.run(packs)?.unwrap_or(false))
     }
 

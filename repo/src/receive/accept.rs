@@ -48,6 +48,8 @@ impl Receiver {
         monitor: &dyn Monitor,
     ) -> Result<Answer> {
         self.settle()?;
+        // What was swept meanwhile is not trusted to be there: the index follows the log first.
+        self.repo.refresh(monitor)?;
         let plain = from.keys.open(Object::Manifest, snapshot.as_bytes(), sealed)?;
         let mut manifest = Manifest::decode(&plain, &snapshot)?;
         if let Some(host) = from.host.as_ref().filter(|host| **host != manifest.host) {
@@ -62,8 +64,12 @@ impl Receiver {
             None => None,
         };
         // One whose file was lost here comes back by what was delivered, if it is sent again.
-        if known.is_some() && snapshots::manifest(&self.repo, &id).is_ok() {
-            return Ok(Answer::Accepted { already: true });
+        if known.is_some() {
+            match snapshots::manifest(&self.repo, &id) {
+                Ok(_) => return Ok(Answer::Accepted { already: true }),
+                Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {}
+                Err(e) => return Err(e),
+            }
         }
         if self.repo.index.ownership(from.number)?.is_none() {
             derive_owned(&self.repo, from, monitor)?;
@@ -102,8 +108,9 @@ impl Receiver {
         monitor: &dyn Monitor,
     ) -> Result<Vec<(ContentHash, ChunkKind)>> {
         let (store, state) = (self.repo.packs(), self.repo.log.state());
-        // What is complete stays so until a pack goes.
-        let trusted = state.damaged.is_empty() && state.condemned.is_empty();
+        // What is complete stays so until a pack goes, and that is known here once the index has followed the log.
+        let followed = self.repo.index.position()? == Some(state.position);
+        let trusted = followed && state.damaged.is_empty() && state.condemned.is_empty() && state.sweep.is_none();
         let (mut marks, mut missing, mut complete) = (Marks::default(), Vec::new(), Vec::new());
         closure::walk(store.as_ref(), manifest, monitor, &mut |h, kind| {
             let theirs = from.keys.chunk_id(h);

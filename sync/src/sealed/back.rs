@@ -1,6 +1,7 @@
 //! A copy brought back: from a pool to a directory, which then is the repository again.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use repo::backend::local::Local;
@@ -147,31 +148,34 @@ fn packs(from: &RemoteBackend, copy: &Local, monitor: &dyn Monitor) -> Result<()
 /// A pool's copy holds those of its sealed tenants.
 fn nested(from: &RemoteBackend, copy: &Local, monitor: &dyn Monitor) -> Result<()> {
     let mut places: BTreeMap<u32, Local> = BTreeMap::new();
-    let listed = from.listed(NamedArea::State)?;
     let tenants = copy.root().join("tenants");
-    for (name, size) in &listed {
-        let Named::State(state) = name else { continue };
-        if monitor.cancelled() {
-            return Err(Error::new(Kind::Interrupted, "interrupted; what has come is kept"));
-        }
+    let mut objects = Vec::new();
+    for (name, size) in from.listed(NamedArea::State)? {
+        let Named::State(state) = &name else { continue };
         match parse_nested(state) {
             Some((tenant, Nested::Mark)) => {
-                let text = String::from_utf8(from.read_named(name)?).unwrap_or_default();
+                let text = String::from_utf8(from.read_named(&name)?).unwrap_or_default();
                 let of = text.trim().rsplit(' ').next().and_then(|id| id.parse().ok());
                 let of = of.ok_or_else(|| Error::damaged("the mark of a tenant's copy names no repository"))?;
                 let dir = copy_dir(&tenants, tenant);
-                std::fs::create_dir_all(&dir).map_err(|e| Error::io("make", &dir, e))?;
+                let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+                made.map_err(|e| Error::io("make", &dir, e))?;
                 places.insert(tenant, Local::copy_of(&dir, of)?);
             }
-            Some((tenant, Nested::Object(object))) => {
-                // The mark comes first by name.
-                let Some(place) = places.get(&tenant) else { continue };
-                if place.size(&object)? != Some(*size) {
-                    place.delete(&object)?;
-                    place.put(&object, &from.read_named(name)?)?;
-                }
-            }
+            Some((tenant, Nested::Object(object))) => objects.push((tenant, object, name, size)),
             None => {}
+        }
+    }
+    // A copy is one once it has its config.
+    objects.sort_by_key(|(_, object, ..)| matches!(object, Object::Config | Object::ConfigCopy));
+    for (tenant, object, name, size) in objects {
+        if monitor.cancelled() {
+            return Err(Error::new(Kind::Interrupted, "interrupted; what has come is kept"));
+        }
+        let Some(place) = places.get(&tenant) else { continue };
+        if place.size(&object)? != Some(size) {
+            place.delete(&object)?;
+            place.put(&object, &from.read_named(&name)?)?;
         }
     }
     Ok(())

@@ -21,6 +21,8 @@ use crate::ssh::server::StopFlag;
 use crate::wire::limits::MAX_PARTIAL;
 use crate::wire::{Connection, Incoming, Message, Object, Receiver};
 
+/// What the system says of a full disk.
+const ENOSPC: i32 = 28;
 /// Jobs waiting; a client that is ahead of the work by more is not listened to.
 const WAITING: usize = 1024;
 
@@ -129,7 +131,9 @@ pub fn serve(
         let work = Work::new(pool, Arc::clone(&pushing.tenant), &pushing.spool, Arc::clone(&out));
         let said = &out;
         let worker = scope.spawn(move || {
-            let done = work_off(work, &jobs, stop);
+            let done = work_off(work, pushing, &jobs, stop).map_err(|e| or_full(pushing, e));
+            // Who waits for room in the queue waits in vain from now on.
+            pushing.end();
             // At once: the client may be waiting for an answer that will not come, and say nothing until it does.
             if let Err(e) = &done {
                 said.fail(e);
@@ -137,7 +141,7 @@ pub fn serve(
             done
         });
         let mut listener = Listener { pool, pushing, out: &out, stop, first: true };
-        let listened = listener.listen(&mut receiver);
+        let listened = listener.listen(&mut receiver).map_err(|e| or_full(pushing, e));
         pushing.end();
         (worker.join().unwrap_or_else(|_| Err(Error::bug("the work of a push panicked"))), listened)
     });
@@ -155,14 +159,27 @@ pub fn serve(
     Ok(())
 }
 
+/// A full disk is the pool's: what waits in the spool makes room, and is sent again.
+fn or_full(pushing: &Pushing, e: Error) -> Error {
+    if e.errno() != Some(ENOSPC) {
+        return e;
+    }
+    let _ = pushing.spool.clear();
+    Error::new(Kind::NoSpace, "the pool's disk is full")
+        .remedy("tell whoever runs the pool; push again when there is room")
+}
+
 /// Does what is asked until the client has ended, or `stop` is set. What is spooled by then is worked on at the next push.
-fn work_off(mut work: Work<'_>, jobs: &Jobs<Job>, stop: &StopFlag) -> Result<()> {
+fn work_off(mut work: Work<'_>, pushing: &Pushing, jobs: &Jobs<Job>, stop: &StopFlag) -> Result<()> {
     for job in jobs {
         if stop.is_set() {
             work.settle()?;
             return Err(stopping());
         }
-        work.work(job)?;
+        let held = job.held();
+        let done = work.work(job);
+        pushing.release(held);
+        done?;
     }
     work.settle()
 }

@@ -1,16 +1,17 @@
 //! A push under way, as its connections share it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Sender as ToDo;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use repo::error::{Error, Kind, Result};
 use repo::receive::Sender as Tenant;
 
 use super::deliver::Listener;
 use super::out::Out;
 use super::spool::Spool;
-use super::work::Job;
+use super::work::{Job, MAX_HELD};
 use super::{Pool, Visit, objects};
 use crate::ssh::server::StopFlag;
 use crate::wire::{Connection, Fail, Message, Session};
@@ -25,12 +26,22 @@ pub struct Pushing {
     pub spool: Spool,
     /// What is to be done; none before the work has begun, and once the connection of the Begin has ended.
     todo: Mutex<Option<ToDo<Job>>>,
+    /// Bytes that jobs hold which are not done.
+    held: Mutex<usize>,
+    done: Condvar,
 }
 
 impl Pushing {
     /// Nothing is done yet.
     pub fn new(tenant: Tenant, spool: Spool) -> Pushing {
-        Pushing { session: Session(repo::id::random_bytes()), tenant: Arc::new(tenant), spool, todo: Mutex::new(None) }
+        Pushing {
+            session: Session(repo::id::random_bytes()),
+            tenant: Arc::new(tenant),
+            spool,
+            todo: Mutex::new(None),
+            held: Mutex::default(),
+            done: Condvar::new(),
+        }
     }
 
     /// From now on jobs go to `todo`.
@@ -41,6 +52,7 @@ impl Pushing {
     /// No more jobs are taken.
     pub fn end(&self) {
         *self.todo.lock() = None;
+        self.done.notify_all();
     }
 
     /// Whether it has ended: what still comes on connections that do not know it yet is of no use.
@@ -53,9 +65,27 @@ impl Pushing {
     /// # Errors
     /// `Interrupted` if the push has ended.
     pub fn queue(&self, job: Job) -> Result<()> {
+        let bytes = job.held();
+        let mut held = self.held.lock();
+        while *held > 0 && *held + bytes > MAX_HELD {
+            if self.is_over() {
+                return Err(over());
+            }
+            self.done.wait_for(&mut held, Duration::from_secs(1));
+        }
+        *held += bytes;
+        drop(held);
         // Not while it is locked: who waits here must not keep the end from being told.
         let todo = self.todo.lock().clone();
         todo.and_then(|todo| todo.send(job).ok()).ok_or_else(over)
+    }
+}
+
+impl Pushing {
+    /// A job that held so many bytes is done.
+    pub fn release(&self, bytes: usize) {
+        *self.held.lock() -= bytes;
+        self.done.notify_all();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Packs between their arrival and their absorption: one file each, as long as what has arrived.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use repo::error::{Error, Result};
 use repo::id::PackId;
 use repo::limits::{MAX_PACK, MIB};
@@ -23,6 +25,8 @@ pub struct Spool {
     dir: PathBuf,
     /// Bytes in it.
     held: Arc<AtomicU64>,
+    /// What arrives just now: each by one connection.
+    busy: Arc<Mutex<BTreeSet<PackId>>>,
 }
 
 /// A pack that arrives.
@@ -30,10 +34,20 @@ pub struct Arriving {
     file: File,
     path: PathBuf,
     held: Arc<AtomicU64>,
+    _busy: Busy,
     /// Bytes written.
     pub len: u64,
     /// Bytes that are durable.
     pub durable: u64,
+}
+
+/// Keeps other connections from a pack.
+struct Busy(Arc<Mutex<BTreeSet<PackId>>>, PackId);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+    }
 }
 
 impl Spool {
@@ -44,7 +58,7 @@ impl Spool {
     pub fn open(dir: PathBuf) -> Result<Spool> {
         let failed = |e| Error::io("make the spool", &dir, e);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
-        let spool = Spool { dir, held: Arc::default() };
+        let spool = Spool { dir, held: Arc::default(), busy: Arc::default() };
         for (id, len) in spool.packs()? {
             let path = spool.path(&id);
             spool.held.fetch_add(len, Ordering::Relaxed);
@@ -90,10 +104,14 @@ impl Spool {
     /// Goes on with a pack at byte `from`, at most what is there of it; what lies behind is dropped.
     ///
     /// # Errors
-    /// `Io` if less is there; what the system gives.
+    /// `Io` if less is there, or if it arrives by another connection; what the system gives.
     pub fn arrive(&self, id: &PackId, from: u64) -> Result<Arriving> {
         let path = self.path(id);
         let failed = |e| Error::io("spool a pack in", &path, e);
+        if !self.busy.lock().insert(*id) {
+            return Err(Error::new(repo::error::Kind::Io, "a pack was sent by two connections at once"));
+        }
+        let busy = Busy(Arc::clone(&self.busy), *id);
         let file =
             OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
         let there = file.metadata().map_err(failed)?.len();
@@ -102,7 +120,7 @@ impl Spool {
         }
         file.set_len(from).map_err(failed)?;
         self.held.fetch_sub(there - from, Ordering::Relaxed);
-        Ok(Arriving { file, path, held: Arc::clone(&self.held), len: from, durable: from })
+        Ok(Arriving { file, path, held: Arc::clone(&self.held), _busy: busy, len: from, durable: from })
     }
 
     /// A pack as far as it has arrived.
@@ -182,6 +200,8 @@ mod tests {
         arriving.sync().unwrap();
         assert_eq!(spool.packs().unwrap(), [(id, 8)]);
         assert!(spool.arrive(&id, 9).is_err());
+        assert!(spool.arrive(&id, 4).is_err(), "by one connection at a time");
+        drop(arriving);
         let mut again = spool.arrive(&id, 4).unwrap();
         again.write(b"age").unwrap();
         assert_eq!((spool.read(&id).unwrap(), again.len, again.durable), (b"package".to_vec(), 7, 4));

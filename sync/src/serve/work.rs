@@ -22,6 +22,8 @@ use crate::wire::{Bitmap, Message, Object, Piece, PieceName, Reason, Secret};
 
 /// Spooled packs are made durable in the pool, and removed, after this many bytes of them.
 const SETTLE: u64 = 512 * MIB as u64;
+/// Bytes of questions and manifests that wait, and of manifests that are kept; one may always.
+pub const MAX_HELD: usize = 16 * MIB;
 /// Manifests kept, until what they lack has come.
 const KEPT: usize = 64;
 
@@ -43,6 +45,17 @@ pub enum Job {
     Keep([u8; 32], Vec<u8>),
     /// Everything up to here has come.
     Done(Position),
+}
+
+impl Job {
+    /// About how many bytes it holds until it is done.
+    pub fn held(&self) -> usize {
+        match self {
+            Job::Have(pieces) => pieces.len() * size_of::<Piece>(),
+            Job::Manifest(_, sealed) => sealed.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// One push's work.
@@ -170,7 +183,8 @@ impl<'a> Work<'a> {
         match answer {
             Ok(Answer::Accepted { already }) => self.tell(&Message::Accepted { snapshot, already }),
             Ok(Answer::Missing(missing)) => {
-                if self.kept.len() >= KEPT {
+                let held: usize = self.kept.values().map(Vec::len).sum();
+                if self.kept.len() >= KEPT || held + sealed.len() > MAX_HELD {
                     return Err(Error::new(Kind::Io, "too many snapshots were begun and not ended"));
                 }
                 self.kept.insert(snapshot, sealed);

@@ -130,9 +130,10 @@ impl Keeper<'_> {
             }
         }
         arriving.sync()?;
-        drop(arriving);
         let path = spool.path(&id);
+        // Nobody else may have the file open when it goes to its place.
         let why = self.store(object, &path, size)?;
+        drop(arriving);
         if !path.exists() {
             // It lies in its place now.
             match object {
