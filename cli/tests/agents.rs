@@ -189,6 +189,16 @@ fn who_has_not_joined_or_was_revoked_is_told_so() {
 }
 
 #[test]
+fn a_hosts_own_key_is_not_in_what_it_saves() {
+    let site = served();
+    let host = Host::joined(&site, "web1", &["--allow", "restore"]);
+    let home = host.0.home();
+    host.run(&["backup", home.to_str().unwrap(), "--source", "home"]).ok();
+    assert!(host.run(&["find", "site.toml"]).ok().text().contains("site.toml"));
+    assert!(!host.run(&["find", "identity"]).text().contains("identity"));
+}
+
+#[test]
 fn a_host_that_may_restore_sees_its_own_snapshots_and_no_others() {
     let site = served();
     let (host, other) = (Host::joined(&site, "web1", &["--allow", "restore"]), Host::joined(&site, "web2", &[]));

@@ -58,7 +58,7 @@ impl Invitation {
     pub fn parse(line: &str) -> Result<Invitation> {
         let wrong = |why: &str| {
             Error::new(Kind::Usage, format!("this is no invitation: {why}"))
-                .remedy("paste the whole line that `packmule tenant invite` printed")
+                .remedy("paste the whole line, as it was printed where you were invited")
         };
         let line = line.trim();
         let (line, told) = line.rsplit_once(':').ok_or_else(|| wrong("it is not whole"))?;

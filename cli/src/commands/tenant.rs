@@ -210,9 +210,8 @@ fn invite(ctx: &Context, repo: &Repository, args: &TenantInviteArgs) -> Result<(
     }
     ctx.output.line(line)?;
     let until = human::time(human::timestamp(expires));
-    ctx.output.remark(format!(
-        "good once, until {until}: give it to `packmule remote add NAME` at the site, unseen by others"
-    ))
+    let command = if args.restore { "packmule init --from-invitation NAME" } else { "packmule remote add NAME" };
+    ctx.output.remark(format!("good once, until {until}: give it to `{command}` at the site, unseen by others"))
 }
 
 fn suspend(ctx: &Context, repo: &Repository, name: &str, suspended: bool) -> Result<()> {

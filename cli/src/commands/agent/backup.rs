@@ -25,12 +25,20 @@ const FIRST_WAIT: Duration = Duration::from_secs(5);
 /// … doubles up to this.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
+/// The pattern that just this path fits.
+fn literal(path: &str) -> String {
+    let special = |c: char| matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | '\\');
+    path.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
 /// Runs `backup` as the agent that this host is to the site.
 pub fn run(ctx: &Context, args: &BackupArgs, address: &Address) -> Result<ExitCode> {
     let (identity, dir) = join::identity(address)?;
     let dial = identity.dial();
     // Once: lists of paths may come from standard input. What cannot be is said before anything is asked of the site.
-    let given = options(args, Some(&identity.host))?;
+    let mut given = options(args, Some(&identity.host))?;
+    // Its own key is nobody's to restore.
+    given.excludes.extend(dir.to_str().map(literal));
     let mut wait = FIRST_WAIT;
     loop {
         let progress = ctx.monitor(Job::Backup);
