@@ -1,7 +1,7 @@
 //! A host that backs up to a site over a connection, and keeps nothing that opens anything but its own.
 //!
 //! *A site is to its agents what a pool is to its tenants.* The agent keeps a small repository of its own, the state
-//! ([`state`]), of which packs of data are handed to the site and not kept ([`outbox`], [`courier`]). So capture,
+//! (`state`), of which packs of data are handed to the site and not kept (`outbox`, `courier`). So capture,
 //! comparison with the last snapshot and deduplication are those of any backup. The state can be lost: then all is read,
 //! and asked about, again.
 

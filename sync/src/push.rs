@@ -21,7 +21,7 @@ use repo::monitor::{Counters, Event, Monitor};
 use repo::open::Repository;
 
 use crate::delta::Delta;
-use crate::fetch::Dial;
+use crate::fetch::{Dial, unexpected};
 use crate::wire::limits::MAX_BELONGINGS;
 use crate::wire::{Message, PieceName, Reason, Secret};
 use frames::Outgoing;
@@ -217,7 +217,7 @@ impl<'a> Push<'a> {
                 }
                 Err(e) => return Err(e),
             },
-            other => return Err(link::unexpected(&other)),
+            other => return Err(unexpected(Some(other))),
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use repo::backend::{Area, Backend, Object, Put};
 use repo::error::{Error, Kind, Result};
 use repo::id::RepoId;
 
-use crate::fetch::Dial;
+use crate::fetch::{Dial, unexpected};
 use crate::sealed::remote::{named, stored};
 use crate::wire::limits::MAX_OBJECT;
 use crate::wire::{Area as NamedArea, Connection, Incoming, Message, Object as Named, Preface, Purpose, Side};
@@ -247,12 +247,4 @@ fn gather(connection: &mut Connection, size: u64) -> Result<Vec<u8>> {
         }
     }
     Ok(all)
-}
-
-fn unexpected(message: Option<Message>) -> Error {
-    match message {
-        Some(Message::Fail(fail)) => fail.into_error(),
-        Some(other) => Error::new(Kind::Io, format!("the pool sent {} where it may not be", other.name())),
-        None => Error::new(Kind::Unreachable, "the pool ended the connection").remedy("try again"),
-    }
 }

@@ -7,6 +7,7 @@
 pub mod ask;
 pub mod back;
 mod mirror;
+mod nested;
 mod objects;
 pub mod order;
 mod packs;

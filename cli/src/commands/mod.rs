@@ -1,5 +1,6 @@
 //! One file a command: parse → one call into the engine → render.
 
+mod again;
 mod completions;
 mod man;
 mod version;

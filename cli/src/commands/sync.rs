@@ -16,8 +16,8 @@ use serde::Serialize;
 use sync::remote;
 use sync::sealed::{Directory, Options, Report, mirror};
 use sync::serve::objects::copy_dir;
-use sync::ssh::is_transient;
 
+use super::again::again;
 use super::open::{open_repository, place};
 use crate::PROGRAM;
 use crate::args::{SyncAction, SyncArgs, SyncPushArgs};
@@ -59,11 +59,6 @@ struct RemoteSummary<'a> {
     bytes_skipped: u64,
     total_duration: f64,
 }
-
-/// The first pause before another try …
-const FIRST_WAIT: Duration = Duration::from_secs(5);
-/// … doubles up to this.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// Runs `sync`.
 pub fn run(ctx: &Context, args: SyncArgs) -> Result<ExitCode> {
@@ -120,33 +115,6 @@ fn to_remote(ctx: &Context, args: &SyncPushArgs, name: &str, started: Instant) -
     }
     Err(Error::damaged(format!("{count} could not be delivered; everything else was"))
         .remedy("`packmule check --read-data` tells what is damaged here"))
-}
-
-/// A try that lasts longer than this was no vain one.
-const SOME_WHILE: Duration = Duration::from_secs(60);
-
-/// Does it, and, if asked to, again and again while the remote is out of reach.
-fn again<T>(ctx: &Context, retry: bool, once: &mut dyn FnMut() -> Result<T>) -> Result<T> {
-    let mut wait = FIRST_WAIT;
-    loop {
-        let begun = Instant::now();
-        let done = once();
-        // It was in reach for a while: whatever failed is new.
-        if begun.elapsed() > SOME_WHILE {
-            wait = FIRST_WAIT;
-        }
-        match done {
-            Err(e) if retry && is_transient(&e) && !ctx.stopped() => {
-                ctx.output.complain(format!("packmule: {e}; trying again in {}", human::duration(wait)));
-                let until = Instant::now() + wait;
-                while Instant::now() < until && !ctx.stopped() {
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-                wait = (wait * 2).min(LONGEST_WAIT);
-            }
-            other => return other,
-        }
-    }
 }
 
 fn push_once(

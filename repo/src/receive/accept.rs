@@ -160,6 +160,9 @@ impl Sender {
                 return Ok(true);
             }
         }
+        if state.damaged.is_empty() {
+            return Ok(false);
+        }
         if repo.index.ownership(self.number)?.is_none() {
             derive_owned(repo, self, &Void::default())?;
         }

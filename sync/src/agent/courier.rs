@@ -21,7 +21,8 @@ use repo::pack::read::{footer_in, whole_pack};
 use repo::pack::store::OpenPack;
 
 use super::outbox::stub;
-use crate::push::link::{Link, unexpected};
+use crate::fetch::unexpected;
+use crate::push::link::Link;
 use crate::wire::limits::MAX_PIECES;
 use crate::wire::{Bitmap, Message, Piece};
 
@@ -239,7 +240,7 @@ impl<'a> Courier<'a> {
         }
         match self.link.verdict(&id)? {
             verdict @ (Message::Accepted { .. } | Message::Declined { .. } | Message::Missing { .. }) => Ok(verdict),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected(Some(other))),
         }
     }
 

@@ -16,7 +16,7 @@ use repo::limits::MIB;
 use repo::monitor::{Counters, Monitor};
 
 use super::lane::{self, Came, PATIENCE, Put, Say, Shared};
-use crate::fetch::Dial;
+use crate::fetch::{Dial, unexpected};
 use crate::wire::{Bitmap, Connection, Message, Object, Preface, Purpose, Session, Side};
 
 /// The other side's clock may be off by so much before it is worth a word.
@@ -100,9 +100,7 @@ impl<'a> Link<'a> {
                 let partial = packs.collect();
                 (session, Ready { tenant, sealed, watermark, partial, clock_differs, chunker, epochs })
             }
-            Some(Message::Fail(fail)) => return Err(fail.into_error()),
-            Some(other) => return Err(unexpected(&other)),
-            None => return Err(ended()),
+            other => return Err(unexpected(other)),
         };
         let (tx, came) = unbounded();
         let shared = Arc::new(Shared { came: tx, sent: Default::default(), stop: Default::default() });
@@ -227,7 +225,7 @@ impl<'a> Link<'a> {
     fn sort(&mut self, came: Came) -> Result<()> {
         let message = match came {
             Came::Message(message) => message,
-            Came::Ended => return Err(ended()),
+            Came::Ended => return Err(unexpected(None)),
             Came::Failed { first: true, error } => return Err(error),
             // With the push all its connections end, and only the first one says why.
             Came::Failed { error, .. } => return Err(self.why(error)),
@@ -304,7 +302,7 @@ impl<'a> Link<'a> {
     pub fn missing(&mut self, asked: usize) -> Result<Bitmap> {
         match self.next()? {
             Message::Answer { missing } if missing.len() == asked => Ok(missing),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected(Some(other))),
         }
     }
 
@@ -331,7 +329,7 @@ impl<'a> Link<'a> {
                 Message::Declined { snapshot, reason, why } if snapshot == *id => {
                     return Ok(Message::Declined { snapshot, reason, why });
                 }
-                other => return Err(unexpected(&other)),
+                other => return Err(unexpected(Some(other))),
             }
         }
     }
@@ -354,7 +352,7 @@ impl<'a> Link<'a> {
         self.send(Message::Done { position })?;
         match self.next()? {
             Message::Finished { watermark } => Ok(watermark),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected(Some(other))),
         }
     }
 
@@ -366,7 +364,7 @@ impl<'a> Link<'a> {
         self.send(Message::Keep { mark, sealed })?;
         match self.next()? {
             Message::Kept { there } => Ok(there),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected(Some(other))),
         }
     }
 
@@ -411,13 +409,4 @@ pub fn attach(dial: &Dial, session: Session) -> Result<Connection> {
     connection.send(&Message::Attach { session })?;
     connection.flush()?;
     Ok(connection)
-}
-
-/// What may not come now.
-pub fn unexpected(message: &Message) -> Error {
-    Error::new(Kind::Io, format!("the pool sent {} where it may not be", message.name()))
-}
-
-fn ended() -> Error {
-    Error::new(Kind::Unreachable, "the pool ended the connection").remedy("try again")
 }

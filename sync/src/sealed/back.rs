@@ -27,14 +27,11 @@ const AT_ONCE: usize = 4;
 /// `NoRepository` if there is no whole copy there; as [`Local::copy_of`]; `Unreachable`.
 pub fn begin(from: &RemoteBackend, root: &Path, repository: RepoId) -> Result<Local> {
     let copy = Local::copy_of(root, repository)?;
-    let config = from.read_all(&Object::Config, MAX_SMALL_OBJECT).map_err(|e| match e.kind() {
-        Kind::NotFound => {
-            Error::new(Kind::NoRepository, "the pool has no whole copy of this repository: its first push did not end")
-        }
-        _ => e,
-    })?;
+    if from.size(&Object::Config)?.is_none() {
+        let e = "the pool has no whole copy of this repository: its first push did not end";
+        return Err(Error::new(Kind::NoRepository, e));
+    }
     copy_area(from, &copy, Area::Keys, MAX_SMALL_OBJECT, &mut |_| true)?;
-    drop(config);
     Ok(copy)
 }
 

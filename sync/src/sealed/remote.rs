@@ -15,10 +15,10 @@ use repo::format::record::Position;
 use repo::id::RepoId;
 
 use super::Target;
-use crate::fetch::Dial;
+use crate::fetch::{Dial, unexpected};
 use crate::push::{CONNECTIONS, LONG, attach};
+use crate::wire::Area as NamedArea;
 use crate::wire::limits::{MAX_LISTING, MAX_PIECES};
-use crate::wire::{Area as NamedArea, StateName};
 use crate::wire::{
     Bitmap, Connection, Listed, Message, Object as Named, Preface, Purpose, Receiver, Sender, Session, Side,
 };
@@ -42,7 +42,7 @@ pub struct Remote {
     partial: Mutex<BTreeMap<Named, u64>>,
     wanted: Vec<Object>,
     /// Where the pool is, for messages.
-    place: PathBuf,
+    pub(super) place: PathBuf,
     /// What the pool calls the tenant.
     pub tenant: String,
     /// The pool's clock at the beginning.
@@ -187,7 +187,7 @@ impl Remote {
         }
     }
 
-    fn send_object(&self, named: Named, bytes: &[u8]) -> Result<()> {
+    pub(super) fn send_object(&self, named: Named, bytes: &[u8]) -> Result<()> {
         self.send_by(&mut self.sender.lock(), named, bytes)
     }
 
@@ -248,21 +248,7 @@ impl Remote {
         }
     }
 
-    /// Puts the mark that makes a copy of the repository `of`, kept in this one, a copy.
-    ///
-    /// # Errors
-    /// As [`Target::put`].
-    pub fn nested(&self, tenant: u32, of: RepoId) -> Result<Nested<'_>> {
-        let nested = Nested { remote: self, tenant };
-        let name = nested.name("copy")?;
-        let mark = of.to_hex().into_bytes();
-        if self.lacks(vec![(name.clone(), mark.len() as u64)])?[0] {
-            self.send_object(name, &mark)?;
-        }
-        Ok(nested)
-    }
-
-    fn lacks(&self, named: Vec<(Named, u64)>) -> Result<Vec<bool>> {
+    pub(super) fn lacks(&self, named: Vec<(Named, u64)>) -> Result<Vec<bool>> {
         let mut missing = Vec::with_capacity(named.len());
         for some in named.chunks(MAX_LISTING.min(MAX_PIECES)) {
             match self.ask(&Message::Holding { objects: some.to_vec() })? {
@@ -275,7 +261,7 @@ impl Remote {
         Ok(missing)
     }
 
-    fn settled(&self) -> Result<()> {
+    pub(super) fn settled(&self) -> Result<()> {
         let mut sender = self.sender.lock();
         self.flush(&mut sender)?;
         drop(sender);
@@ -370,60 +356,6 @@ impl Target for Remote {
     }
 }
 
-/// The copy of a sealed tenant's, within the copy of the pool that it is a tenant of.
-pub struct Nested<'a> {
-    remote: &'a Remote,
-    tenant: u32,
-}
-
-impl Nested<'_> {
-    fn name(&self, rest: &str) -> Result<Named> {
-        StateName::new(&format!("tenants/{}/{rest}", self.tenant)).map(Named::State)
-    }
-
-    fn named(&self, object: &Object) -> Result<Named> {
-        match object {
-            Object::Pack(id) => self.name(&format!("packs/{}", id.to_hex())),
-            other => self.name(&other.path().to_string_lossy()),
-        }
-    }
-}
-
-impl Target for Nested<'_> {
-    fn watermark(&self) -> Result<Option<Position>> {
-        Ok(None)
-    }
-
-    fn wanted(&self) -> Vec<Object> {
-        Vec::new()
-    }
-
-    fn missing(&self, objects: &[(Object, u64)]) -> Result<Vec<bool>> {
-        let named = objects.iter().map(|(object, size)| Ok((self.named(object)?, *size)));
-        self.remote.lacks(named.collect::<Result<_>>()?)
-    }
-
-    fn put(&self, object: &Object, bytes: &[u8]) -> Result<()> {
-        self.remote.send_object(self.named(object)?, bytes)
-    }
-
-    fn settle(&self) -> Result<()> {
-        self.remote.settled()
-    }
-
-    fn keeps_passwords(&self) -> bool {
-        false
-    }
-
-    fn path(&self, object: &Object) -> PathBuf {
-        self.remote.place.join(format!("tenants/{}", self.tenant)).join(object.path())
-    }
-
-    fn owned(&self) -> Option<&dyn Backend> {
-        None
-    }
-}
-
 impl State {
     fn or_failed(&self) -> Result<()> {
         match &self.failed {
@@ -511,13 +443,4 @@ pub fn stored(named: &Named) -> Option<Object> {
         Named::Audit(segment) => Object::Audit(*segment),
         Named::State(_) => return None,
     })
-}
-
-/// What may not come now.
-fn unexpected(message: Option<Message>) -> Error {
-    match message {
-        Some(Message::Fail(fail)) => fail.into_error(),
-        Some(other) => Error::new(Kind::Io, format!("the pool sent {} where it may not be", other.name())),
-        None => Error::new(Kind::Unreachable, "the pool ended the connection").remedy("try again"),
-    }
 }

@@ -277,7 +277,7 @@ impl Running {
     }
 
     /// Takes no more connections, tells the services, waits up to `grace` for them to end, and then cuts what is left; a
-    /// connection on which nothing moves for [`QUIET`] is cut before.
+    /// connection on which nothing moves for 3 seconds is cut before.
     /// The services that still run after that: 0, unless one does not notice that its channel is gone.
     pub fn stop(mut self, grace: Duration) -> usize {
         self.accepting.abort();

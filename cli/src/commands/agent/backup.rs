@@ -1,29 +1,22 @@
 //! `backup` to a site, over a connection.
 
-use std::time::{Duration, Instant};
-
 use repo::capture::{Options, ParentChoice};
 use repo::error::Result;
 use repo::open::Repository;
 use repo::select::Filter;
 use sync::agent::{Delivered, backup};
-use sync::ssh::is_transient;
 use sync::ssh::url::Address;
 
 use super::join;
 use crate::PROGRAM;
 use crate::args::BackupArgs;
+use crate::commands::again::again;
 use crate::commands::backup::{options, report};
 use crate::commands::which;
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::human;
 use crate::progress::Job;
-
-/// The first pause before another try …
-const FIRST_WAIT: Duration = Duration::from_secs(5);
-/// … doubles up to this.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// The pattern that just this path fits.
 fn literal(path: &str) -> String {
@@ -39,33 +32,19 @@ pub fn run(ctx: &Context, args: &BackupArgs, address: &Address) -> Result<ExitCo
     let mut given = options(args, Some(&identity.host))?;
     // Its own key is nobody's to restore.
     given.excludes.extend(dir.to_str().map(literal));
-    let mut wait = FIRST_WAIT;
-    loop {
+    let with = |repo: &Repository| with_parent(given.clone(), args, repo);
+    let (done, elapsed) = again(ctx, args.retry, &mut || {
         let progress = ctx.monitor(Job::Backup);
-        let with = |repo: &Repository| with_parent(given.clone(), args, repo);
-        let done = backup(&identity, &dir, &dial, &with, PROGRAM, &progress);
-        let elapsed = progress.elapsed();
-        drop(progress);
-        match done {
-            Err(e) if args.retry && is_transient(&e) && !ctx.stopped() => {
-                ctx.output.complain(format!("packmule: {e}; trying again in {}", human::duration(wait)));
-                let until = Instant::now() + wait;
-                while Instant::now() < until && !ctx.stopped() {
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-                wait = (wait * 2).min(LONGEST_WAIT);
-            }
-            other => {
-                let Delivered { outcome, manifest, sent } = other?;
-                let span = manifest.map(|manifest| (manifest.captured, manifest.captured_end));
-                if !ctx.output.json && !args.dry_run {
-                    ctx.output.remark(format!("sent {}", human::size(sent)))?;
-                }
-                report(ctx, span, &outcome, elapsed, args.dry_run)?;
-                return Ok(if outcome.stats.errors > 0 { ExitCode::Partial } else { ExitCode::Ok });
-            }
-        }
+        let done = backup(&identity, &dir, &dial, &with, PROGRAM, &progress)?;
+        Ok((done, progress.elapsed()))
+    })?;
+    let Delivered { outcome, manifest, sent } = done;
+    let span = manifest.map(|manifest| (manifest.captured, manifest.captured_end));
+    if !ctx.output.json && !args.dry_run {
+        ctx.output.remark(format!("sent {}", human::size(sent)))?;
     }
+    report(ctx, span, &outcome, elapsed, args.dry_run)?;
+    Ok(if outcome.stats.errors > 0 { ExitCode::Partial } else { ExitCode::Ok })
 }
 
 /// A parent is looked for in what the host knows of its backups.

@@ -17,7 +17,8 @@ use sync::sealed::remote::Remote;
 use sync::sealed::{Options, Report, Target, mirror, push_to};
 use sync::serve::objects::{copy_dir, nested_copies};
 
-use super::{again, or_damaged, tell};
+use super::super::again::again;
+use super::{or_damaged, tell};
 use crate::PROGRAM;
 use crate::args::SyncPushArgs;
 use crate::context::Context;
