@@ -25,7 +25,7 @@ use sync::ssh::server::Limits;
 use crate::args::{Bytes, Rate};
 
 /// Where it is looked for in a repository.
-const NAME: &str = "server.toml";
+pub const NAME: &str = "server.toml";
 /// The largest that is read, in bytes.
 const MOST: u64 = 1 << 20;
 

@@ -266,7 +266,7 @@ fn a_lost_site_comes_back_with_its_agents() {
     let words = ["-q", "tenant", "invite", "acme", "--restore", "--address", &pool.address];
     let invitation = pool.pool.run(&words).ok().text();
     let password = site.pool.path().join("password");
-    let words = ["init", "--from-invitation", "cloud", "--password-file", password.to_str().unwrap()];
+    let words = ["init", "--from", "cloud", "--password-file", password.to_str().unwrap()];
     let ran = fed(&site.pool, site.pool.program(&words), &invitation).ok();
     assert!(ran.err.contains("1 agent came back"), "{}", ran.err);
     let words = ["key", "add", "--recipient", support::RECIPIENT, "--label", "fast"];

@@ -31,7 +31,12 @@ fn a_lost_site_is_made_anew_from_its_pool() {
     let cloud = Cloud::new(&["acme"]);
     let site = Site::filled();
     cloud.join("acme", &site);
+    let profile = site.home().join(".config/packmule/web.toml");
+    fs::create_dir_all(profile.parent().unwrap()).unwrap();
+    let text = format!("repo = {:?}\n[backup]\nexclude-caches = true\n", site.repo());
+    fs::write(&profile, &text).unwrap();
     pushed(&site);
+    fs::remove_file(&profile).unwrap();
     let ids = site.snapshots();
     // An invitation that is not for that does not give anything away.
     let plain = cloud.invite("acme");
@@ -41,7 +46,10 @@ fn a_lost_site_is_made_anew_from_its_pool() {
     let again =
         cloud.pool.run(&["-q", "tenant", "invite", "acme", "--restore", "--address", &cloud.address]).ok().text();
     feed_init(&site, "Not A Name", &again).refused(2, &["cannot be a name"]);
-    feed_init(&site, "cloud", &again).ok();
+    let made = feed_init(&site, "cloud", &again).ok();
+    let back = site.repo().join("profiles/web.toml");
+    assert!(made.err.contains("1 profile came back"), "{}", made.err);
+    assert_eq!(fs::read_to_string(&back).unwrap(), text);
     site.with_password(&["key", "add", "--recipient", RECIPIENT, "--label", "fast"], PASSWORD).ok();
     assert!(site.snapshots().is_empty());
     site.run(&["sync", "pull", "cloud", "ffff"]).refused(1, &["no snapshot 'ffff'"]);
@@ -65,9 +73,9 @@ fn a_lost_site_is_made_anew_from_its_pool() {
     assert!(site.run(&["sync", "pull", "cloud"]).ok().text().contains("is here"));
 }
 
-/// `init --from-invitation`, with the password in a file and the invitation on standard input.
+/// `init --from`, with the password in a file and the invitation on standard input.
 fn feed_init(site: &Site, name: &str, invitation: &str) -> support::Ran {
     let password = site.path().join("password");
-    let words = ["init", "--from-invitation", name, "--password-file", password.to_str().unwrap()];
+    let words = ["init", "--from", name, "--password-file", password.to_str().unwrap()];
     support::pool::fed(site, site.program(&words), invitation)
 }

@@ -179,6 +179,52 @@ fn a_revoked_key_is_refused_and_the_others_are_not() {
 }
 
 #[test]
+fn a_tenants_key_is_replaced_by_one_of_its_sites_making() {
+    let cloud = Cloud::new(&["acme", "globex"]);
+    let site = Site::filled();
+    cloud.join("acme", &site);
+    pushed(&site);
+    let print = |n: usize| {
+        let keys = cloud.pool.run(&["--json", "tenant", "key", "list", "acme"]).ok().json();
+        (keys.len(), keys[n]["fingerprint"].as_str().unwrap().to_owned(), keys[n].get("revoked").is_some())
+    };
+    let (_, old, _) = print(0);
+    let rotate = ["-q", "tenant", "key", "rotate", "acme", "--address", &cloud.address];
+    let line = cloud.pool.run(&rotate).ok().text();
+    // Until it is taken up everything goes on as it was.
+    assert_eq!(pushed(&site)["bytes_sent"], 0);
+    // Another tenant's invitation does not take the remote's name.
+    add(&site, "cloud", &cloud.invite("globex")).refused(1, &["a remote 'cloud' already"]);
+    add(&site, "cloud", &line).ok();
+    assert_eq!(print(0), (2, old.clone(), true), "the old one is revoked");
+    let (_, new, revoked) = print(1);
+    assert!(new != old && !revoked);
+    let listed = site.run(&["--json", "remote", "list"]).ok().json();
+    assert_eq!((listed.len(), &listed[0]["pending_snapshots"]), (1, &0.into()), "it is the same remote");
+    assert_eq!(pushed(&site)["bytes_sent"], 0);
+    let audit = cloud.pool.run(&["log", "--audit"]).ok().text();
+    assert!(audit.contains("tenant key rotate"), "{audit}");
+}
+
+#[test]
+fn a_key_may_do_only_what_its_invitation_allowed() {
+    let cloud = Cloud::new(&["acme"]);
+    let site = Site::filled();
+    let allowing = |roles: &str| {
+        let words = ["-q", "tenant", "invite", "acme", "--address", &cloud.address, "--allow", roles];
+        cloud.pool.run(&words).ok().text()
+    };
+    cloud.pool.run(&["tenant", "invite", "acme", "--address", "x", "--allow", "agent"]).refused(2, &["push, pull"]);
+    add(&site, "writer", &allowing("push")).ok();
+    add(&site, "reader", &allowing("pull")).ok();
+    site.run(&["sync", "push", "reader"]).refused(1, &["may not deliver"]);
+    site.run(&["sync", "push", "writer"]).ok();
+    site.run(&["sync", "pull", "writer"]).refused(1, &["may not fetch"]);
+    site.run(&["sync", "pull", "reader"]).ok();
+    cloud.has(&site.src());
+}
+
+#[test]
 fn a_second_push_at_once_is_told_to_come_back() {
     let cloud = Cloud::new(&["acme"]);
     let site = Site::new();

@@ -175,15 +175,7 @@ fn a_lost_sealed_site_comes_back_whole() {
     fs::rename(site.repo(), site.path().join("lost")).unwrap();
     let init = |code: &Path, line: &str| {
         let password = site.path().join("password");
-        let words = [
-            "init",
-            "--from-invitation",
-            "cloud",
-            "--password-file",
-            text(&password),
-            "--recovery-code-file",
-            text(code),
-        ];
+        let words = ["init", "--from", "cloud", "--password-file", text(&password), "--recovery-code-file", text(code)];
         fed(&site, site.program(&words), line)
     };
     let wrong = site.path().join("wrong");
@@ -314,8 +306,7 @@ fn a_pool_kept_at_another_pool_comes_back_with_everything() {
     let invitation =
         far.pool.run(&["-q", "tenant", "invite", "first", "--restore", "--address", &far.address]).ok().text();
     let (password, code) = (cloud.pool.path().join("password"), cloud.pool.path().join("identity"));
-    let words =
-        ["init", "--from-invitation", "far", "--password-file", text(&password), "--recovery-code-file", text(&code)];
+    let words = ["init", "--from", "far", "--password-file", text(&password), "--recovery-code-file", text(&code)];
     fed(&cloud.pool, cloud.pool.program(&words), &invitation).ok();
     cloud.start();
     assert_eq!(cloud.host_key, key);

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use crate::crypto::context;
 use crate::crypto::keys::Object;
 use crate::error::{Error, Kind, Result};
-use crate::format::record::{Record, SiteParties, State, TenantState};
+use crate::format::record::{Profiles, Record, SiteParties, State, TenantState};
 use crate::lock::COMMIT_WAIT;
 use crate::open::Repository;
 use crate::tenants::{self, free_number};
@@ -83,7 +83,7 @@ pub fn revoke(repo: &Repository, host: &str) -> Result<()> {
     tenants::change(repo, number, &mut |agent| {
         agent.suspended = true;
         agent.invites.clear();
-        agent.keys.iter_mut().for_each(|key| key.revoked = key.revoked.or(Some(now)));
+        tenants::revoke_all(agent, now);
         Ok(())
     })
 }
@@ -92,13 +92,14 @@ pub fn revoke(repo: &Repository, host: &str) -> Result<()> {
 /// none if there is nothing worth it.
 pub fn belongings(repo: &Repository) -> Option<([u8; 32], Vec<u8>)> {
     let state = repo.log.state();
-    if state.agents.is_empty() {
+    if state.agents.is_empty() && state.profiles.is_empty() {
         return None;
     }
     // How far they are changes with every backup, and the hosts find it out by asking.
     let lasting = |agent: &TenantState| TenantState { watermark: None, ..agent.clone() };
     let agents = state.agents.iter().map(|(number, agent)| (*number, lasting(agent))).collect();
-    let plain = SiteParties { host_key: state.host_key.clone(), agents }.encode();
+    let (host_key, profiles) = (state.host_key.clone(), state.profiles.clone());
+    let plain = SiteParties { host_key, agents, profiles }.encode();
     let mark = blake3::derive_key(context::BELONGINGS, &plain);
     Some((mark, repo.keys.seal(Object::TenantKeyring, &sealed_as(&mark), &plain)))
 }
@@ -107,14 +108,14 @@ fn sealed_as(mark: &[u8; 32]) -> Vec<u8> {
     [b"belongings", &mark[..]].concat()
 }
 
-/// Gives a site that was made anew its agents and its server's key back: hosts then go on backing up to it. What it has already
-/// stays. Returns how many agents came back.
+/// Gives a site that was made anew its agents and its server's key back: hosts then go on backing up to it; and its
+/// profiles. What it has already stays. Returns how many agents came back.
 ///
 /// # Errors
 /// `Damaged` if these are not this site's; what the log gives.
 pub fn take_back(repo: &Repository, mark: &[u8; 32], sealed: &[u8]) -> Result<u64> {
     let plain = Zeroizing::new(repo.keys.open(Object::TenantKeyring, &sealed_as(mark), sealed)?);
-    let SiteParties { host_key, agents } = SiteParties::decode(&plain)?;
+    let SiteParties { host_key, agents, profiles } = SiteParties::decode(&plain)?;
     let commit = repo.locks.commit(COMMIT_WAIT)?;
     repo.log.refresh()?;
     let state = repo.log.state();
@@ -128,5 +129,21 @@ pub fn take_back(repo: &Repository, mark: &[u8; 32], sealed: &[u8]) -> Result<u6
             back += 1;
         }
     }
+    if state.profiles.is_empty() && !profiles.is_empty() {
+        repo.log.append(&commit, Record::ProfilesKept { profiles })?;
+    }
     Ok(back)
+}
+
+/// Notes the profiles by which the repository is used, unless they are noted already.
+///
+/// # Errors
+/// What the log gives.
+pub fn keep_profiles(repo: &Repository, profiles: Profiles) -> Result<()> {
+    repo.log.refresh()?;
+    if repo.log.state().profiles == profiles {
+        return Ok(());
+    }
+    let commit = repo.locks.commit(COMMIT_WAIT)?;
+    repo.log.append(&commit, Record::ProfilesKept { profiles }).map(drop)
 }

@@ -221,7 +221,7 @@ pub fn redeem(repo: &Repository, token: &[u8; 32], with: &Redeemed<'_>) -> Resul
     let keyring = with.keyring.map(|keyring| seal_keyring(&repo.keys, number, keyring));
     let credential = Credential {
         public: with.public.to_owned(),
-        roles: invite.roles,
+        roles: invite.roles.without(Roles::ALONE),
         label: invite.label,
         host: invite.host,
         added: now,
@@ -238,8 +238,7 @@ pub fn redeem(repo: &Repository, token: &[u8; 32], with: &Redeemed<'_>) -> Resul
             (Some(new), _) if invite.roles.allow(Roles::AGENT) && with.keyring.is_some() => {
                 tenant.repository = Some(new);
                 tenant.watermark = None;
-                let others = tenant.keys.iter_mut().filter(|key| key.public != credential.public);
-                others.for_each(|key| key.revoked = key.revoked.or(Some(now)));
+                revoke_all(tenant, now);
             }
             _ if invite.roles.allow(Roles::AGENT) => {
                 return Err(Error::new(Kind::Refused, "this invitation is for a host that is to be backed up")
@@ -256,6 +255,9 @@ pub fn redeem(repo: &Repository, token: &[u8; 32], with: &Redeemed<'_>) -> Resul
             }
             (Some(new), _) => tenant.repository = Some(new),
         }
+        if invite.roles.allow(Roles::ALONE) {
+            revoke_all(tenant, now);
+        }
         if !tenant.sealed
             && let Some(keyring) = &keyring
         {
@@ -270,6 +272,11 @@ pub fn redeem(repo: &Repository, token: &[u8; 32], with: &Redeemed<'_>) -> Resul
         repo.index.disown(number)?;
     }
     Ok((number, credential))
+}
+
+/// Refuses all the party's keys from now on.
+pub(crate) fn revoke_all(party: &mut TenantState, now: Time) {
+    party.keys.iter_mut().for_each(|key| key.revoked = key.revoked.or(Some(now)));
 }
 
 /// Takes note that a pooled tenant has rotated its key.

@@ -238,9 +238,9 @@ impl Pull<'_> {
     /// Stores what these reach, and records them.
     fn group(&mut self, other: &mut dyn There, manifests: Vec<Manifest>, monitor: &dyn Monitor) -> Result<()> {
         let mut writer = SessionSink::writer(self.repo, self.session);
-        let mut whole = Vec::new();
+        let (mut whole, mut seen) = (Vec::new(), HashSet::new());
         for manifest in manifests {
-            match self.one(&manifest, &mut HashSet::new(), &mut writer, monitor) {
+            match self.one(&manifest, &mut seen, &mut writer, monitor) {
                 Ok(()) => whole.push(manifest),
                 Err(e) if e.kind() == Kind::Damaged => {
                     monitor.event(Event::Warning(&format!(
@@ -248,6 +248,8 @@ impl Pull<'_> {
                         manifest.id.short()
                     )));
                     self.report.failed.push((manifest.id, e.to_string()));
+                    // What is below some of these was not looked at.
+                    seen.clear();
                 }
                 Err(e) => return Err(e),
             }
@@ -272,46 +274,66 @@ impl Pull<'_> {
         writer: &mut PackWriter,
         monitor: &dyn Monitor,
     ) -> Result<()> {
-        let (source, report, least) = (&self.source, &mut self.report, self.repo.config.chunker.min as usize);
+        let least = self.repo.config.chunker.min as usize;
+        let mut taking = Taking { source: &self.source, report: &mut self.report, writer, least, monitor };
+        let source = taking.source;
         let mut waiting: VecDeque<(ContentHash, ChunkKind)> = VecDeque::new();
-        let mut store = |h: &ContentHash, kind: ChunkKind, meta: bool| -> Result<()> {
-            if writer.has(h)? {
-                return Ok(());
-            }
-            let chunk = source.chunk(h, kind)?;
-            let route = match kind {
-                _ if meta => Route::Meta,
-                ChunkKind::Data if chunk.len() >= least => Route::Large,
-                ChunkKind::Data => Route::Small,
-                ChunkKind::Tree | ChunkKind::Node => Route::Meta,
-            };
-            if writer.store(route, kind, *h, &chunk)? {
-                report.chunks += 1;
-                report.bytes += chunk.len() as u64;
-                Counters::add(&monitor.counters().bytes, chunk.len() as u64);
-            }
-            Ok(())
-        };
         // Its chunks look like a file's; apart from where they are stored, they are.
-        closure::sidecar(source, manifest, &mut |h, kind| store(h, kind, true).map(|()| true))?;
+        closure::sidecar(source, manifest, &mut |h, kind| taking.take(h, kind, true).map(|()| true))?;
         closure::walk(source, manifest, monitor, &mut |h, kind| {
             // Trees are read anyway; what is below one that this repository has may still be missing.
             if kind != ChunkKind::Data {
                 let new = if seen.len() < SEEN_MOST { seen.insert(*h) } else { !seen.contains(h) };
                 if new {
-                    store(h, kind, false)?;
+                    taking.take(h, kind, false)?;
                 }
                 return Ok(new);
+            }
+            // What waits to be indexed is not asked for again either.
+            if taking.writer.has(h)? {
+                return Ok(false);
             }
             source.prefetch(&[(*h, kind)]);
             waiting.push_back((*h, kind));
             if waiting.len() > AHEAD
                 && let Some((h, kind)) = waiting.pop_front()
             {
-                store(&h, kind, false)?;
+                taking.take(&h, kind, false)?;
             }
             Ok(false)
         })?;
-        waiting.iter().try_for_each(|(h, kind)| store(h, *kind, false))
+        waiting.iter().try_for_each(|(h, kind)| taking.take(h, *kind, false))
+    }
+}
+
+/// What a snapshot reaches, on its way into packs.
+struct Taking<'a> {
+    source: &'a Nearest,
+    report: &'a mut Report,
+    writer: &'a mut PackWriter,
+    /// Chunks of small files are shorter.
+    least: usize,
+    monitor: &'a dyn Monitor,
+}
+
+impl Taking<'_> {
+    /// Stores a chunk, if it is not here.
+    fn take(&mut self, h: &ContentHash, kind: ChunkKind, meta: bool) -> Result<()> {
+        if self.writer.has(h)? {
+            return Ok(());
+        }
+        let chunk = self.source.chunk(h, kind)?;
+        let route = match kind {
+            _ if meta => Route::Meta,
+            ChunkKind::Data if chunk.len() >= self.least => Route::Large,
+            ChunkKind::Data => Route::Small,
+            ChunkKind::Tree | ChunkKind::Node => Route::Meta,
+        };
+        if self.writer.store(route, kind, *h, &chunk)? {
+            self.report.chunks += 1;
+            self.report.bytes += chunk.len() as u64;
+            Counters::add(&self.monitor.counters().bytes, chunk.len() as u64);
+        }
+        Ok(())
     }
 }

@@ -29,15 +29,16 @@ const TRIES: u32 = 4;
 /// The name that clients give; keys say who they are.
 const USER: &str = "packmule";
 
-/// Takes an invitation up: makes a key, has the pool register it, and notes the remote under `name`. For a pooled tenant
-/// the repository's keys go to the pool: who calls has asked a person.
+/// Takes an invitation up: makes a key, has the pool register it, and notes the remote under `name`; where that is the same
+/// tenant's already, with the new key in place of the old one. For a pooled tenant the repository's keys go to the pool: who
+/// calls has asked a person.
 ///
 /// # Errors
-/// `Exists` if there is a remote of that name; `Refused` if the pool does not take the invitation, or shows another key
+/// `Exists` if there is another remote of that name; `Refused` if the pool does not take the invitation, or shows another key
 /// than it says; `Unreachable`.
 pub fn add(repo: &Repository, name: &str, invitation: &Invitation, host: &str) -> Result<RemoteState> {
     valid_name(name)?;
-    require_new(repo, name)?;
+    let known = known_as(repo, name, invitation)?;
     let key = KeyPair::generate(&format!("packmule {host}"))?;
     let mut tries = 1..TRIES;
     let given = loop {
@@ -48,9 +49,22 @@ pub fn add(repo: &Repository, name: &str, invitation: &Invitation, host: &str) -
             other => break other?,
         }
     };
-    let state = state_of(invitation, &key, given.tenant, given.sealed)?;
+    let mut state = state_of(invitation, &key, given.tenant, given.sealed)?;
+    (state.pushed, state.pushed_at) = known.map_or((None, None), |known| (known.pushed, known.pushed_at));
     set(repo, name, &state)?;
     Ok(state)
+}
+
+/// The remote of this name, if it is the one that invites again.
+fn known_as(repo: &Repository, name: &str, invitation: &Invitation) -> Result<Option<RemoteState>> {
+    repo.log.refresh()?;
+    let known = repo.log.state().remotes.get(name).cloned();
+    match known {
+        Some(known) if known.tenant == invitation.tenant && known.host_key == invitation.host_key.text() => {
+            Ok(Some(known))
+        }
+        _ => require_new(repo, name).map(|()| None),
+    }
 }
 
 /// What a host says of itself when it joins a site.

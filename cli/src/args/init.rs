@@ -26,7 +26,7 @@ pub struct InitArgs {
     /// Make a lost site's repository anew: with its id and keys, from the invitation on standard input, and without
     /// snapshots until `sync pull NAME` has brought them back; from a sealed copy at once with all there was. NAME is what
     /// the pool is to be called here
-    #[arg(long, value_name = "NAME", conflicts_with = "pool")]
+    #[arg(long = "from", alias = "from-invitation", value_name = "NAME", conflicts_with = "pool")]
     pub from_invitation: Option<String>,
 
     /// Where a sealed tenant's site is made anew: a file with the recovery code, or with an identity, that opens the copy

@@ -29,7 +29,7 @@ pub use space::{CheckArgs, ForgetArgs, KeepArgs, PruneArgs, UnforgetArgs};
 pub use sync::{
     Quota, RateArgs, RemoteAction, RemoteAddArgs, RemoteArgs, ServeArgs, SyncAction, SyncArgs, SyncPullArgs,
     SyncPushArgs, SyncStatusArgs, TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction,
-    TenantSetArgs, Term,
+    TenantRole, TenantSetArgs, Term,
 };
 pub use values::{Bytes, Group, IdMap, Keep, Octal, Pace, Rate, Subset, TagList, Unused, User};
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use repo::error::{Error, Kind};
 use sync::throttle;
 
@@ -188,7 +188,7 @@ pub enum TenantAction {
     /// Change what holds for a tenant, or for all of which nothing else is said
     #[command(after_help = SET_NOTES)]
     Set(Box<TenantSetArgs>),
-    /// List or revoke the keys that a tenant connects with
+    /// List, revoke or replace the keys that a tenant connects with
     Key(TenantKeyArgs),
     /// Let a tenant's site connect: prints one line for it, which is good once
     Invite(TenantInviteArgs),
@@ -340,6 +340,8 @@ pub enum TenantKeyAction {
         #[arg(value_name = "FINGERPRINT")]
         key: String,
     },
+    /// Have a tenant's keys replaced: prints an invitation for its site, and the key that takes it up puts an end to all others
+    Rotate(TenantInviteArgs),
 }
 
 /// Options of `tenant invite`.
@@ -361,9 +363,22 @@ pub struct TenantInviteArgs {
     #[arg(long, value_name = "NAME", default_value = "site")]
     pub label: String,
 
-    /// For a site that was lost: it gets the tenant's keys back, and with `init --from-invitation` becomes what it was
+    /// For a site that was lost: it gets the tenant's keys back, and with `init --from` becomes what it was
     #[arg(long)]
     pub restore: bool,
+
+    /// What the key may do: push, pull, or both
+    #[arg(long, value_name = "ROLE,…", value_delimiter = ',', default_value = "push,pull", conflicts_with = "restore")]
+    pub allow: Vec<TenantRole>,
+}
+
+/// What a tenant's key may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TenantRole {
+    /// Deliver snapshots
+    Push,
+    /// Read what was delivered
+    Pull,
 }
 
 /// Options of `serve`.

@@ -35,6 +35,9 @@ pub fn run(ctx: &Context, args: BackupArgs) -> Result<ExitCode> {
     let result = backup(&repo, options, &progress);
     let elapsed = progress.elapsed();
     drop(progress);
+    if ctx.globals.profile.is_some() && !dry_run && result.is_ok() {
+        super::profiles::keep(ctx, &repo);
+    }
     repo.remember();
     let outcome = result?;
     let manifest = outcome.snapshot.map(|id| repo::snapshots::manifest(&repo, &id)).transpose()?;

@@ -66,6 +66,7 @@ pub fn run(ctx: &Context, args: InitArgs) -> Result<ExitCode> {
         if let (Some(name), Some(remote)) = (&args.from_invitation, &remote) {
             remote::note(&repo, name, remote)?;
             bring_agents(ctx, &repo, name, remote);
+            super::profiles::bring_back(ctx, &repo);
         }
         repo.remember();
     }

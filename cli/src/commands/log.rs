@@ -176,6 +176,9 @@ fn describe(record: &Record, tenant: &str) -> (&'static str, String) {
         Record::Belongings { tenant, .. } => {
             ("belongings", format!("tenant number {tenant} left what it wants back if its repository is lost"))
         }
+        Record::ProfilesKept { profiles } => {
+            ("profiles-kept", format!("{} kept", human::count(profiles.iter().len() as u64, "profile")))
+        }
         Record::HostKey { .. } => ("host-key", "the server has a new host key".to_owned()),
         Record::OwnerPinned { tenant, .. } => {
             ("owner-pinned", format!("tenant number {tenant} is its owner's key's: no other orders deletions"))

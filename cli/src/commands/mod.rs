@@ -7,6 +7,7 @@ mod version;
 
 pub mod noted;
 pub mod open;
+mod profiles;
 pub mod which;
 
 mod agent;

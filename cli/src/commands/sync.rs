@@ -86,6 +86,7 @@ fn to_remote(ctx: &Context, args: &SyncPushArgs, name: &str, started: Instant) -
     let known = remote::find(&repo, name).map_err(|e| {
         e.remedy(format!("`packmule remote list` shows those there are; write ./{name} for a directory"))
     })?;
+    super::profiles::keep(ctx, &repo);
     if known.sealed {
         return sealed::to_remote(ctx, args, name, &repo, &known, started);
     }
@@ -299,8 +300,8 @@ fn promote(ctx: &Context) -> Result<ExitCode> {
     // A copy that cannot be opened, or whose first push did not end, does not become a repository.
     let repo = open_repository(ctx, Access::Read)?;
     let snapshots = repo.log.state().snapshots.values().filter(|s| s.forgotten.is_none()).count();
-    drop(repo);
     Local::open(&root, false)?.promote()?;
+    super::profiles::bring_back(ctx, &repo);
     let count = human::count(snapshots as u64, "snapshot");
     ctx.output.remark(format!("this is a repository of its own now, with {count}; pushes to it are refused"))?;
     ctx.output.flush()?;

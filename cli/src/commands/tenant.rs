@@ -20,7 +20,7 @@ use sync::ssh::url::Address;
 
 use super::noted::Noted;
 use super::open::{open_repository, place};
-use crate::args::{TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction};
+use crate::args::{TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction, TenantRole};
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::human::{self, Table};
@@ -85,6 +85,7 @@ fn operation(action: &TenantAction) -> Option<(&'static str, &str)> {
         TenantAction::Key(args) => match &args.action {
             TenantKeyAction::List { .. } => return None,
             TenantKeyAction::Revoke { name, .. } => ("tenant key revoke", name),
+            TenantKeyAction::Rotate(args) => ("tenant key rotate", &args.name),
         },
         TenantAction::Invite(args) => ("tenant invite", &args.name),
         TenantAction::Suspend { name } => ("tenant suspend", name),
@@ -103,8 +104,9 @@ fn act(ctx: &Context, repo: &Repository, action: TenantAction) -> Result<()> {
         TenantAction::Key(args) => match args.action {
             TenantKeyAction::List { name } => keys::list(ctx, repo, &name)?,
             TenantKeyAction::Revoke { name, key } => keys::revoke(ctx, repo, &name, &key)?,
+            TenantKeyAction::Rotate(args) => invite(ctx, repo, &args, Roles::ALONE)?,
         },
-        TenantAction::Invite(args) => invite(ctx, repo, &args)?,
+        TenantAction::Invite(args) => invite(ctx, repo, &args, Roles::NONE)?,
         TenantAction::Suspend { name } => suspend(ctx, repo, &name, true)?,
         TenantAction::Resume { name } => suspend(ctx, repo, &name, false)?,
         TenantAction::Remove { name, release_held, accept_clock } => {
@@ -184,7 +186,7 @@ fn list(ctx: &Context, repo: &Repository) -> Result<()> {
     Ok(())
 }
 
-fn invite(ctx: &Context, repo: &Repository, args: &TenantInviteArgs) -> Result<()> {
+fn invite(ctx: &Context, repo: &Repository, args: &TenantInviteArgs, how: Roles) -> Result<()> {
     let state = repo.log.state();
     let (number, tenant) = tenants::find(&state, &args.name)?;
     let known = ServerFile::load(None, &place(ctx)?.root)?.address;
@@ -200,8 +202,12 @@ fn invite(ctx: &Context, repo: &Repository, args: &TenantInviteArgs) -> Result<(
     let now = repo.clock.now();
     let back = Time(args.lifetime.before(human::timestamp(now), &TimeZone::UTC).as_nanosecond() as i64);
     let expires = Time(now.0.saturating_add(now.0.saturating_sub(back.0)));
-    let site = Roles::PUSH.and(Roles::PULL);
-    let roles = if args.restore { site.and(Roles::RESTORE) } else { site };
+    let role = |role: &TenantRole| match role {
+        TenantRole::Push => Roles::PUSH,
+        TenantRole::Pull => Roles::PULL,
+    };
+    let restore = if args.restore { Roles::RESTORE } else { Roles::NONE };
+    let roles = args.allow.iter().map(role).fold(how.and(restore), Roles::and);
     let token = tenants::invite(repo, number, roles, &args.label, "", expires)?;
     let (tenant, sealed) = (tenant.name.clone(), tenant.sealed);
     let line = Invitation { address, host_key, tenant: tenant.clone(), sealed, agent: false, token }.to_string();
@@ -210,7 +216,7 @@ fn invite(ctx: &Context, repo: &Repository, args: &TenantInviteArgs) -> Result<(
     }
     ctx.output.line(line)?;
     let until = human::time(human::timestamp(expires));
-    let command = if args.restore { "packmule init --from-invitation NAME" } else { "packmule remote add NAME" };
+    let command = if args.restore { "packmule init --from NAME" } else { "packmule remote add NAME" };
     ctx.output.remark(format!("good once, until {until}: give it to `{command}` at the site, unseen by others"))
 }
 

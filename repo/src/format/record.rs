@@ -13,8 +13,8 @@ use crate::id::{LogHash, PackId, SessionId, SnapshotId};
 
 pub use governance::{AUDIT_SEGMENT, AuditEntry, AuditState, Audited, Certificate, Former, PolicyState, Removal};
 pub use parties::{
-    Belongings, Credential, Invite, MAX_BELONGINGS, MAX_CREDENTIALS, Obeyed, Origin, PrivateKey, RemoteState, Roles,
-    SiteParties, TenantState,
+    Belongings, Credential, Invite, MAX_BELONGINGS, MAX_CREDENTIALS, Obeyed, Origin, PrivateKey, Profiles, RemoteState,
+    Roles, SiteParties, TenantState,
 };
 pub use state::{CheckState, SESSION_LIFE, SessionState, SnapshotState, State, Sweep};
 
@@ -149,6 +149,8 @@ pub enum Record {
     AgentSet { agent: u32, state: Box<TenantState> },
     /// What a tenant wants back, beside its snapshots, when its repository is lost: sealed by the tenant.
     Belongings { tenant: u32, name: String, sealed: Vec<u8> },
+    /// The profiles by which this repository is used, all of them.
+    ProfilesKept { profiles: Profiles },
     /// What holds for tenants of which nothing else is said, all of it.
     PolicySet { policy: PolicyState },
     /// Who did what.
@@ -350,6 +352,7 @@ impl Record {
                 w.lp_str(name);
                 w.lp_bytes(sealed);
             }
+            Record::ProfilesKept { profiles } => profiles.write(w),
             Record::Checkpoint { state } => state.write(w),
             Record::Ignored { body, .. } => w.bytes(body),
         }
@@ -394,6 +397,7 @@ impl Record {
             Record::PolicySet { .. } => 35,
             Record::Audited { .. } => 36,
             Record::AuditKept { .. } => 37,
+            Record::ProfilesKept { .. } => 38,
             Record::Ignored { kind, .. } => *kind,
         }
     }
@@ -458,6 +462,7 @@ impl Record {
             35 => Record::PolicySet { policy: PolicyState::read(r)? },
             36 => Record::Audited { entry: Box::new(AuditEntry::read(r)?) },
             37 => Record::AuditKept { segment: r.u64()?, hash: LogHash(r.array()?) },
+            38 => Record::ProfilesKept { profiles: Profiles::read(r)? },
             kind if kind & MAY_IGNORE != 0 => Record::Ignored { kind, body: r.bytes(r.remaining())?.to_vec() },
             _ => return Err(newer()),
         })

@@ -1,4 +1,4 @@
-//! `init --from-invitation` of a sealed tenant: its copy is brought back whole, and is the repository again.
+//! `init --from` of a sealed tenant: its copy is brought back whole, and is the repository again.
 
 use std::path::Path;
 
@@ -13,6 +13,7 @@ use sync::remote;
 use sync::remote_backend::RemoteBackend;
 use sync::sealed::back;
 
+use super::super::profiles;
 use super::place;
 use crate::PROGRAM;
 use crate::args::InitArgs;
@@ -58,6 +59,7 @@ pub fn bring(
     keyslots::add_passphrase(repo.backend.as_ref(), repository, &repo.unlocked.keyring, &args.label, password, cost)?;
     drop(commit);
     remote::note_again(&repo, name, known)?;
+    profiles::bring_back(ctx, &repo);
     repo.remember();
     let snapshots = repo.log.state().snapshots.values().filter(|s| s.forgotten.is_none()).count() as u64;
     if ctx.output.json {

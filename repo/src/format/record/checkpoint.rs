@@ -6,8 +6,8 @@ use super::parties::{read_time, write_time};
 use super::state::{MAX_ANCHORS, MAX_RECENT};
 use super::{
     AuditState, Belongings, Certificate, CheckState, Former, MAX_TAGS, MAX_TEXT, MAY_IGNORE, Obeyed, Origin,
-    PolicyState, Position, PrivateKey, RemoteState, SessionState, SnapshotState, State, Sweep, TenantState, ids, newer,
-    option, text, time, write_ids, write_option, write_texts,
+    PolicyState, Position, PrivateKey, Profiles, RemoteState, SessionState, SnapshotState, State, Sweep, TenantState,
+    ids, newer, option, text, time, write_ids, write_option, write_texts,
 };
 use crate::error::{Error, Result};
 use crate::format::wire::{Reader, Writer};
@@ -28,6 +28,7 @@ const POLICY: u8 = 19;
 const FORMER: u8 = 20;
 const CERTIFICATES: u8 = 21;
 const AUDIT: u8 = 22;
+const PROFILES: u8 = 23;
 /// Sections that came later; programs before them keep them as they are. Absent where they would say nothing.
 const FULL_CHECK: u8 = MAY_IGNORE;
 /// Where snapshots were recorded. A program that does not know it keeps it, perhaps out of date: entries are by id.
@@ -139,6 +140,7 @@ impl State {
             });
         });
         section(AUDIT, self.audit != AuditState::default(), &|w| self.audit.write(w));
+        section(PROFILES, self.profiles != Profiles::default(), &|w| self.profiles.write(w));
     }
 
     pub(super) fn read(r: &mut Reader<'_>) -> Result<State> {
@@ -262,6 +264,7 @@ impl State {
                 self.certificates = read_map(r, 20, one)?;
             }
             AUDIT => self.audit = AuditState::read(r)?,
+            PROFILES => self.profiles = Profiles::read(r)?,
             FULL_CHECK => {
                 let none = || Error::damaged("a checkpoint's section says nothing");
                 self.last_full_check = Some(read_check(r)?.ok_or_else(none)?);

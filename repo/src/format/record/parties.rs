@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::governance::{Removal, read_number, write_number};
 use super::{MAX_TEXT, Position, option, text, time, write_option};
 use crate::clock::Time;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::wire::{Reader, Writer};
 use crate::id::{RepoId, SnapshotId};
 use crate::limits::{KIB, MAX_SMALL_OBJECT};
@@ -18,6 +18,11 @@ pub const MAX_CREDENTIALS: usize = 4096;
 
 /// The most bytes of what a tenant keeps at a pool beside its snapshots.
 pub const MAX_BELONGINGS: usize = 256 * KIB;
+
+/// The most profiles of a repository …
+pub const MAX_PROFILES: usize = 256;
+/// … and the most bytes of all of them, with their names.
+pub const MAX_PROFILE_BYTES: usize = 128 * KIB;
 
 /// Where a pool has a snapshot from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +50,8 @@ impl Roles {
     pub const RESTORE: Roles = Roles(8);
     /// Manage the pool.
     pub const OPERATOR: Roles = Roles(16);
+    /// Of an invitation: the key that takes it up takes the place of all others that its tenant has.
+    pub const ALONE: Roles = Roles(32);
     /// Each with its name.
     pub const NAMES: [(Roles, &str); 5] = [
         (Roles::PUSH, "push"),
@@ -59,6 +66,11 @@ impl Roles {
         Roles(self.0 | other.0)
     }
 
+    /// These, but not those.
+    pub fn without(self, other: Roles) -> Roles {
+        Roles(self.0 & !other.0)
+    }
+
     /// Whether all of `other` are among these.
     pub fn allow(self, other: Roles) -> bool {
         self.0 & other.0 == other.0
@@ -66,7 +78,7 @@ impl Roles {
 
     fn read(r: &mut Reader<'_>) -> Result<Roles> {
         match r.u8()? {
-            bits if bits < 32 => Ok(Roles(bits)),
+            bits if bits < 64 => Ok(Roles(bits)),
             _ => Err(Error::damaged("a stored key has an unknown role")),
         }
     }
@@ -264,13 +276,63 @@ impl fmt::Debug for Belongings {
     }
 }
 
-/// What a site wants back with its snapshots: who backs up to it, and who it is to them.
+/// The profiles by which a repository is used, by their names: they come back with it when its machine is lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profiles(BTreeMap<String, String>);
+
+impl Profiles {
+    /// These texts, by names.
+    ///
+    /// # Errors
+    /// `Usage` if there are too many, or all of it is too long.
+    pub fn new(profiles: BTreeMap<String, String>) -> Result<Profiles> {
+        let bytes: usize = profiles.iter().map(|(name, text)| name.len() + text.len()).sum();
+        if profiles.len() > MAX_PROFILES || bytes > MAX_PROFILE_BYTES || profiles.keys().any(|n| n.len() > MAX_TEXT) {
+            return Err(Error::new(Kind::Usage, "there are too many profiles, or they are too long, to be kept"));
+        }
+        Ok(Profiles(profiles))
+    }
+
+    /// Each name with its text.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn write(&self, w: &mut Writer) {
+        w.varint(self.0.len() as u64);
+        for (name, text) in &self.0 {
+            w.lp_str(name);
+            w.lp_str(text);
+        }
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Profiles> {
+        let mut profiles = BTreeMap::new();
+        for _ in 0..r.count(MAX_PROFILES, 2)? {
+            let (name, content) = (text(r)?, r.lp_str(MAX_PROFILE_BYTES)?.to_owned());
+            if profiles.last_key_value().is_some_and(|(last, _)| *last >= name) {
+                return Err(Error::damaged("stored profiles are out of order"));
+            }
+            profiles.insert(name, content);
+        }
+        Profiles::new(profiles).map_err(|_| Error::damaged("stored profiles are too long"))
+    }
+}
+
+/// What a site wants back with its snapshots: who backs up to it, who it is to them, and how it is used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SiteParties {
     /// The key that its server shows.
     pub host_key: Option<PrivateKey>,
     /// Its agents, by number.
     pub agents: BTreeMap<u32, TenantState>,
+    /// Its profiles.
+    pub profiles: Profiles,
 }
 
 impl SiteParties {
@@ -285,6 +347,7 @@ impl SiteParties {
             w.varint((*number).into());
             agent.write(&mut w);
         }
+        self.profiles.write(&mut w);
         Zeroizing::new(w.into_vec())
     }
 
@@ -300,8 +363,9 @@ impl SiteParties {
         let host_key = if r.bool()? { Some(PrivateKey::read(&mut r)?) } else { None };
         let n = r.count(usize::MAX, 20)?;
         let agents = (0..n).map(|_| Ok((r.varint_u32()?, TenantState::read(&mut r)?))).collect::<Result<_>>()?;
+        let profiles = Profiles::read(&mut r)?;
         r.finish()?;
-        Ok(SiteParties { host_key, agents })
+        Ok(SiteParties { host_key, agents, profiles })
     }
 }
 

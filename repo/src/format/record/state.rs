@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     AuditState, Audited, Belongings, Certificate, Entry, Former, Obeyed, Origin, PolicyState, Position, PrivateKey,
-    Record, RemoteState, TenantState,
+    Profiles, Record, RemoteState, TenantState,
 };
 use crate::clock::Time;
 use crate::id::{LogHash, PackId, SessionId, SnapshotId};
@@ -129,6 +129,8 @@ pub struct State {
     pub agents: BTreeMap<u32, TenantState>,
     /// What tenants want back, beside their snapshots, when their repositories are lost.
     pub belongings: BTreeMap<u32, Belongings>,
+    /// The profiles by which this repository is used.
+    pub profiles: Profiles,
     /// What holds for tenants of which nothing else is said.
     pub policy: PolicyState,
     /// By tenant, windows that were shortened while something was within them, oldest first.
@@ -171,6 +173,7 @@ impl Default for State {
             orders: BTreeMap::new(),
             agents: BTreeMap::new(),
             belongings: BTreeMap::new(),
+            profiles: Profiles::default(),
             policy: PolicyState::default(),
             former: BTreeMap::new(),
             certificates: BTreeMap::new(),
@@ -251,6 +254,7 @@ impl State {
             | Record::OwnerPinned { .. }
             | Record::OrderObeyed { .. }
             | Record::AgentSet { .. }
+            | Record::ProfilesKept { .. }
             | Record::Belongings { .. } => self.apply_to_parties(entry),
             Record::PolicySet { policy } => {
                 let before = self.windows();
@@ -323,6 +327,7 @@ impl State {
         match &entry.record {
             Record::PoolMade => self.pool = true,
             Record::HostKey { key } => self.host_key = Some(key.clone()),
+            Record::ProfilesKept { profiles } => self.profiles = profiles.clone(),
             Record::AgentSet { agent, state } => {
                 self.agents.insert(*agent, TenantState::clone(state));
             }

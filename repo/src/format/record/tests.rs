@@ -161,6 +161,8 @@ fn governed() -> impl Strategy<Value = Record> {
         }),
         2 => audit_entry().prop_map(|entry| Record::Audited { entry: Box::new(entry) }),
         1 => (any::<u64>(), id()).prop_map(|(segment, id)| Record::AuditKept { segment, hash: LogHash(id) }),
+        1 => btree_map("[a-z]{0,5}", ".{0,40}", 0..4)
+            .prop_map(|all| Record::ProfilesKept { profiles: Profiles::new(all).unwrap() }),
     ]
 }
 
@@ -548,6 +550,7 @@ fn one_of_each_party(received: Record) -> Vec<Record> {
         pushed: Some(position),
         pushed_at: Some(at),
     };
+    let profiles = Profiles::new([("web".into(), "repo = '/r'".into())].into()).unwrap();
     vec![
         Record::PoolMade,
         Record::TenantSet { tenant: 5, state: Box::new(tenant.clone()) },
@@ -566,6 +569,7 @@ fn one_of_each_party(received: Record) -> Vec<Record> {
         Record::PolicySet { policy },
         Record::Audited { entry: Box::new(audited) },
         Record::AuditKept { segment: 3, hash: LogHash([6; 32]) },
+        Record::ProfilesKept { profiles },
     ]
 }
 
