@@ -227,10 +227,8 @@ fn apply(
         }
         Record::Healed { packs } => index.set_flags(packs, flags(None, Some(false)), at)?,
         Record::Swept { packs, snapshots } => {
-            for id in snapshots {
-                if index.summary(id)?.is_some() {
-                    index.remove_summary(id)?;
-                }
+            if !snapshots.is_empty() {
+                index.bury(snapshots)?;
             }
             if packs.is_empty() {
                 return Ok(());

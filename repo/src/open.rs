@@ -5,6 +5,7 @@ mod catch_up;
 mod config_files;
 mod index_place;
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -95,6 +96,8 @@ pub struct Repository {
     pub index_is_new: bool,
     /// Why the repository is not the one that this machine has seen, if so; it is then open for reading.
     pub rolled_back: Option<Error>,
+    /// By a pool's tenant: what it owns is derived by one at a time.
+    pub(crate) deriving: Mutex<BTreeMap<u32, Arc<Mutex<()>>>>,
     cache: PathBuf,
     store: OnceLock<Arc<PackStore>>,
     elsewhere: OnceLock<Arc<dyn FrameSource>>,
@@ -351,6 +354,7 @@ impl Sealed {
             unlocked,
             index_is_new,
             rolled_back,
+            deriving: Mutex::default(),
             cache: place.cache,
             store: OnceLock::new(),
             elsewhere: OnceLock::new(),

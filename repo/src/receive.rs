@@ -165,6 +165,23 @@ impl Receiver {
         Ok(())
     }
 
+    /// Whether its session can do no more, or a prune waits for its end: then another is to take its place.
+    ///
+    /// # Errors
+    /// What the log gives.
+    pub fn is_spent(&self) -> Result<bool> {
+        self.repo.log.refresh()?;
+        let state = self.repo.log.state();
+        let Some(session) = state.sessions.get(&self.session.id()) else { return Ok(true) };
+        let expired = self.repo.clock.now() >= session.expires;
+        Ok(expired || state.condemned.values().any(|condemned| *condemned > session.begin_seq))
+    }
+
+    /// Whether nothing is absorbed that is not settled.
+    pub fn is_idle(&self) -> bool {
+        self.writer.is_none() && self.fresh.is_empty()
+    }
+
     /// Makes durable what was absorbed; from then on its tenants own it.
     ///
     /// # Errors
@@ -176,10 +193,12 @@ impl Receiver {
         }
         for (tenant, Fresh { of, chunks }) in &fresh {
             // Where a prune has put in doubt what it owned before, that comes first: what is there of it may be too much.
-            if self.repo.index.ownership(*tenant)?.is_none() {
+            loop {
                 derive_owned(&self.repo, of, &Void::default())?;
+                if self.repo.index.own(*tenant, chunks)? {
+                    break;
+                }
             }
-            self.repo.index.own(*tenant, chunks)?;
         }
         Ok(())
     }

@@ -229,12 +229,9 @@ fn owned_bytes(repo: &Repository, number: u32, tenant: &TenantState, monitor: &d
     if tenant.keyring.is_empty() {
         return Ok(0);
     }
-    if repo.index.ownership(number)?.is_none() {
-        let keys = Arc::new(tenants::keys_of(&repo.keys, number, tenant)?);
-        // Also of one that is refused by now.
-        derive_owned(repo, &Sender { number, name: tenant.name.clone(), keys, host: None }, monitor)?;
-    }
-    Ok(repo.index.ownership(number)?.unwrap_or_default().bytes)
+    let keys = Arc::new(tenants::keys_of(&repo.keys, number, tenant)?);
+    // Also of one that is refused by now.
+    Ok(derive_owned(repo, &Sender { number, name: tenant.name.clone(), keys, host: None }, monitor)?.bytes)
 }
 
 fn known(state: &State, number: u32) -> Result<&TenantState> {

@@ -60,6 +60,7 @@ fn missing(answer: Answer) -> Vec<(ContentHash, ChunkKind)> {
     match answer {
         Answer::Missing(list) => list,
         Answer::Accepted { .. } => panic!("it was accepted"),
+        Answer::Invalid(why) => panic!("it is invalid: {why}"),
     }
 }
 
@@ -192,7 +193,8 @@ fn a_lying_or_damaged_pack_enters_nowhere_and_the_session_goes_on() {
     let (mine, theirs) = (snapshots(&ra)[0], snapshots(&ro)[0]);
     for (id, of) in [(theirs, &other), (mine, &other)] {
         let sealed = manifest(of, if id == mine { theirs } else { id });
-        assert!(receiver.accept(&ta, id, &sealed, &Void::default()).is_err());
+        let answer = receiver.accept(&ta, id, &sealed, &Void::default()).unwrap();
+        assert!(matches!(answer, Answer::Invalid(_)));
     }
     let lacking = missing(receiver.accept(&ta, mine, &manifest(&a, mine), &Void::default()).unwrap());
     assert!(!lacking.is_empty(), "nothing of the refused packs is owned");
@@ -307,4 +309,88 @@ fn what_only_others_still_need_is_owned_no_more_after_a_prune() {
     assert!(ta.lacks(&pool, &owned).unwrap().iter().all(|lacks| *lacks), "what globex has does not show");
     assert!(tb.lacks(&pool, &owned).unwrap().iter().all(|lacks| !lacks));
     receiver.end().unwrap();
+}
+
+#[test]
+fn what_rots_here_is_noted_and_missed_and_not_the_senders_fault() {
+    let (disk, pool) = pool();
+    let site = Site::filled();
+    let repo = site.open();
+    let tenant = join(&pool, "acme", &repo);
+    deliver(&pool, &tenant, &site, &repo);
+    let kind = |id: &PackId| pool.packs().pack(&pool.index.pack_by_id(id).unwrap().unwrap()).unwrap().footer.kind;
+    let bad = disk.packs().into_iter().find(|id| kind(id) == FrameKind::Tree).unwrap();
+    disk.flip(&Object::Pack(bad), |_| 150);
+    drop(pool);
+    let pool = Arc::new(disk.open());
+    // What is known to be complete is not read again: a prune has put that in doubt.
+    pool.index.doubt_ownership().unwrap();
+    derive_owned(&pool, &tenant, &Void::default()).unwrap();
+    site.write("new", &noise(31, 5000));
+    site.backup(&repo);
+    let newest = *snapshots(&repo).last().unwrap();
+    let mut receiver = Receiver::begin(Arc::clone(&pool), &Void::default()).unwrap();
+    for id in site.packs() {
+        receiver.absorb(&tenant, &id, &pack(&site, id)).unwrap();
+    }
+    let answer = receiver.accept(&tenant, newest, &manifest(&site, newest), &Void::default()).unwrap();
+    match answer {
+        // The packs that were just sent again had not replaced what nobody knew to be damaged.
+        Answer::Missing(lacking) => assert!(!lacking.is_empty()),
+        Answer::Accepted { .. } => panic!("it is not whole"),
+        Answer::Invalid(why) => panic!("the sender is blamed: {why}"),
+    }
+    assert!(pool.log.state().damaged.contains_key(&bad));
+    for id in site.packs() {
+        receiver.absorb(&tenant, &id, &pack(&site, id)).unwrap();
+    }
+    let answer = receiver.accept(&tenant, newest, &manifest(&site, newest), &Void::default()).unwrap();
+    assert!(matches!(answer, Answer::Accepted { already: false }));
+    receiver.end().unwrap();
+}
+
+#[test]
+fn what_was_forgotten_and_swept_does_not_come_back() {
+    let (_disk, pool) = pool();
+    let site = Site::filled();
+    let repo = site.open();
+    let tenant = join(&pool, "acme", &repo);
+    deliver(&pool, &tenant, &site, &repo);
+    let first = snapshots(&repo)[0];
+    let here = pooled_id(&Origin { tenant: tenant.number, id: first });
+    forget_named(&pool, &[here], &forget::Options::default(), &Void::default()).unwrap();
+    let options = prune::Options { release_held: true, max_unused: prune::MaxUnused::Bytes(0), ..Default::default() };
+    prune(&pool, &options, &Void::default()).unwrap();
+    assert!(!pool.log.state().snapshots.contains_key(&here));
+    let mut receiver = Receiver::begin(Arc::clone(&pool), &Void::default()).unwrap();
+    let answer = receiver.accept(&tenant, first, &manifest(&site, first), &Void::default()).unwrap();
+    assert!(matches!(answer, Answer::Accepted { already: true }), "nothing is asked for");
+    receiver.end().unwrap();
+    assert!(!pool.log.state().snapshots.contains_key(&here));
+    // Others of the same tenant are taken as ever.
+    site.write("new", &noise(31, 5000));
+    site.backup(&repo);
+    deliver(&pool, &tenant, &site, &repo);
+}
+
+#[test]
+fn a_receiver_says_when_a_prune_waits_for_it() {
+    let (_disk, pool) = pool();
+    let site = Site::filled();
+    let repo = site.open();
+    let tenant = join(&pool, "acme", &repo);
+    let mut receiver = Receiver::begin(Arc::clone(&pool), &Void::default()).unwrap();
+    assert!(receiver.is_idle() && !receiver.is_spent().unwrap());
+    let packs = site.packs();
+    receiver.absorb(&tenant, &packs[0], &pack(&site, packs[0])).unwrap();
+    assert!(!receiver.is_idle());
+    receiver.settle().unwrap();
+    assert!(receiver.is_idle() && !receiver.is_spent().unwrap());
+    // Nothing that was absorbed is any snapshot's: a prune wants it, and may not have it while this receiver works.
+    let options = prune::Options { max_unused: prune::MaxUnused::Bytes(0), ..Default::default() };
+    prune(&pool, &options, &Void::default()).unwrap();
+    assert!(receiver.is_spent().unwrap() || pool.log.state().condemned.is_empty());
+    receiver.end().unwrap();
+    prune(&pool, &options, &Void::default()).unwrap();
+    assert!(pool.log.state().sessions.is_empty() && pool.log.state().condemned.is_empty());
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
@@ -23,6 +24,11 @@ use crate::wire::{Connection, Incoming, Message, PieceName, Preface, Purpose, Re
 const BATCH: usize = 128;
 /// … and questions sent ahead of their answers.
 const WINDOW: usize = 4;
+
+/// For so long what the pool does not have is not asked for again …
+const ABSENT_FOR: Duration = Duration::from_secs(30);
+/// … and so much of it is remembered.
+const MOST_ABSENT: usize = 1 << 16;
 
 /// Manifests asked for ahead of their answers.
 const AT_ONCE: usize = 64;
@@ -162,8 +168,8 @@ struct State {
     wanted: VecDeque<(ContentHash, ChunkKind)>,
     /// Asked for, or to be.
     pending: HashSet<Key>,
-    /// What cannot be had.
-    absent: HashSet<Key>,
+    /// What could not be had, since when: it may have come since.
+    absent: HashMap<Key, Instant>,
     /// How often the link has failed, and why the last time.
     failures: u64,
     why: Option<(Kind, String)>,
@@ -179,7 +185,7 @@ impl Remote {
             bytes: 0,
             wanted: VecDeque::new(),
             pending: HashSet::new(),
-            absent: HashSet::new(),
+            absent: HashMap::new(),
             failures: 0,
             why: None,
             working: false,
@@ -187,6 +193,23 @@ impl Remote {
         };
         let (state, changed) = (Mutex::new(state), Condvar::new());
         Remote { shared: Arc::new(Shared { dial, repository, program: program.to_owned(), state, changed }) }
+    }
+}
+
+impl State {
+    fn cannot_have(&mut self, key: Key) {
+        if self.absent.len() >= MOST_ABSENT {
+            self.absent.clear();
+        }
+        self.absent.insert(key, Instant::now());
+    }
+
+    fn is_absent(&mut self, key: &Key) -> bool {
+        let absent = self.absent.get(key).is_some_and(|since| since.elapsed() < ABSENT_FOR);
+        if !absent {
+            self.absent.remove(key);
+        }
+        absent
     }
 }
 
@@ -263,7 +286,7 @@ impl Shared {
                     // What was neither sent nor named cannot be had either.
                     for key in named.chain(oldest.keys().copied()) {
                         state.pending.remove(&key);
-                        state.absent.insert(key);
+                        state.cannot_have(key);
                     }
                     drop(state);
                     asked.pop_front();
@@ -304,7 +327,7 @@ impl FrameSource for Remote {
             if let Some(chunk) = state.cache.get(&key) {
                 return Ok(Chunk::new(Arc::clone(chunk), 0..chunk.len()));
             }
-            if state.absent.contains(&key) {
+            if state.is_absent(&key) {
                 return Err(Error::damaged("the pool does not have a piece of data that it needs")
                     .remedy("push again from a repository that has it"));
             }
@@ -326,7 +349,7 @@ impl FrameSource for Remote {
         let mut state = self.shared.state.lock();
         for (h, kind) in chunks {
             let key = (*h, *kind as u8);
-            if !state.cache.contains(&key) && !state.absent.contains(&key) && state.pending.insert(key) {
+            if !state.cache.contains(&key) && !state.is_absent(&key) && state.pending.insert(key) {
                 state.wanted.push_back((*h, *kind));
             }
         }

@@ -11,7 +11,7 @@ mod spool;
 mod visit;
 mod work;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -71,8 +71,43 @@ pub struct Pool {
 #[derive(Default)]
 struct Receiving {
     receiver: Option<Receiver>,
-    /// Counts receivers: what one had absorbed and not settled when it failed is lost.
+    /// Counts receivers …
     generation: u64,
+    /// … and those that failed: what one had absorbed and not settled then is lost.
+    failed: BTreeSet<u64>,
+}
+
+impl Receiving {
+    /// Gives up a receiver that has failed.
+    fn fail(&mut self) {
+        self.receiver = None;
+        self.failed.insert(self.generation);
+    }
+
+    /// Ends the receiver, settling what it has.
+    fn end(&mut self) -> Result<()> {
+        let ended = self.receiver.take().map_or(Ok(()), Receiver::end);
+        if ended.is_err() {
+            self.failed.insert(self.generation);
+        }
+        ended
+    }
+
+    /// Has a receiver that can work, and lets a prune go on that waits for the one there was.
+    fn begin(&mut self, repo: &Arc<Repository>) -> Result<&mut Receiver> {
+        if let Some(receiver) = &self.receiver
+            && receiver.is_idle()
+            && receiver.is_spent()?
+        {
+            // One that has expired cannot even say so; a prune or the next opening finds it dead.
+            let _ = self.end();
+        }
+        if self.receiver.is_none() {
+            self.receiver = Some(Receiver::begin(Arc::clone(repo), &Void::default())?);
+            self.generation += 1;
+        }
+        self.receiver.as_mut().ok_or_else(|| Error::bug("a receiver vanished"))
+    }
 }
 
 impl Pool {
@@ -101,23 +136,38 @@ impl Pool {
         &self.repo
     }
 
-    /// Gives the one receiver to `work`, with its generation. After a failure that is not the sender's fault it is given up:
-    /// what it had not settled must be absorbed again.
-    fn receive<T>(&self, work: impl FnOnce(&mut Receiver, u64) -> Result<T>) -> Result<T> {
+    /// Gives the one receiver to `work`; tells its generation. After a failure that is not the sender's pack's fault it is
+    /// given up: what it had not settled must be absorbed again.
+    fn receive<T>(&self, work: impl FnOnce(&mut Receiver) -> Result<T>) -> Result<(T, u64)> {
         let mut receiving = self.receiving.lock();
-        if receiving.receiver.is_none() {
-            receiving.receiver = Some(Receiver::begin(Arc::clone(&self.repo), &Void::default())?);
-            receiving.generation += 1;
+        let done = work(receiving.begin(&self.repo)?);
+        match done {
+            Ok(done) => Ok((done, receiving.generation)),
+            Err(e) if e.kind() == Kind::Damaged => Err(e),
+            Err(e) => {
+                receiving.fail();
+                Err(again_if_spent(e))
+            }
         }
-        let generation = receiving.generation;
-        let Some(receiver) = receiving.receiver.as_mut() else { return Err(Error::bug("a receiver vanished")) };
-        let done = work(receiver, generation);
-        if let Err(e) = &done
-            && !matches!(e.kind(), Kind::Damaged | Kind::Refused)
+    }
+
+    /// Makes durable what the receiver of this generation, or a later one, has absorbed. False if that one had failed: what
+    /// it had absorbed and not settled is lost.
+    fn settle(&self, generation: u64) -> Result<bool> {
+        let mut receiving = self.receiving.lock();
+        if receiving.generation == generation
+            && let Some(receiver) = receiving.receiver.as_mut()
         {
-            receiving.receiver = None;
+            if let Err(e) = receiver.settle() {
+                receiving.fail();
+                return Err(again_if_spent(e));
+            }
+            if receiver.is_spent()? {
+                receiving.end()?;
+            }
         }
-        done
+        // One that has ended had settled all.
+        Ok(!receiving.failed.contains(&generation))
     }
 
     /// Ends the session of receiving when nobody pushes any more, so that a prune gets its turn.
@@ -126,7 +176,7 @@ impl Pool {
         if !self.pushing.lock().is_empty() {
             return Ok(());
         }
-        receiving.receiver.take().map_or(Ok(()), Receiver::end)
+        receiving.end()
     }
 }
 
@@ -155,6 +205,15 @@ pub fn serve_visit(pool: &Pool, grant: &Grant, duplex: Duplex, stop: &StopFlag, 
             let _ = connection.send(&Message::Fail(Fail::of(&e))).and_then(|()| connection.flush());
             Err(e)
         }
+    }
+}
+
+/// What is refused is the session of receiving, which was given up; the next one does it.
+fn again_if_spent(e: Error) -> Error {
+    match e.kind() {
+        Kind::Refused => Error::new(Kind::Interrupted, format!("the pool's work was given up: {}", e.message()))
+            .remedy("try again; what has arrived is kept"),
+        _ => e,
     }
 }
 

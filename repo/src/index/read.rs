@@ -136,7 +136,16 @@ impl Index {
 
     /// A snapshot's summary, as it was put.
     pub fn summary(&self, id: &SnapshotId) -> Result<Option<Vec<u8>>> {
-        self.shared.env().read(|tables, txn| Ok(tables.snapshots.get(txn, id.as_bytes())?.map(<[u8]>::to_vec)))
+        let found =
+            self.shared.env().read(|tables, txn| Ok(tables.snapshots.get(txn, id.as_bytes())?.map(<[u8]>::to_vec)))?;
+        Ok(found.filter(|summary| !summary.is_empty()))
+    }
+
+    /// Whether there was such a snapshot, which was forgotten and swept; as far as this index remembers.
+    pub fn is_buried(&self, id: &SnapshotId) -> Result<bool> {
+        self.shared
+            .env()
+            .read(|tables, txn| Ok(tables.snapshots.get(txn, id.as_bytes())?.is_some_and(<[u8]>::is_empty)))
     }
 
     /// Loads the filter for new chunks: from here on most of them are told from memory in [`Index::lookup_usable`].

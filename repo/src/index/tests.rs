@@ -61,7 +61,9 @@ fn keeps_what_was_entered() {
     assert_eq!((info.size, info.footer_len, info.kind), (1002, 100, FrameKind::Data));
     assert_eq!(index.footer(info.no).unwrap(), Some(vec![2; 100]));
     assert_eq!(index.summary(&snapshot).unwrap(), Some(b"sealed".to_vec()));
-    index.remove_summary(&snapshot).unwrap();
+    assert!(!index.is_buried(&snapshot).unwrap());
+    index.bury(&[snapshot]).unwrap();
+    assert!(index.is_buried(&snapshot).unwrap());
     assert_eq!(index.summary(&snapshot).unwrap(), None);
     let asked: Vec<ChunkId> = [149, 200, 0, 149].map(chunk).to_vec();
     let found = index.lookup_many(&asked).unwrap();

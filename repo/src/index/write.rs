@@ -189,10 +189,12 @@ impl Index {
         put.map(drop)
     }
 
-    /// Forgets a snapshot's summary, if there is one.
-    pub fn remove_summary(&self, id: &SnapshotId) -> Result<()> {
+    /// Forgets the summaries of snapshots that are no more, and remembers that there were such: as empty ones.
+    pub fn bury(&self, ids: &[SnapshotId]) -> Result<()> {
         self.shared.write(&mut |tables, txn| {
-            tables.snapshots.delete(txn, id.as_bytes())?;
+            for id in ids {
+                tables.snapshots.put(txn, id.as_bytes(), &[])?;
+            }
             Ok(())
         })
     }

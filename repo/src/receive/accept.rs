@@ -1,15 +1,21 @@
 //! Accepting a snapshot: only when everything it reaches is there, delivered by the tenant itself.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
 use super::{Receiver, Sender};
 use crate::crypto::hash::ChunkKind;
 use crate::crypto::keys::Object;
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Manifest;
-use crate::format::record::Origin;
-use crate::id::{ChunkId, ContentHash, SnapshotId};
-use crate::index::Location;
-use crate::monitor::{Monitor, Void};
+use crate::format::record::{Origin, Record};
+use crate::id::{ChunkId, ContentHash, PackId, SnapshotId};
+use crate::index::{Location, Ownership};
+use crate::lock::COMMIT_WAIT;
+use crate::monitor::{Event, Monitor, Void};
 use crate::open::Repository;
+use crate::pack::source::{Chunk, FrameSource};
 use crate::pack::store::PackStore;
 use crate::snapshots;
 use crate::stats::Marks;
@@ -31,15 +37,21 @@ pub enum Answer {
     },
     /// These are missing; perhaps more, below those that are trees.
     Missing(Vec<(ContentHash, ChunkKind)>),
+    /// It is not what it should be, whoever sends it: why.
+    Invalid(String),
 }
+
+/// A snapshot's sealed manifest, opened; or why it is none.
+type Opened = std::result::Result<Manifest, String>;
 
 impl Receiver {
     /// Records a tenant's snapshot if all it reaches is there.
     ///
+    /// Invalid is one that does not open as this snapshot's, is of another host than the agent's, or has a tree that is not
+    /// what its place says. What turns out to be damaged here meanwhile is noted, and missing.
+    ///
     /// # Errors
-    /// `Damaged` if the manifest does not open as this snapshot's, is of another host than the agent's, or a tree of it
-    /// is not what its place says; what
-    /// storage, log and index give.
+    /// What storage, log and index give.
     pub fn accept(
         &mut self,
         from: &Sender,
@@ -50,17 +62,17 @@ impl Receiver {
         self.settle()?;
         // What was swept meanwhile is not trusted to be there: the index follows the log first.
         self.repo.refresh(monitor)?;
-        let plain = from.keys.open(Object::Manifest, snapshot.as_bytes(), sealed)?;
-        let mut manifest = Manifest::decode(&plain, &snapshot)?;
-        if let Some(host) = from.host.as_ref().filter(|host| **host != manifest.host) {
-            let other = manifest.host.escape_debug();
-            return Err(Error::damaged(format!("it is a snapshot of host '{other}', and this agent's is '{host}'")));
-        }
+        let mut manifest = match opened(from, snapshot, sealed)? {
+            Ok(manifest) => manifest,
+            Err(why) => return Ok(Answer::Invalid(why)),
+        };
         let id = from.id_here(snapshot);
         let known = match self.repo.log.state().snapshots.get(&id) {
             Some(known) if from.owns(known) => Some(known.recorded),
             // Nobody who draws ids by chance comes here.
-            Some(_) => return Err(Error::damaged("its id is another snapshot's")),
+            Some(_) => return Ok(Answer::Invalid("its id is another snapshot's".to_owned())),
+            // What was forgotten and swept here is not wanted back.
+            None if self.repo.index.is_buried(&id)? => return Ok(Answer::Accepted { already: true }),
             None => None,
         };
         // One whose file was lost here comes back by what was delivered, if it is sent again.
@@ -71,12 +83,10 @@ impl Receiver {
                 Err(e) => return Err(e),
             }
         }
-        if self.repo.index.ownership(from.number)?.is_none() {
-            derive_owned(&self.repo, from, monitor)?;
-        }
-        let missing = self.missing(from, &manifest, monitor)?;
-        if !missing.is_empty() {
-            return Ok(Answer::Missing(missing));
+        derive_owned(&self.repo, from, monitor)?;
+        match self.lacking(from, &manifest, monitor)? {
+            Answer::Missing(missing) if missing.is_empty() => {}
+            other => return Ok(other),
         }
         manifest.id = id;
         if let Some(recorded) = known {
@@ -101,25 +111,44 @@ impl Receiver {
         Ok(Answer::Accepted { already: false })
     }
 
+    /// What the snapshot lacks; again, where something that was thought to be here is damaged.
+    fn lacking(&self, from: &Sender, manifest: &Manifest, monitor: &dyn Monitor) -> Result<Answer> {
+        loop {
+            let store = Noting { store: self.repo.packs(), bad: Mutex::default() };
+            let e = match self.missing(from, manifest, &store, monitor) {
+                Err(e) if e.kind() == Kind::Damaged => e,
+                other => return other.map(Answer::Missing),
+            };
+            let bad = store.bad.into_inner();
+            // Each chunk proved to be what it is called when it came: what does not read well together is the sender's.
+            let Some(h) = bad.first() else { return Ok(Answer::Invalid(e.to_string())) };
+            let found = self.repo.packs().locate(h)?.filter(|(_, info)| info.usable());
+            let Some((_, info)) = found else { return Err(e) };
+            note_damage(&self.repo, info.id, monitor)?;
+            monitor.event(Event::Warning(&format!("pack {} is damaged: {e}", info.id.short())));
+        }
+    }
+
     fn missing(
         &self,
         from: &Sender,
         manifest: &Manifest,
+        source: &Noting,
         monitor: &dyn Monitor,
     ) -> Result<Vec<(ContentHash, ChunkKind)>> {
-        let (store, state) = (self.repo.packs(), self.repo.log.state());
+        let (store, state) = (&source.store, self.repo.log.state());
         // What is complete stays so until a pack goes, and that is known here once the index has followed the log.
         let followed = self.repo.index.position()? == Some(state.position);
         let trusted = followed && state.damaged.is_empty() && state.condemned.is_empty() && state.sweep.is_none();
         let (mut marks, mut missing, mut complete) = (Marks::default(), Vec::new(), Vec::new());
-        closure::walk(store.as_ref(), manifest, monitor, &mut |h, kind| {
+        closure::walk(source, manifest, monitor, &mut |h, kind| {
             let theirs = from.keys.chunk_id(h);
             if trusted && kind != ChunkKind::Data && self.repo.index.is_complete(from.number, &theirs)? {
                 return Ok(false);
             }
             let here = owned(&self.repo, from, h)?;
             if here {
-                let new = marks.chunk(&store, h)?;
+                let new = marks.chunk(store, h).inspect_err(|_| source.bad.lock().push(*h))?;
                 if new && kind != ChunkKind::Data && complete.len() < COMPLETE_MOST {
                     complete.push(theirs);
                 }
@@ -139,9 +168,53 @@ impl Receiver {
     }
 }
 
+fn opened(from: &Sender, snapshot: SnapshotId, sealed: &[u8]) -> Result<Opened> {
+    let plain = from.keys.open(Object::Manifest, snapshot.as_bytes(), sealed);
+    let manifest = match plain.and_then(|plain| Manifest::decode(&plain, &snapshot)) {
+        Err(e) if e.kind() == Kind::Damaged => return Ok(Err(e.to_string())),
+        other => other?,
+    };
+    if let Some(host) = from.host.as_ref().filter(|host| **host != manifest.host) {
+        let other = manifest.host.escape_debug();
+        return Ok(Err(format!("it is a snapshot of host '{other}', and this agent's is '{host}'")));
+    }
+    Ok(Ok(manifest))
+}
+
+/// This repository's chunks, and which of them could not be read.
+struct Noting {
+    store: Arc<PackStore>,
+    bad: Mutex<Vec<ContentHash>>,
+}
+
+impl FrameSource for Noting {
+    fn chunk(&self, h: &ContentHash, kind: ChunkKind) -> Result<Chunk> {
+        self.store.chunk(h, kind).inspect_err(|e| {
+            if e.kind() == Kind::Damaged {
+                self.bad.lock().push(*h);
+            }
+        })
+    }
+
+    fn prefetch(&self, chunks: &[(ContentHash, ChunkKind)]) {
+        self.store.prefetch(chunks);
+    }
+}
+
+/// Records that a pack is damaged, so that what lies in it counts no more.
+fn note_damage(repo: &Repository, pack: PackId, monitor: &dyn Monitor) -> Result<()> {
+    let commit = repo.locks.commit(COMMIT_WAIT)?;
+    repo.log.refresh()?;
+    if !repo.log.state().damaged.contains_key(&pack) {
+        repo.log.append(&commit, Record::Damage { packs: vec![pack], at: repo.clock.now() })?;
+    }
+    drop(commit);
+    repo.refresh(monitor).map(drop)
+}
+
 /// Whether the tenant delivered the chunk, and it is in a pack that stays.
 fn owned(repo: &Repository, from: &Sender, h: &ContentHash) -> Result<bool> {
-    if !repo.index.owns(from.number, &[from.keys.chunk_id(h)])?[0] {
+    if !owns(repo, from, &[from.keys.chunk_id(h)])?[0] {
         return Ok(false);
     }
     Ok(repo.index.lookup_usable(&[repo.keys.chunk_id(h)])?[0].is_some())
@@ -163,9 +236,6 @@ impl Sender {
         if state.damaged.is_empty() {
             return Ok(false);
         }
-        if repo.index.ownership(self.number)?.is_none() {
-            derive_owned(repo, self, &Void::default())?;
-        }
         let packs = repo.packs();
         for id in state.damaged.keys() {
             let Some(info) = repo.index.pack_by_id(id)? else { continue };
@@ -175,13 +245,7 @@ impl Sender {
                 let theirs: Vec<ChunkId> = chunks.iter().map(|chunk| self.keys.chunk_id(&chunk.h)).collect();
                 let ours: Vec<ChunkId> = chunks.iter().map(|chunk| repo.keys.chunk_id(&chunk.h)).collect();
                 let here = repo.index.lookup_usable(&ours)?;
-                if repo
-                    .index
-                    .owns(self.number, &theirs)?
-                    .iter()
-                    .zip(&here)
-                    .any(|(owned, here)| *owned && here.is_none())
-                {
+                if owns(repo, self, &theirs)?.iter().zip(&here).any(|(owned, here)| *owned && here.is_none()) {
                     return Ok(true);
                 }
             }
@@ -194,41 +258,61 @@ impl Sender {
     /// # Errors
     /// What the index gives.
     pub fn lacks(&self, repo: &Repository, chunks: &[ContentHash]) -> Result<Vec<bool>> {
-        if repo.index.ownership(self.number)?.is_none() {
-            derive_owned(repo, self, &Void::default())?;
-        }
-        let theirs: Vec<ChunkId> = chunks.iter().map(|h| self.keys.chunk_id(h)).collect();
-        let owned = repo.index.owns(self.number, &theirs)?;
+        let owned = self.has(repo, chunks)?;
         let ours: Vec<ChunkId> = chunks.iter().map(|h| repo.keys.chunk_id(h)).collect();
         let here = repo.index.lookup_usable(&ours)?;
-        Ok(owned
-            .iter()
-            .zip(&here)
-            .map(|(owned, here): (&bool, &Option<Location>)| !(*owned && here.is_some()))
-            .collect())
+        let lacks = |(owned, here): (&bool, &Option<Location>)| !(*owned && here.is_some());
+        Ok(owned.iter().zip(&here).map(lacks).collect())
+    }
+
+    /// Whether each chunk was delivered, and may be given back: also from a pack that is to be removed.
+    ///
+    /// # Errors
+    /// What the index gives.
+    pub fn has(&self, repo: &Repository, chunks: &[ContentHash]) -> Result<Vec<bool>> {
+        let theirs: Vec<ChunkId> = chunks.iter().map(|h| self.keys.chunk_id(h)).collect();
+        owns(repo, self, &theirs)
     }
 }
 
-/// Finds out what a tenant owns from its snapshots, an agent from its host's, after the index was lost or packs were pruned.
+/// Finds out what a tenant owns from its snapshots, an agent from its host's, if that is not known: after the index was
+/// lost or packs were pruned. Who comes while another does it waits.
 ///
 /// # Errors
 /// `Interrupted`; what index, manifests and trees give.
-pub fn derive_owned(repo: &Repository, of: &Sender, monitor: &dyn Monitor) -> Result<()> {
-    let (number, keys) = (of.number, &of.keys);
-    repo.index.disown(number)?;
+pub fn derive_owned(repo: &Repository, of: &Sender, monitor: &dyn Monitor) -> Result<Ownership> {
+    if let Some(known) = repo.index.ownership(of.number)? {
+        return Ok(known);
+    }
+    let one_at_a_time = Arc::clone(repo.deriving.lock().entry(of.number).or_default());
+    let _turn = one_at_a_time.lock();
+    // Each prune may come between; a monitor that is cancelled ends this too.
+    loop {
+        if let Some(known) = repo.index.ownership(of.number)? {
+            return Ok(known);
+        }
+        let number = repo.index.begin_deriving(of.number)?;
+        if derive(repo, of, number, monitor)? {
+            repo.index.end_deriving(of.number, number)?;
+        }
+    }
+}
+
+/// One derivation; whether it still held at its end.
+fn derive(repo: &Repository, of: &Sender, number: u64, monitor: &dyn Monitor) -> Result<bool> {
     let (store, state) = (repo.packs(), repo.log.state());
-    let (mut marks, mut batch) = (Marks::default(), Vec::new());
+    let (mut marks, mut batch, mut holds) = (Marks::default(), Vec::new(), true);
     for (id, _) in state.snapshots.iter().filter(|(_, snapshot)| of.owns(snapshot)) {
         let walked = snapshots::manifest(repo, id).and_then(|manifest| {
             closure::walk(store.as_ref(), &manifest, monitor, &mut |h, _| {
                 let new = marks.chunk(&store, h)?;
                 if new {
-                    batch.push((keys.chunk_id(h), length(&store, h)?));
+                    batch.push((of.keys.chunk_id(h), length(&store, h)?));
                 }
                 if batch.len() >= BATCH {
-                    repo.index.own(number, &std::mem::take(&mut batch))?;
+                    holds &= repo.index.own_derived(of.number, number, &std::mem::take(&mut batch))?;
                 }
-                Ok(new)
+                Ok(new && holds)
             })
         });
         match walked {
@@ -236,8 +320,21 @@ pub fn derive_owned(repo: &Repository, of: &Sender, monitor: &dyn Monitor) -> Re
             Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {}
             other => other?,
         }
+        if !holds {
+            return Ok(false);
+        }
     }
-    repo.index.own(number, &batch)
+    repo.index.own_derived(of.number, number, &batch)
+}
+
+/// Which of these chunks the tenant owns, by ids under its own key; derived first where that must be.
+pub(super) fn owns(repo: &Repository, of: &Sender, chunks: &[ChunkId]) -> Result<Vec<bool>> {
+    loop {
+        if let Some(owned) = repo.index.owns(of.number, chunks)? {
+            return Ok(owned);
+        }
+        derive_owned(repo, of, &Void::default())?;
+    }
 }
 
 fn length(store: &PackStore, h: &ContentHash) -> Result<u32> {

@@ -117,12 +117,12 @@ fn get(
     connection: &mut Connection,
 ) -> Result<()> {
     let hashes: Vec<ContentHash> = pieces.iter().map(|piece| piece.h).collect();
-    let lacking = tenant.lacks(&pool.repo, &hashes)?;
+    let has = tenant.has(&pool.repo, &hashes)?;
     let store = pool.repo.packs();
-    let owned: Vec<(ContentHash, ChunkKind)> =
-        pieces.iter().zip(&lacking).filter(|(_, lacks)| !**lacks).map(|(piece, _)| (piece.h, piece.kind)).collect();
-    let mut absent: Vec<PieceName> =
-        pieces.iter().zip(&lacking).filter(|(_, lacks)| **lacks).map(|(piece, _)| *piece).collect();
+    let (mut owned, mut absent): (Vec<(ContentHash, ChunkKind)>, Vec<PieceName>) = Default::default();
+    for (piece, has) in pieces.iter().zip(has) {
+        if has { owned.push((piece.h, piece.kind)) } else { absent.push(*piece) }
+    }
     let (mut raw, mut chunks) = (Vec::new(), Vec::new());
     for (i, (h, kind)) in owned.iter().enumerate() {
         if i % AHEAD == 0 {

@@ -21,10 +21,7 @@ pub const MARGIN: u64 = 64 * MIB as u64;
 fn standing(repo: &Repository, tenant: &Tenant) -> Result<Option<(u64, u64)>> {
     let quota = party(&repo.log.state(), tenant.number).and_then(|known| known.quota);
     let Some(quota) = quota else { return Ok(None) };
-    if repo.index.ownership(tenant.number)?.is_none() {
-        derive_owned(repo, tenant, &Void::default())?;
-    }
-    Ok(Some((repo.index.ownership(tenant.number)?.unwrap_or_default().bytes, quota)))
+    Ok(Some((derive_owned(repo, tenant, &Void::default())?.bytes, quota)))
 }
 
 /// How many bytes the tenant may still own; none: any number.

@@ -111,13 +111,13 @@ impl<'a> Work<'a> {
 
     fn absorb(&mut self, id: PackId) -> Result<()> {
         // Read when it is this push's turn: however many wait, one pack is in memory.
-        let done = self.pool.receive(|receiver, generation| {
+        let done = self.pool.receive(|receiver| {
             let bytes = self.spool.read(&id)?;
             receiver.absorb(&self.tenant, &id, &bytes)?;
-            Ok((generation, bytes.len() as u64))
+            Ok(bytes.len() as u64)
         });
         match done {
-            Ok((generation, len)) => {
+            Ok((len, generation)) => {
                 self.absorbed.push((id, generation));
                 self.bytes += len;
                 if self.bytes > SETTLE { self.settle() } else { Ok(()) }
@@ -135,24 +135,17 @@ impl<'a> Work<'a> {
     /// # Errors
     /// As [`Work::work`].
     pub fn settle(&mut self) -> Result<()> {
-        if self.absorbed.is_empty() {
-            return Ok(());
-        }
-        loop {
-            let settled = self.pool.receive(|receiver, generation| receiver.settle().map(|()| generation))?;
-            let (done, lost): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut self.absorbed).into_iter().partition(|(_, generation)| *generation == settled);
-            for (id, _) in &done {
-                self.spool.remove(id)?;
-            }
+        while !self.absorbed.is_empty() {
             self.bytes = 0;
-            if lost.is_empty() {
-                return Ok(());
-            }
-            for (id, _) in lost {
-                self.absorb(id)?;
+            for (id, generation) in std::mem::take(&mut self.absorbed) {
+                if self.pool.settle(generation)? {
+                    self.spool.remove(&id)?;
+                } else {
+                    self.absorb(id)?;
+                }
             }
         }
+        Ok(())
     }
 
     fn keys(&mut self, keyring: &Secret) -> Result<()> {
@@ -178,9 +171,8 @@ impl<'a> Work<'a> {
         if let Some(reason) = self.barred(snapshot)? {
             return self.tell(&reason);
         }
-        let answer =
-            self.pool.receive(|receiver, _| receiver.accept(&self.tenant, snapshot, &sealed, &Void::default()));
-        match answer {
+        let answer = self.pool.receive(|receiver| receiver.accept(&self.tenant, snapshot, &sealed, &Void::default()));
+        match answer.map(|(answer, _)| answer) {
             Ok(Answer::Accepted { already }) => self.tell(&Message::Accepted { snapshot, already }),
             Ok(Answer::Missing(missing)) => {
                 let held: usize = self.kept.values().map(Vec::len).sum();
@@ -192,7 +184,12 @@ impl<'a> Work<'a> {
                 let pieces = missing.iter().map(name).collect();
                 self.tell(&Message::Missing { snapshot, pieces, more: false })
             }
-            Err(e) if e.kind() == Kind::Damaged => self.tell(&declined(snapshot, Reason::Invalid, e.message())),
+            Ok(Answer::Invalid(why)) => self.tell(&declined(snapshot, Reason::Invalid, &why)),
+            Err(e) if e.kind() == Kind::Damaged => self.tell(&declined(
+                snapshot,
+                Reason::Invalid,
+                "the pool cannot read something of its own: ask its operator to run `packmule check`",
+            )),
             Err(e) => Err(e),
         }
     }
