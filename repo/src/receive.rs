@@ -107,12 +107,13 @@ impl Receiver {
         Ok(Receiver { repo, session, writer: None, fresh: BTreeMap::new() })
     }
 
-    /// Takes in a whole pack of this tenant's. What was good in it before an error may stay in the pool, and is the tenant's.
+    /// Takes in a whole pack of this tenant's; whether all in it was new to the pool, which is not for the tenant to know. What
+    /// was good in it before an error may stay in the pool, and is the tenant's.
     ///
     /// # Errors
     /// `Damaged`, naming the pack, if it is not what its name says, does not open, or any chunk in it is not what it is
     /// called; and what the pool's own storage gives, of any other kind.
-    pub fn absorb(&mut self, from: &Sender, id: &PackId, bytes: &[u8]) -> Result<()> {
+    pub fn absorb(&mut self, from: &Sender, id: &PackId, bytes: &[u8]) -> Result<bool> {
         let refused = |e: Error| match e.kind() {
             Kind::Damaged => Error::damaged(format!("pack {id} of tenant {} is refused: {e}", from.name)),
             _ => e,
@@ -132,21 +133,22 @@ impl Receiver {
         footer: &Footer,
         bytes: &[u8],
         owned: &mut Vec<(ChunkId, u32)>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        let mut all_new = true;
         for frames in footer.frames.chunks(FRAMES) {
             let opened = |frame: &FrameInfo| verified(&from.keys, footer, frame, bytes);
             let opened: Vec<Verified> = frames.par_iter().map(opened).collect::<Result<_>>()?;
             for (frame, opened) in frames.iter().zip(opened) {
                 let chunks = &footer.chunks[frame.chunks()];
-                self.store(footer.kind, chunks, opened)?;
+                all_new &= self.store(footer.kind, chunks, opened)?;
                 owned.extend(chunks.iter().map(|chunk| (from.keys.chunk_id(&chunk.h), chunk.len)));
             }
         }
-        Ok(())
+        Ok(all_new)
     }
 
-    /// Stores what is new of a frame: as it was compressed, if that is all of it, which saves most of the work.
-    fn store(&mut self, kind: FrameKind, chunks: &[ChunkInfo], Verified { raw, packed }: Verified) -> Result<()> {
+    /// Stores what is new of a frame: as it was compressed, if that is all of it, which saves most of the work. Whether it was.
+    fn store(&mut self, kind: FrameKind, chunks: &[ChunkInfo], Verified { raw, packed }: Verified) -> Result<bool> {
         let large = |len: u32| len >= self.repo.config.chunker.min;
         let route = |len: u32| match kind {
             FrameKind::Tree => Route::Meta,
@@ -156,13 +158,14 @@ impl Receiver {
         let whole = chunks.iter().map(|chunk| route(chunk.len)).max().unwrap_or(Route::Small);
         let writer = self.writer.get_or_insert_with(|| SessionSink::writer(&self.repo, &self.session));
         if writer.store_packed(whole, packed)? {
-            return Ok(());
+            return Ok(true);
         }
+        let mut all_new = true;
         for chunk in chunks {
             let bytes = &raw[chunk.offset as usize..(chunk.offset + chunk.len) as usize];
-            writer.store(route(chunk.len), chunk.kind, chunk.h, bytes)?;
+            all_new &= writer.store(route(chunk.len), chunk.kind, chunk.h, bytes)?;
         }
-        Ok(())
+        Ok(all_new)
     }
 
     /// Whether its session can do no more, or a prune waits for its end: then another is to take its place.

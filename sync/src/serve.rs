@@ -5,6 +5,7 @@ mod door;
 mod fetch;
 pub mod objects;
 mod out;
+mod pace;
 mod pushing;
 mod quota;
 mod spool;
@@ -60,6 +61,8 @@ pub struct Pool {
     /// Where sealed tenants' copies are kept, a directory a tenant. What they send waits there too: it is moved, not copied.
     copies: PathBuf,
     receiving: Mutex<Receiving>,
+    /// How long work on what is new takes.
+    pace: pace::Pace,
     /// What each tenant was asked for again and has gone through since: not a second time, for it may not have it any more.
     asked_again: Mutex<BTreeMap<u32, [u8; 32]>>,
     /// Tenants with a push under way.
@@ -120,6 +123,7 @@ impl Pool {
             copies,
             spool,
             receiving: Mutex::default(),
+            pace: pace::Pace::default(),
             asked_again: Mutex::default(),
             pushing: Mutex::default(),
             keeping: Mutex::default(),

@@ -14,7 +14,7 @@ use repo::tenants::party;
 use super::out::Out;
 use super::pushing::{Pushing, over};
 use super::quota;
-use super::spool::{Arriving, LARGEST, STEP, Spool};
+use super::spool::{Announced, Arriving, LARGEST, STEP, Spool};
 use super::work::{Job, Work};
 use super::{Pool, Visit, stopping};
 use crate::ssh::server::StopFlag;
@@ -60,7 +60,7 @@ impl<'a> Begun<'a> {
         begun.again = Begun::lost(pool, &begun.pushing.tenant)?;
         let Pushing { tenant, spool, .. } = &*begun.pushing;
         // What was left here on earlier visits must not keep out for days what fits.
-        if !quota::room(&pool.repo, tenant, spool, 0)? {
+        if !quota::room(&pool.repo, tenant, spool)? {
             spool.clear()?;
         }
         Ok(begun)
@@ -131,7 +131,7 @@ pub fn serve(
         let work = Work::new(pool, Arc::clone(&pushing.tenant), &pushing.spool, Arc::clone(&out));
         let said = &out;
         let worker = scope.spawn(move || {
-            let done = work_off(work, pushing, &jobs, stop).map_err(|e| or_full(pushing, e));
+            let done = work_off(work, pushing, &jobs, stop).map_err(|e| or_full(pool, pushing, e));
             // Who waits for room in the queue waits in vain from now on.
             pushing.end();
             // At once: the client may be waiting for an answer that will not come, and say nothing until it does.
@@ -141,7 +141,7 @@ pub fn serve(
             done
         });
         let mut listener = Listener { pool, pushing, out: &out, stop, first: true };
-        let listened = listener.listen(&mut receiver).map_err(|e| or_full(pushing, e));
+        let listened = listener.listen(&mut receiver).map_err(|e| or_full(pool, pushing, e));
         pushing.end();
         (worker.join().unwrap_or_else(|_| Err(Error::bug("the work of a push panicked"))), listened)
     });
@@ -159,12 +159,15 @@ pub fn serve(
     Ok(())
 }
 
-/// A full disk is the pool's: what waits in the spool makes room, and is sent again.
-fn or_full(pushing: &Pushing, e: Error) -> Error {
+/// A full disk is the pool's: what waits in the spool makes room, if it is on that disk, and is sent again.
+fn or_full(pool: &Pool, pushing: &Pushing, e: Error) -> Error {
     if e.errno() != Some(ENOSPC) {
         return e;
     }
-    let _ = pushing.spool.clear();
+    let root = pool.repo.root.as_deref();
+    if root.is_none_or(|root| pushing.spool.is_beside(root)) {
+        let _ = pushing.spool.clear();
+    }
     Error::new(Kind::NoSpace, "the pool's disk is full")
         .remedy("tell whoever runs the pool; push again when there is room")
 }
@@ -202,8 +205,9 @@ impl Listener<'_> {
                 Message::Bye => return Ok(true),
                 _ if self.stop.is_set() => return Err(stopping()),
                 Message::Put { object: Object::Pack(id), size, from: start } => {
-                    self.require_room(size.saturating_sub(start))?;
-                    if self.take(from, &id, size, start)? {
+                    let announced = self.pushing.spool.announce(size.saturating_sub(start));
+                    self.require_room()?;
+                    if self.take(from, &id, size, (start, announced))? {
                         self.pushing.queue(Job::Absorb(id))?;
                     }
                 }
@@ -227,26 +231,26 @@ impl Listener<'_> {
         Ok(false)
     }
 
-    /// Refuses what would go too far above the tenant's quota.
-    fn require_room(&self, more: u64) -> Result<()> {
+    /// Refuses what would go, with all that is announced, too far above the tenant's quota.
+    fn require_room(&self) -> Result<()> {
         let (pool, Pushing { tenant, spool, .. }) = (self.pool, self.pushing);
-        if quota::room(&pool.repo, tenant, spool, more)? {
+        if quota::room(&pool.repo, tenant, spool)? {
             return Ok(());
         }
         // What is spooled may be owned already: that is known when it was worked on.
         let (told, done) = bounded(1);
         self.pushing.queue(Job::Settle(told))?;
         let _ = done.recv();
-        if quota::room(&pool.repo, tenant, spool, more)? { Ok(()) } else { Err(quota::full()) }
+        if quota::room(&pool.repo, tenant, spool)? { Ok(()) } else { Err(quota::full()) }
     }
 
     /// Takes a pack's bytes into the spool and says how far they are durable; whether all of it is.
-    fn take(&self, from: &mut Receiver, id: &PackId, size: u64, start: u64) -> Result<bool> {
+    fn take(&self, from: &mut Receiver, id: &PackId, size: u64, (start, announced): (u64, Announced)) -> Result<bool> {
         let object = Object::Pack(*id);
         if size > LARGEST {
             return Err(Error::new(Kind::Io, "a pack was announced that is larger than any may be"));
         }
-        let mut arriving = self.pushing.spool.arrive(id, start)?;
+        let mut arriving = self.pushing.spool.arrive(id, start, announced)?;
         let told = |arriving: &mut Arriving| {
             arriving.sync()?;
             self.out.tell(&Message::Durable { object: object.clone(), bytes: arriving.durable })

@@ -40,14 +40,12 @@ pub fn exceeded(repo: &Repository, tenant: &Tenant) -> Result<bool> {
     Ok(standing(repo, tenant)?.is_some_and(|(owned, quota)| owned > quota))
 }
 
-/// Whether there is room for so many more bytes beside what is owned and what is spooled.
+/// Whether there is room for what is spooled, and announced, beside what is owned.
 ///
 /// # Errors
 /// What the index gives.
-pub fn room(repo: &Repository, tenant: &Tenant, spool: &Spool, more: u64) -> Result<bool> {
-    let room = |(owned, quota): (u64, u64)| {
-        owned.saturating_add(spool.bytes()).saturating_add(more) <= quota.saturating_add(MARGIN)
-    };
+pub fn room(repo: &Repository, tenant: &Tenant, spool: &Spool) -> Result<bool> {
+    let room = |(owned, quota): (u64, u64)| owned.saturating_add(spool.bytes()) <= quota.saturating_add(MARGIN);
     Ok(standing(repo, tenant)?.is_none_or(room))
 }
 

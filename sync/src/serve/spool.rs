@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +17,8 @@ use repo::limits::{MAX_PACK, MIB};
 pub const STEP: u64 = 8 * MIB as u64;
 /// The largest pack that is taken.
 pub const LARGEST: u64 = MAX_PACK as u64;
+/// What a file counts as beside its bytes: many small ones fill a disk too.
+pub const BLOCK: u64 = 4096;
 /// What nobody came back for is dropped after this long.
 const LIFE: Duration = Duration::from_secs(72 * 3600);
 
@@ -25,6 +27,8 @@ pub struct Spool {
     dir: PathBuf,
     /// Bytes in it.
     held: Arc<AtomicU64>,
+    /// Bytes that were announced and have not arrived.
+    announced: Arc<AtomicU64>,
     /// What arrives just now: each by one connection.
     busy: Arc<Mutex<BTreeSet<PackId>>>,
 }
@@ -34,11 +38,32 @@ pub struct Arriving {
     file: File,
     path: PathBuf,
     held: Arc<AtomicU64>,
+    announced: Announced,
     _busy: Busy,
     /// Bytes written.
     pub len: u64,
     /// Bytes that are durable.
     pub durable: u64,
+}
+
+/// Bytes that are to arrive: they count until this is dropped, or as far as they have arrived.
+pub struct Announced {
+    left: u64,
+    all: Arc<AtomicU64>,
+}
+
+impl Announced {
+    fn came(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.left);
+        self.left -= bytes;
+        self.all.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        self.came(self.left);
+    }
 }
 
 /// Keeps other connections from a pack.
@@ -58,10 +83,10 @@ impl Spool {
     pub fn open(dir: PathBuf) -> Result<Spool> {
         let failed = |e| Error::io("make the spool", &dir, e);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
-        let spool = Spool { dir, held: Arc::default(), busy: Arc::default() };
+        let spool = Spool { dir, held: Arc::default(), announced: Arc::default(), busy: Arc::default() };
         for (id, len) in spool.packs()? {
             let path = spool.path(&id);
-            spool.held.fetch_add(len, Ordering::Relaxed);
+            spool.held.fetch_add(len + BLOCK, Ordering::Relaxed);
             let age = fs::metadata(&path).and_then(|found| found.modified());
             if age.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > LIFE)) {
                 spool.remove(&id)?;
@@ -88,9 +113,15 @@ impl Spool {
         Ok(found)
     }
 
-    /// Bytes of all packs in it, as far as they have arrived.
+    /// Bytes of all packs in it, as far as they have arrived or were announced; and something for each.
     pub fn bytes(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
+        self.held.load(Ordering::Relaxed) + self.announced.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes that are to arrive.
+    pub fn announce(&self, bytes: u64) -> Announced {
+        self.announced.fetch_add(bytes, Ordering::Relaxed);
+        Announced { left: bytes, all: Arc::clone(&self.announced) }
     }
 
     /// Forgets every pack.
@@ -101,26 +132,32 @@ impl Spool {
         self.packs()?.iter().try_for_each(|(id, _)| self.remove(id))
     }
 
-    /// Goes on with a pack at byte `from`, at most what is there of it; what lies behind is dropped.
+    /// Goes on with a pack at byte `from`, at most what is there of it; what lies behind is dropped. The bytes that were
+    /// announced no longer count once they are there.
     ///
     /// # Errors
     /// `Io` if less is there, or if it arrives by another connection; what the system gives.
-    pub fn arrive(&self, id: &PackId, from: u64) -> Result<Arriving> {
+    pub fn arrive(&self, id: &PackId, from: u64, announced: Announced) -> Result<Arriving> {
         let path = self.path(id);
         let failed = |e| Error::io("spool a pack in", &path, e);
         if !self.busy.lock().insert(*id) {
             return Err(Error::new(repo::error::Kind::Io, "a pack was sent by two connections at once"));
         }
         let busy = Busy(Arc::clone(&self.busy), *id);
+        let new = !path.exists();
         let file =
             OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
+        if new {
+            self.held.fetch_add(BLOCK, Ordering::Relaxed);
+        }
         let there = file.metadata().map_err(failed)?.len();
         if from > there {
             return Err(Error::new(repo::error::Kind::Io, "a pack was to go on behind what is there of it"));
         }
         file.set_len(from).map_err(failed)?;
         self.held.fetch_sub(there - from, Ordering::Relaxed);
-        Ok(Arriving { file, path, held: Arc::clone(&self.held), _busy: busy, len: from, durable: from })
+        let held = Arc::clone(&self.held);
+        Ok(Arriving { file, path, held, announced, _busy: busy, len: from, durable: from })
     }
 
     /// A pack as far as it has arrived.
@@ -132,9 +169,15 @@ impl Spool {
         fs::read(&path).map_err(|e| Error::io("read a spooled pack", path, e))
     }
 
+    /// Whether it lies on the same filesystem as `other`, as far as can be told.
+    pub fn is_beside(&self, other: &Path) -> bool {
+        let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+        device(&self.dir) == device(other)
+    }
+
     /// Notes that a pack of so many bytes was moved out of it.
     pub fn moved(&self, bytes: u64) {
-        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.held.fetch_sub(bytes + BLOCK, Ordering::Relaxed);
     }
 
     /// Forgets a pack.
@@ -146,7 +189,7 @@ impl Spool {
         let len = fs::metadata(&path).map_or(0, |found| found.len());
         match fs::remove_file(&path) {
             Ok(()) => {
-                self.held.fetch_sub(len, Ordering::Relaxed);
+                self.held.fetch_sub(len + BLOCK, Ordering::Relaxed);
                 Ok(())
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -169,6 +212,7 @@ impl Arriving {
         self.file.write_all_at(bytes, self.len).map_err(|e| Error::io("spool a pack in", &self.path, e))?;
         self.len += bytes.len() as u64;
         self.held.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.announced.came(bytes.len() as u64);
         Ok(())
     }
 
@@ -195,17 +239,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path().join("spool")).unwrap();
         let id = PackId([7; 32]);
-        let mut arriving = spool.arrive(&id, 0).unwrap();
+        let mut arriving = spool.arrive(&id, 0, spool.announce(12)).unwrap();
+        assert_eq!(spool.bytes(), 12 + BLOCK);
         arriving.write(b"packmule").unwrap();
         arriving.sync().unwrap();
         assert_eq!(spool.packs().unwrap(), [(id, 8)]);
-        assert!(spool.arrive(&id, 9).is_err());
-        assert!(spool.arrive(&id, 4).is_err(), "by one connection at a time");
+        assert_eq!(spool.bytes(), 12 + BLOCK, "what has come was announced");
+        assert!(spool.arrive(&id, 9, spool.announce(0)).is_err());
+        assert!(spool.arrive(&id, 4, spool.announce(0)).is_err(), "by one connection at a time");
         drop(arriving);
-        let mut again = spool.arrive(&id, 4).unwrap();
+        assert_eq!(spool.bytes(), 8 + BLOCK, "what does not come any more does not count");
+        let mut again = spool.arrive(&id, 4, spool.announce(3)).unwrap();
         again.write(b"age").unwrap();
         assert_eq!((spool.read(&id).unwrap(), again.len, again.durable), (b"package".to_vec(), 7, 4));
-        assert_eq!((spool.bytes(), Spool::open(dir.path().join("spool")).unwrap().bytes()), (7, 7));
+        assert_eq!((spool.bytes(), Spool::open(dir.path().join("spool")).unwrap().bytes()), (7 + BLOCK, 7 + BLOCK));
         spool.remove(&id).unwrap();
         spool.remove(&id).unwrap();
         assert_eq!(spool.bytes(), 0);
@@ -217,8 +264,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path().to_owned()).unwrap();
         let (old, new) = (PackId([1; 32]), PackId([2; 32]));
-        spool.arrive(&old, 0).unwrap().file.set_modified(SystemTime::now() - 2 * LIFE).unwrap();
-        spool.arrive(&new, 0).unwrap();
+        spool.arrive(&old, 0, spool.announce(0)).unwrap().file.set_modified(SystemTime::now() - 2 * LIFE).unwrap();
+        spool.arrive(&new, 0, spool.announce(0)).unwrap();
         let spool = Spool::open(dir.path().to_owned()).unwrap();
         assert_eq!(spool.packs().unwrap(), [(new, 0)]);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam_channel::Sender as Told;
 use repo::crypto::hash::ChunkKind;
@@ -16,6 +17,7 @@ use repo::receive::{Answer, Sender as Tenant};
 use repo::tenants::{self, party};
 
 use super::out::Out;
+use super::pace::{Account, Sort};
 use super::spool::Spool;
 use super::{Pool, quota};
 use crate::wire::{Bitmap, Message, Object, Piece, PieceName, Reason, Secret};
@@ -67,6 +69,9 @@ pub struct Work<'a> {
     /// Absorbed by a receiver, and not yet settled there.
     absorbed: Vec<(PackId, u64)>,
     bytes: u64,
+    /// Whether all of that was new to the pool.
+    all_new: bool,
+    pace: Account,
     /// Whether it has left what it wants back.
     left: bool,
     kept: HashMap<SnapshotId, Vec<u8>>,
@@ -75,7 +80,18 @@ pub struct Work<'a> {
 impl<'a> Work<'a> {
     /// Nothing done yet.
     pub fn new(pool: &'a Pool, tenant: Arc<Tenant>, spool: &'a Spool, out: Arc<Out>) -> Work<'a> {
-        Work { pool, tenant, spool, out, absorbed: Vec::new(), bytes: 0, left: false, kept: HashMap::new() }
+        Work {
+            pool,
+            tenant,
+            spool,
+            out,
+            absorbed: Vec::new(),
+            bytes: 0,
+            all_new: true,
+            pace: Account::default(),
+            left: false,
+            kept: HashMap::new(),
+        }
     }
 
     /// Does one job and answers it.
@@ -112,12 +128,15 @@ impl<'a> Work<'a> {
     fn absorb(&mut self, id: PackId) -> Result<()> {
         // Read when it is this push's turn: however many wait, one pack is in memory.
         let done = self.pool.receive(|receiver| {
+            let begun = Instant::now();
             let bytes = self.spool.read(&id)?;
-            receiver.absorb(&self.tenant, &id, &bytes)?;
-            Ok(bytes.len() as u64)
+            let all_new = receiver.absorb(&self.tenant, &id, &bytes)?;
+            Ok((bytes.len() as u64, all_new, begun))
         });
         match done {
-            Ok((len, generation)) => {
+            Ok(((len, all_new, begun), generation)) => {
+                self.pool.pace.even(&mut self.pace, Sort::Absorb, len, begun, all_new);
+                self.all_new &= all_new;
                 self.absorbed.push((id, generation));
                 self.bytes += len;
                 if self.bytes > SETTLE { self.settle() } else { Ok(()) }
@@ -135,6 +154,10 @@ impl<'a> Work<'a> {
     /// # Errors
     /// As [`Work::work`].
     pub fn settle(&mut self) -> Result<()> {
+        if self.absorbed.is_empty() {
+            return Ok(());
+        }
+        let (begun, bytes) = (Instant::now(), std::mem::take(&mut self.bytes));
         while !self.absorbed.is_empty() {
             self.bytes = 0;
             for (id, generation) in std::mem::take(&mut self.absorbed) {
@@ -145,6 +168,8 @@ impl<'a> Work<'a> {
                 }
             }
         }
+        let all_new = std::mem::replace(&mut self.all_new, true);
+        self.pool.pace.even(&mut self.pace, Sort::Settle, bytes, begun, all_new);
         Ok(())
     }
 

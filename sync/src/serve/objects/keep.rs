@@ -17,6 +17,7 @@ use repo::limits::MIB;
 use super::own;
 use crate::sealed::newest;
 use crate::sealed::remote::named;
+use crate::serve::spool::BLOCK;
 use crate::wire::{Area, Object, StateName};
 
 /// Where damaged packs are set aside, in the copy.
@@ -277,11 +278,16 @@ pub fn parse(name: &StateName) -> Option<(u32, Nested)> {
     Some((tenant, thing))
 }
 
+/// What a file counts as: many small ones fill a disk too.
+pub fn on_disk(size: u64) -> u64 {
+    size.max(1).next_multiple_of(BLOCK)
+}
+
 fn bytes_of(copy: &Local) -> Result<u64> {
     let mut sum = 0;
     for area in Stored::ALL {
         copy.list(area, &mut |_, size| {
-            sum += size;
+            sum += on_disk(size);
             Ok(())
         })?;
     }

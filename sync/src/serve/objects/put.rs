@@ -20,7 +20,7 @@ use repo::lock::COMMIT_WAIT;
 use repo::log::CHECKPOINT_EVERY;
 
 use super::Keeper;
-use super::keep::{Nested, is_named_by_hash, parse};
+use super::keep::{Nested, is_named_by_hash, on_disk, parse};
 use crate::serve::quota::{MARGIN, full};
 use crate::serve::spool::STEP;
 use crate::wire::{Connection, Incoming, Message, Object};
@@ -90,18 +90,19 @@ impl Keeper<'_> {
         from: u64,
         connection: &mut Connection,
     ) -> Result<Option<Objection>> {
-        if let Some((quota, used)) = *self.shared.quota.lock() {
-            // What was begun and never ended counts too, or any number of packs could be.
-            let begun = used.saturating_add(self.shared.packs.bytes()).saturating_add(size.saturating_sub(from));
-            if used.saturating_add(size) > quota || begun > quota.saturating_add(MARGIN) {
-                return Err(full());
-            }
-        }
         let (spool, id) = match object {
             Object::Pack(id) => (&self.shared.packs, *id),
             other => (&self.parts, PackId(*blake3::hash(format!("{other:?}").as_bytes()).as_bytes())),
         };
-        let mut arriving = spool.arrive(&id, from)?;
+        let announced = spool.announce(size.saturating_sub(from));
+        if let Some((quota, used)) = *self.shared.quota.lock() {
+            // What was begun and never ended counts too, or any number of packs could be.
+            let begun = used.saturating_add(self.shared.packs.bytes()).saturating_add(self.parts.bytes());
+            if used.saturating_add(size) > quota || begun > quota.saturating_add(MARGIN) {
+                return Err(full());
+            }
+        }
+        let mut arriving = spool.arrive(&id, from, announced)?;
         while arriving.len < size {
             match connection.receiver().next()? {
                 Some(Incoming::Data(_)) if self.shared.over.load(Ordering::Relaxed) => {
@@ -268,7 +269,7 @@ fn settle(copy: &Local, place: &Place, file: &Path, size: u64, quota: &Mutex<Opt
     }
     copy.take_over(place, file)?;
     if let Some((_, used)) = &mut *quota.lock() {
-        *used += size;
+        *used += on_disk(size);
     }
     Ok(None)
 }
