@@ -2,7 +2,8 @@
 //!
 //! The pool is asked about every chunk of the packs that came since its watermark, without waiting for one answer before the
 //! next question. A pack of which it has nothing goes whole and verbatim; of others the frames that hold something new, put
-//! together in packs of their own. Then manifests; what one turns out to lack is sent from wherever it now lies.
+//! together in packs of their own. Then manifests; what one turns out to lack is sent from wherever it now lies. Where all is
+//! to be compared with a pool that had it once, there are manifests alone: what it has forgotten since is not sent again.
 
 mod frames;
 mod lane;
@@ -38,6 +39,8 @@ const WINDOW: usize = 16;
 pub struct Options {
     /// Ask about everything, not just what was recorded since the last push.
     pub audit: bool,
+    /// Everything was there once, as far as this repository knows.
+    pub before: bool,
 }
 
 /// What a push did.
@@ -97,7 +100,10 @@ pub fn push(repo: &Repository, dial: &Dial, program: &str, options: Options, mon
     if delta.is_large() {
         push.link.expect_many();
     }
-    push.offer(&delta)?;
+    let before = options.before || ready.watermark.is_some();
+    if !(before && matches!(delta, Delta::All)) {
+        push.offer(&delta)?;
+    }
     monitor.event(Event::Phase("snapshots"));
     push.manifests(&state, &delta)?;
     if push.report.failed.is_empty() {

@@ -10,7 +10,7 @@ mod site;
 
 use cloud::{Cloud, anew};
 use parties::join;
-use repo::backend::Object;
+use repo::backend::{Backend, Object};
 use repo::check::ReadData;
 use repo::crypto::hash::ChunkKind;
 use repo::crypto::keys::{FrameKind, Keyring};
@@ -216,6 +216,74 @@ fn a_pool_that_pruned_gets_again_what_a_later_snapshot_needs() {
     let here: Vec<_> = readable(&repo).into_iter().filter(|((id, _), _)| *id == newest.to_hex()).collect();
     assert_eq!(there.len(), here.len());
     assert!(there.into_values().eq(here.into_iter().map(|(_, bytes)| bytes)));
+}
+
+#[test]
+fn comparing_everything_brings_back_nothing_that_the_pool_forgot() {
+    let (cloud, site) = (Cloud::new(), Site::filled());
+    let repo = site.open();
+    let tenant = join(cloud.repo(), "acme", &repo);
+    site.write("dir/gone", &noise(8, 900_000));
+    site.backup(&repo);
+    std::fs::remove_file(site.src().join("dir/gone")).unwrap();
+    site.backup(&repo);
+    cloud.pushed(&tenant, &repo);
+    let known = cloud.repo().log.state().snapshots.len();
+    forget_all_but_newest(cloud.repo());
+    let audit = cloud.push(&tenant, &repo, None, true).0.unwrap();
+    assert_eq!((audit.bytes, audit.snapshots, &audit.failed[..]), (0, 0, &[][..]), "of {known}");
+    assert_eq!(cloud.repo().log.state().snapshots.len(), 1);
+    // What is lost there nevertheless comes again, and that alone.
+    let bad =
+        cloud.disk.packs().into_iter().max_by_key(|id| cloud.disk.disk.size(&Object::Pack(*id)).unwrap()).unwrap();
+    cloud.disk.disk.delete(&Object::Pack(bad)).unwrap();
+    assert!(checked(cloud.repo(), ReadData::None).0.problems > 0);
+    let audit = cloud.push(&tenant, &repo, None, true).0.unwrap();
+    assert!(audit.bytes > 0 && audit.failed.is_empty(), "{audit:?}");
+    assert_eq!(cloud.repo().log.state().snapshots.len(), 1);
+    assert_eq!(checked(cloud.repo(), ReadData::All).0.problems, 0);
+}
+
+#[test]
+fn a_prune_is_let_through_by_pushes_that_overlap() {
+    let cloud = Cloud::new();
+    let (long, short) = (Site::filled(), Site::filled());
+    let (rl, rs) = (long.open(), short.open());
+    let (tl, ts) = (join(cloud.repo(), "long", &rl), join(cloud.repo(), "short", &rs));
+    cloud.pushed(&ts, &rs);
+    let grant = Grant::Tenant { tenant: tl.number, roles: Roles::PUSH };
+    let (cloud, grant) = (&cloud, &grant);
+    std::thread::scope(|scope| {
+        // One that lasts: it has begun, and says nothing more.
+        let (client, server) = pair(1 << 20, None);
+        let served = scope.spawn(move || serve(&cloud.pool, grant, server, &cloud.stop));
+        let mut open =
+            sync::wire::Connection::open(client, sync::wire::Side::Client, &sync::wire::Preface::ours()).unwrap();
+        let (repository, position) = (rl.config.repo_id, rl.log.state().position);
+        let program = "test".to_owned();
+        open.send(&Message::Begin { purpose: sync::wire::Purpose::Push, repository, position, program }).unwrap();
+        open.flush().unwrap();
+        assert!(matches!(open.receive().unwrap(), Some(Message::Ready { .. })));
+        // Another has work to do meanwhile, and something to be pruned.
+        short.write("dir/more", &noise(9, 700_000));
+        short.backup(&rs);
+        cloud.pushed(&ts, &rs);
+        assert!(!cloud.repo().log.state().sessions.is_empty(), "who pushes still holds the session");
+        forget_all_but_newest(cloud.repo());
+        for round in 0..3 {
+            short.write("dir/again", &noise(20 + round, 70_000));
+            short.backup(&rs);
+            cloud.pushed(&ts, &rs);
+            let options = prune::Options { release_held: true, ..Default::default() };
+            prune(cloud.repo(), &options, &Void::default()).unwrap();
+        }
+        let state = cloud.repo().log.state();
+        assert!(state.condemned.is_empty(), "{} packs still wait", state.condemned.len());
+        open.send(&Message::Bye).unwrap();
+        open.flush().unwrap();
+        served.join().unwrap().unwrap();
+    });
+    assert_eq!(checked(cloud.repo(), ReadData::All).0.problems, 0);
 }
 
 #[test]

@@ -95,7 +95,8 @@ impl World {
         note(
             "push",
             self.talk(tap, number, |dial| {
-                push::push(repo, &dial, "test", push::Options { audit: true }, &Void::default()).map(drop)
+                push::push(repo, &dial, "test", push::Options { audit: true, ..Default::default() }, &Void::default())
+                    .map(drop)
             }),
         );
         let (_dir, back) = anew(repo);
@@ -224,7 +225,14 @@ fn unknown_from(side: Side) -> usize {
             }
         }));
         let (done, served) = world.talk(&tap, world.pooled.number, |dial| {
-            push::push(&world.repo, &dial, "test", push::Options { audit: true }, &Void::default()).map(drop)
+            push::push(
+                &world.repo,
+                &dial,
+                "test",
+                push::Options { audit: true, ..Default::default() },
+                &Void::default(),
+            )
+            .map(drop)
         });
         if *passed.lock() <= at {
             break;

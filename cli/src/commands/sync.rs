@@ -128,7 +128,7 @@ fn push_once(
     for warning in link.warnings() {
         progress.event(Event::Notice(warning));
     }
-    let options = sync::push::Options { audit };
+    let options = sync::push::Options { audit, before: known.pushed.is_some() };
     let done = sync::push::push(repo, &remote::dial_first(&link, known)?, PROGRAM, options, progress);
     link.close();
     done

@@ -78,7 +78,13 @@ impl Receiver {
         // One whose file was lost here comes back by what was delivered, if it is sent again.
         if known.is_some() {
             match snapshots::manifest(&self.repo, &id) {
-                Ok(_) => return Ok(Answer::Accepted { already: true }),
+                Ok(known) => {
+                    derive_owned(&self.repo, from, monitor)?;
+                    return match self.lacking(from, &known, monitor)? {
+                        Answer::Missing(missing) if missing.is_empty() => Ok(Answer::Accepted { already: true }),
+                        other => Ok(other),
+                    };
+                }
                 Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {}
                 Err(e) => return Err(e),
             }
