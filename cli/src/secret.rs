@@ -133,7 +133,11 @@ pub fn recovery_code(file: Option<&Path>) -> Result<Zeroizing<String>> {
         Some(file) => Source::File(file.to_owned()).read_password(),
         None => {
             need_terminal("the recovery code is needed", "use --recovery-code-file, or a terminal")?;
-            prompt("recovery code: ")
+            let answer = ask("recovery code: ")?;
+            match answer.is_empty() {
+                true => Err(Error::new(Kind::WrongPassword, "the recovery code is empty")),
+                false => Ok(answer),
+            }
         }
     }
 }
@@ -273,14 +277,20 @@ impl Drop for Silent {
     }
 }
 
-fn prompt(question: &str) -> Result<Zeroizing<String>> {
+/// Asks at the terminal for what nobody is to see.
+fn ask(question: &str) -> Result<Zeroizing<String>> {
     let _silent = Silent::new();
-    let answer = rpassword::prompt_password(question).map(Zeroizing::new).map_err(|e| match e.kind() {
-        io::ErrorKind::Interrupted | io::ErrorKind::UnexpectedEof => {
-            Error::new(Kind::Interrupted, "interrupted at the password prompt")
-        }
+    rpassword::prompt_password(question).map(Zeroizing::new).map_err(|e| match e.kind() {
+        io::ErrorKind::Interrupted | io::ErrorKind::UnexpectedEof => Error::new(
+            Kind::Interrupted,
+            format!("interrupted at the question for the {}", question.trim_end_matches([':', ' '])),
+        ),
         _ => Error::io("ask for the password on", "/dev/tty", e).with_kind(Kind::Usage).remedy(HOW_EXISTING),
-    })?;
+    })
+}
+
+fn prompt(question: &str) -> Result<Zeroizing<String>> {
+    let answer = ask(question)?;
     if answer.is_empty() {
         return Err(Error::new(Kind::Usage, "the password is empty"));
     }

@@ -5,6 +5,9 @@ use std::str::FromStr;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use repo::clock::Time;
+
+use crate::output::human;
 
 /// A point in time as typed, in the local zone unless it carries one. A date alone is its whole day, a time without
 /// fraction its whole second: snapshots are shown to the second, and what is shown must be found.
@@ -158,11 +161,35 @@ impl Span {
         let back = back.and_then(|t| t.checked_sub(SignedDuration::from_hours(self.hours.into())));
         back.unwrap_or(Timestamp::MIN)
     }
+
+    /// The time this long after `now`, by the calendar of UTC; the last that there is (in the year 2262), if that is beyond it.
+    pub fn after(&self, now: Time) -> Time {
+        let calendar = jiff::Span::new()
+            .try_years(self.years)
+            .and_then(|s| s.try_months(self.months))
+            .and_then(|s| s.try_weeks(self.weeks))
+            .and_then(|s| s.try_days(self.days));
+        let from = human::timestamp(now).to_zoned(TimeZone::UTC);
+        let then = calendar.and_then(|span| from.checked_add(span)).map(|z| z.timestamp());
+        let then = then.and_then(|t| t.checked_add(SignedDuration::from_hours(self.hours.into())));
+        then.ok().and_then(|t| i64::try_from(t.as_nanosecond()).ok()).map_or(Time(i64::MAX), Time)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lasts_longer_than_time_itself_lasts_to_its_end() {
+        let now = Time::from_secs(1_795_000_000);
+        let after = |text: &str| text.parse::<Span>().unwrap().after(now).0 - now.0;
+        let hours = |n: i64| n * 3600 * 1_000_000_000;
+        assert_eq!((after("36h"), after("7d"), after("1y")), (hours(36), hours(7 * 24), hours(365 * 24)));
+        for text in ["300y", "1000y", "20000y", "100000y"] {
+            assert_eq!(text.parse::<Span>().unwrap().after(now), Time(i64::MAX), "{text}");
+        }
+    }
 
     fn berlin() -> TimeZone {
         TimeZone::get("Europe/Berlin").unwrap()

@@ -33,7 +33,9 @@ fn a_copy_takes_the_place_of_a_lost_repository() {
     site.run(&["-r", text(&copy), "check", "--read-data"]).ok();
     // The repository is lost.
     fs::rename(site.repo(), site.path().join("lost")).unwrap();
+    assert!(!copy.join("reserve").exists());
     site.run(&["-r", text(&copy), "sync", "promote"]).ok();
+    assert_eq!(fs::metadata(copy.join("reserve")).unwrap().len(), 64 << 20);
     site.write("dir/after", b"the day after");
     site.run(&["-r", text(&copy), "backup", ".", "--source", "data", "--host", "web"]).ok();
     assert_eq!(ids(&site, &copy).len(), 3);
@@ -79,4 +81,19 @@ fn damage_here_is_told_and_not_passed_on() {
     let ran = site.run(&["sync", "push", text(&copy)]).refused(1, &["1 pack could not be copied", "check --read-data"]);
     assert!(ran.err.contains(pack.file_name().unwrap().to_str().unwrap()), "{}", ran.err);
     assert_eq!(ids(&site, &copy).len(), 2);
+    // Once it is healed nothing needs the pack: neither a copy nor the eye of who watches.
+    site.run(&["check", "--read-data"]).exits(5);
+    site.run(&["status"]).exits(5);
+    site.write("dir/after", b"the day after");
+    for _ in 0..2 {
+        site.backup();
+    }
+    site.run(&["sync", "push", text(&site.path().join("third"))]).exits(1);
+    assert!(site.run(&["check"]).ok().text().contains("healed"));
+    site.run(&["status"]).ok();
+    site.run(&["sync", "push", "--audit", text(&copy)]).ok();
+    site.run(&["-r", text(&copy), "check", "--read-data"]).ok();
+    let target = site.path().join("target");
+    site.run(&["-r", text(&copy), "restore", "latest", "--target", text(&target)]).ok();
+    support::same(&site.src(), &target, &[]);
 }

@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use support::pool::{Cloud, pushed};
 use support::{Mount, PASSWORD, RECIPIENT, Site, noise, same};
@@ -46,7 +47,21 @@ fn a_lost_site_is_made_anew_from_its_pool() {
     let again =
         cloud.pool.run(&["-q", "tenant", "invite", "acme", "--restore", "--address", &cloud.address]).ok().text();
     feed_init(&site, "Not A Name", &again).refused(2, &["cannot be a name"]);
-    let made = feed_init(&site, "cloud", &again).ok();
+    // What fails after the invitation was taken up does not need another.
+    fs::create_dir_all(site.repo()).unwrap();
+    let letter = site.repo().join("letter");
+    fs::write(&letter, "dear").unwrap();
+    feed_init(&site, "cloud", &again).refused(1, &["among other files"]);
+    let kept = site.repo().join("invitation");
+    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::remove_file(&letter).unwrap();
+    let made = feed_init(&site, "cloud", "").ok();
+    assert!(made.err.contains("going on with the invitation of tenant acme"), "{}", made.err);
+    assert!(!kept.exists());
+    // The lost site's key is refused from now on.
+    let keys = cloud.pool.run(&["--json", "tenant", "key", "list", "acme"]).ok().json();
+    let live: Vec<_> = keys.iter().filter(|key| key["revoked"].is_null()).collect();
+    assert_eq!((keys.len(), live.len(), &live[0]["roles"]), (2, 1, &serde_json::json!(["push", "pull", "restore"])));
     let back = site.repo().join("profiles/web.toml");
     assert!(made.err.contains("1 profile came back"), "{}", made.err);
     assert_eq!(fs::read_to_string(&back).unwrap(), text);
@@ -59,18 +74,55 @@ fn a_lost_site_is_made_anew_from_its_pool() {
     let summary = summary.iter().find(|m| m["message_type"] == "summary").unwrap().clone();
     assert_eq!(summary["snapshots_received"], 1, "{summary}");
     assert_eq!(site.snapshots(), ids);
+    // Everything is known to be there, and what is new not.
+    let status = || site.run(&["--json", "sync", "status"]).ok().json().remove(0);
+    assert_eq!((&status()["pending_snapshots"], status()["last_push"].is_null()), (&0.into(), false), "{}", status());
+    let dry = site.run(&["forget", "--keep-last", "1", "--dry-run"]).ok().text();
+    assert!(!dry.contains("cloud"), "{dry}");
     site.restores(&ids[1], &site.src());
     site.run(&["check", "--read-data"]).ok();
     // It goes on as the same site: nothing is sent that is there, and what is new is.
-    let none = pushed(&site);
+    let first = support::pool::push(&site).ok();
+    assert!(!first.err.contains("rolled back"), "{}", first.err);
+    let none = support::pool::summary(&first);
     assert_eq!((&none["bytes_sent"], &none["snapshots_sent"]), (&0.into(), &0.into()));
+    let older = site.path().join("older");
+    let copied = std::process::Command::new("cp").arg("-a").arg(site.repo()).arg(&older).status().unwrap();
+    assert!(copied.success());
     site.write("dir/after", &noise(5, 100_000));
     site.backup();
+    assert_eq!(status()["pending_snapshots"], 1);
     let more = pushed(&site);
     assert_eq!(more["snapshots_sent"], 1);
     assert!(more["bytes_sent"].as_u64().unwrap() < 130_000, "{more}");
     cloud.has(&site.src());
     assert!(site.run(&["sync", "pull", "cloud"]).ok().text().contains("is here"));
+    // One that is put back to an earlier state by other means is told so.
+    fs::remove_dir_all(site.repo()).unwrap();
+    fs::rename(&older, site.repo()).unwrap();
+    fs::remove_dir_all(site.home().join(".cache/packmule")).unwrap();
+    let back = support::pool::push(&site).ok();
+    assert!(back.err.contains("rolled back or copied"), "{}", back.err);
+}
+
+#[test]
+fn a_site_made_anew_pushes_in_silence_also_before_it_has_everything_back() {
+    let cloud = Cloud::new(&["acme"]);
+    let site = Site::filled();
+    cloud.join("acme", &site);
+    pushed(&site);
+    fs::rename(site.repo(), site.path().join("lost")).unwrap();
+    let words = ["-q", "tenant", "invite", "acme", "--restore", "--address", &cloud.address];
+    feed_init(&site, "cloud", &cloud.pool.run(&words).ok().text()).ok();
+    site.with_password(&["key", "add", "--recipient", RECIPIENT, "--label", "fast"], PASSWORD).ok();
+    site.write("new", &noise(9, 100_000));
+    site.backup();
+    let ran = support::pool::push(&site).ok();
+    assert!(!ran.err.contains("rolled back"), "{}", ran.err);
+    assert_eq!(support::pool::summary(&ran)["snapshots_sent"], 1);
+    site.run(&["sync", "pull", "cloud"]).ok();
+    assert_eq!(site.snapshots().len(), 3);
+    assert_eq!(site.run(&["--json", "sync", "status"]).ok().json()[0]["pending_snapshots"], 0);
 }
 
 /// `init --from`, with the password in a file and the invitation on standard input.

@@ -180,10 +180,20 @@ fn a_lost_sealed_site_comes_back_whole() {
     };
     let wrong = site.path().join("wrong");
     fs::write(&wrong, "not the code").unwrap();
-    init(&wrong, &invite()).refused(12, &["opens no key slot", "another invitation"]);
+    // What cannot be a recovery code uses no invitation up; what is another's needs none for the next try.
+    let line = invite();
+    init(&wrong, &line).refused(12, &["the recovery code", "still good"]);
+    assert!(!site.repo().exists());
+    let (_other, foreign) = with_code();
+    init(&foreign, &line).refused(12, &["recovery code opens no key slot", "no other invitation"]);
     assert!(!site.repo().join("config").exists());
-    init(&code, &invite()).ok();
+    init(&code, "").ok();
     assert_eq!(site.snapshots(), ids);
+    assert!(!site.repo().join("invitation").exists() && site.repo().join("reserve").exists());
+    let keys = cloud.pool.run(&["--json", "tenant", "key", "list", "acme"]).ok().json();
+    assert_eq!((keys.len(), keys.iter().filter(|key| key["revoked"].is_null()).count()), (2, 1));
+    let status = site.run(&["--json", "sync", "status"]).ok().json().remove(0);
+    assert_eq!((&status["pending_snapshots"], status["last_push"].is_null()), (&0.into(), false), "{status}");
     site.run(&["check", "--read-data"]).ok();
     site.with_password(&["snapshots"], PASSWORD).ok();
     site.restores(&ids[2], &site.src());
@@ -199,6 +209,34 @@ fn a_lost_sealed_site_comes_back_whole() {
     assert_eq!(fs::read_to_string(&identity).unwrap().trim(), IDENTITY);
     init(&identity, &invite()).ok();
     assert_eq!(site.snapshots().len(), 4);
+}
+
+#[test]
+fn at_a_terminal_each_question_is_asked_in_turn_and_a_recovery_code_again() {
+    let cloud = sealed(&["acme"]);
+    let (site, code) = with_code();
+    add_unasked(&site, "cloud", &cloud.invite("acme")).ok();
+    pushed(&site);
+    fs::rename(site.repo(), site.path().join("lost")).unwrap();
+    let line =
+        cloud.pool.run(&["-q", "tenant", "invite", "acme", "--restore", "--address", &cloud.address]).ok().text();
+    let (_other, foreign) = with_code();
+    let [code, foreign] = [&code, &foreign].map(|file| fs::read_to_string(file).unwrap());
+    let password = site.path().join("password");
+    let real = site.program(&["init", "--from", "cloud", "--password-file", text(&password)]);
+    let words: Vec<String> =
+        [real.get_program()].into_iter().chain(real.get_args()).map(|w| format!("'{}'", w.to_str().unwrap())).collect();
+    let mut command = std::process::Command::new("script");
+    command.args(["-qec", &words.join(" "), "/dev/null"]).env_clear();
+    command.envs(real.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let ran = fed(&site, command, &format!("{}\nnonsense\n{foreign}\n{code}\n", line.trim())).ok();
+    let shown = ran.text();
+    let at = |what: &str| shown.find(what).unwrap_or_else(|| panic!("no {what:?} in {shown}"));
+    assert!(at("paste the invitation:") < at("recovery code:"), "{shown}");
+    assert!(at("the recovery code has") < at("the recovery code opens no key slot"), "{shown}");
+    assert_eq!(shown.matches("; try again").count(), 2, "{shown}");
+    assert!(!shown.contains("the password"), "{shown}");
+    assert_eq!(site.snapshots().len(), 3);
 }
 
 #[test]
@@ -245,6 +283,8 @@ fn the_pool_s_copy_takes_over() {
     pushed(&acme);
     pushed(&globex);
     let second = cloud.pool.path().join("second");
+    let settings = "address = \"pool.example.com\"\n";
+    fs::write(cloud.pool.repo().join("server.toml"), settings).unwrap();
     let first = summary(&cloud.pool.run(&["--json", "sync", "push", text(&second)]).ok());
     assert!(first["bytes_sent"].as_u64().unwrap() > 8 << 20, "{first}");
     acme.write("more", &noise(10, 200_000));
@@ -257,8 +297,12 @@ fn the_pool_s_copy_takes_over() {
     // The first cloud server is lost.
     fs::remove_dir_all(cloud.pool.repo()).unwrap();
     cloud.pool.run(&["-r", text(&second), "serve"]).refused(1, &["sync promote"]);
-    cloud.pool.run(&["-r", text(&second), "sync", "promote"]).ok();
+    let promoted = cloud.pool.run(&["-r", text(&second), "sync", "promote"]).ok();
+    assert!(promoted.text().contains("the pool now, with 2 tenants"), "{}", promoted.text());
+    assert_eq!(fs::read_to_string(second.join("server.toml")).unwrap(), settings);
     fs::rename(&second, cloud.pool.repo()).unwrap();
+    let audit = cloud.pool.run(&["log", "--audit"]).ok().text();
+    assert!(audit.contains("sync promote"), "{audit}");
     cloud.start();
     assert_eq!((&cloud.address, &cloud.host_key), (&address, &key));
     for (site, tenant) in [(&acme, "secret"), (&globex, "open")] {

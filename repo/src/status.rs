@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clock::Time;
 use crate::format::record::{SnapshotState, State};
 use crate::history::History;
-use crate::id::SnapshotId;
+use crate::id::{PackId, SnapshotId};
 use crate::times::{Moment, Times};
 
 /// One history.
@@ -71,34 +71,47 @@ pub fn status(
     found
 }
 
-/// Whether damage is known that is not healed: packs marked as damaged, or a last check that did not pass. What an earlier
-/// check found is over once a later one passes, of whatever kind: each looks at everything but what is inside the packs,
-/// and damage there stands in the log pack by pack until it is healed or swept.
+/// Whether damage is known that is not healed: a last check that did not pass, or packs that were found to be damaged since. What an
+/// earlier check found is over once a later one passes, of whatever kind: each looks at everything but what is inside the packs,
+/// takes those that are known to be damaged for lost, and passes only if nothing needs them any more.
 pub fn damage_is_open(state: &State) -> bool {
-    !state.damaged.is_empty() || state.last_check.as_ref().is_some_and(|check| !check.ok)
+    match &state.last_check {
+        Some(check) => !check.ok || state.damaged.values().any(|found| *found > check.at),
+        None => !state.damaged.is_empty(),
+    }
+}
+
+/// Whether a pack is damaged, and a check since has found that nothing needs it: a prune removes it.
+pub fn is_of_no_use(state: &State, pack: &PackId) -> bool {
+    let passed = state.last_check.as_ref().filter(|check| check.ok);
+    state.damaged.get(pack).zip(passed).is_some_and(|(found, check)| *found <= check.at)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::format::record::CheckState;
-    use crate::id::PackId;
 
     #[test]
-    fn damage_is_open_until_its_packs_are_gone_and_a_check_passes() {
-        let check = |ok, data| Some(CheckState { at: Time::from_secs(1), data, ok, subset: String::new() });
+    fn damage_is_open_until_a_later_check_passes() {
+        let check = |at, ok| Some(CheckState { at: Time::from_secs(at), data: false, ok, subset: String::new() });
+        let pack = PackId([1; 32]);
         let mut state = State::default();
         assert!(!damage_is_open(&state));
-        state.damaged.insert(PackId([1; 32]), Time::from_secs(1));
-        (state.last_check, state.last_data_check) = (check(false, true), check(false, true));
-        assert!(damage_is_open(&state));
+        state.damaged.insert(pack, Time::from_secs(2));
+        assert!(damage_is_open(&state) && !is_of_no_use(&state, &pack));
+        state.last_check = check(2, false);
+        assert!(damage_is_open(&state) && !is_of_no_use(&state, &pack));
+        // What passed before it was found says nothing about it.
+        state.last_check = check(1, true);
+        assert!(damage_is_open(&state) && !is_of_no_use(&state, &pack));
         // Healed, says the next check; the pack is still to be swept.
-        state.last_check = check(true, false);
-        assert!(damage_is_open(&state));
+        state.last_check = check(3, true);
+        assert!(!damage_is_open(&state) && is_of_no_use(&state, &pack) && !is_of_no_use(&state, &PackId([2; 32])));
         state.damaged.clear();
         assert!(!damage_is_open(&state));
         // Other things than packs can be damaged too.
-        state.last_check = check(false, false);
+        state.last_check = check(4, false);
         assert!(damage_is_open(&state));
     }
 

@@ -187,6 +187,15 @@ pub fn is_live(party: &TenantState) -> bool {
     party.removed.is_none() && !party.suspended
 }
 
+/// Why a party that is not live, or is no more, gets nothing.
+pub fn barred(state: &State, number: u32) -> Error {
+    if state.agents.contains_key(&number) {
+        let e = Error::new(Kind::Refused, "this host's agent was revoked");
+        return e.remedy("ask the site's operator for another invitation, and take it up with `packmule agent join`");
+    }
+    Error::new(Kind::Refused, "this tenant was removed or suspended").remedy("ask the pool's operator")
+}
+
 /// The tenant whose open invitation this token is.
 pub fn invited(state: &State, token: &[u8; 32], now: Time) -> Option<(u32, Invite)> {
     let hash = token_hash(token);
@@ -244,7 +253,8 @@ pub fn redeem(repo: &Repository, token: &[u8; 32], with: &Redeemed<'_>) -> Resul
                 return Err(Error::new(Kind::Refused, "this invitation is for a host that is to be backed up")
                     .remedy("take it up there with `packmule agent join`"));
             }
-            (None, Some(_)) if invite.roles.allow(Roles::RESTORE) => {}
+            // A site that is made anew takes the place of the lost one, whoever has that by now.
+            (None, Some(_)) if invite.roles.allow(Roles::RESTORE) => revoke_all(tenant, now),
             (None, _) => {
                 return Err(Error::new(Kind::Refused, "this invitation does not make a site anew")
                     .remedy("ask for one that does: `packmule tenant invite --restore`"));

@@ -10,7 +10,7 @@ use repo::crypto::hash::ChunkKind;
 use repo::crypto::keys::Keys;
 use repo::error::{Error, Kind, Result};
 use repo::format::manifest::Manifest;
-use repo::format::record::Outcome;
+use repo::format::record::{Outcome, Position};
 use repo::id::{ContentHash, SnapshotId};
 use repo::limits::MAX_MANIFEST;
 use repo::monitor::{Counters, Event, Monitor};
@@ -43,6 +43,8 @@ pub struct Report {
     pub bytes: u64,
     /// Snapshots that the pool could not give, and why.
     pub failed: Vec<(SnapshotId, String)>,
+    /// The place in this log up to which the other side has every snapshot that is here, if all that it has was brought in.
+    pub even: Option<Position>,
 }
 
 /// The other side: what it has of this repository.
@@ -163,6 +165,7 @@ pub fn pull_from(repo: &Repository, other: &mut dyn There, wanted: &[String], mo
     there.sort_by_key(|entry| entry.received);
     let session = Arc::new(Session::begin(Arc::clone(&repo.log), repo.locks.clone(), "pull", None)?);
     let state = repo.refresh(monitor)?;
+    let all: HashSet<SnapshotId> = there.iter().map(|entry| entry.id).collect();
     there.retain(|entry| !state.snapshots.contains_key(&entry.id));
     Counters::add(&monitor.counters().total_files, there.len() as u64);
     let source = Nearest { here: repo.packs(), there: other.source() };
@@ -179,11 +182,17 @@ pub fn pull_from(repo: &Repository, other: &mut dyn There, wanted: &[String], mo
         })?;
         pull.group(other, manifests, monitor)?;
     }
-    let Pull { report, .. } = pull;
+    let Pull { mut report, .. } = pull;
     match Arc::try_unwrap(session) {
-        Ok(session) => session.end(Outcome::Done).map(|_| report),
-        Err(_) => Err(Error::bug("a session of pulling is still in use at its end")),
+        Ok(session) => session.end(Outcome::Done)?,
+        Err(_) => return Err(Error::bug("a session of pulling is still in use at its end")),
+    };
+    let now = repo.log.state();
+    let mut live = now.snapshots.iter().filter(|(_, snapshot)| snapshot.forgotten.is_none()).map(|(id, _)| id);
+    if wanted.is_empty() && report.failed.is_empty() && live.all(|id| all.contains(id)) {
+        report.even = Some(now.position);
     }
+    Ok(report)
 }
 
 /// The snapshot whose id begins with `name`.

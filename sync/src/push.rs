@@ -41,6 +41,8 @@ pub struct Options {
     pub audit: bool,
     /// Everything was there once, as far as this repository knows.
     pub before: bool,
+    /// The repository was made anew: that the pool knows a state of the lost one is no wonder.
+    pub anew: bool,
 }
 
 /// What a push did.
@@ -85,7 +87,7 @@ pub fn push(repo: &Repository, dial: &Dial, program: &str, options: Options, mon
     }
     let mut push = Push::new(repo, monitor, link, &ready);
     push.leave_belongings()?;
-    let from = push.known(ready.watermark).filter(|_| !options.audit);
+    let from = push.known(ready.watermark, options.anew).filter(|_| !options.audit);
     let delta = Delta::since(repo, from)?;
     if delta.is_empty() {
         // Records of other things need not be told: else that this was pushed would have to be pushed in its turn.
@@ -112,6 +114,28 @@ pub fn push(repo: &Repository, dial: &Dial, program: &str, options: Options, mon
     push.end()
 }
 
+/// Has the pool know this log, up to `position`, in place of that of a lost repository, when all that it has is here and nothing
+/// else is. False where the pool lacks some of what was delivered to it, or nothing was: the next push compares everything.
+///
+/// # Errors
+/// As [`push`].
+pub fn settle(
+    repo: &Repository,
+    dial: &Dial,
+    program: &str,
+    position: Position,
+    monitor: &dyn Monitor,
+) -> Result<bool> {
+    let begin = (repo.config.repo_id, position, program);
+    let (mut link, ready) = Link::begin(dial, begin, repo.config.pack_size as usize, monitor)?;
+    let whole = ready.watermark.is_some();
+    if whole {
+        link.done(position)?;
+    }
+    link.bye()?;
+    Ok(whole)
+}
+
 /// One push.
 struct Push<'a> {
     repo: &'a Repository,
@@ -133,10 +157,11 @@ impl<'a> Push<'a> {
     }
 
     /// The watermark, if it is of this log: of another history nothing is believed.
-    fn known(&self, watermark: Option<Position>) -> Option<Position> {
+    fn known(&self, watermark: Option<Position>, anew: bool) -> Option<Position> {
         let at = watermark?;
         match self.repo.log.extends(&at) {
             Relation::Same | Relation::Newer => Some(at),
+            Relation::Forked | Relation::RolledBack if anew => None,
             Relation::Forked | Relation::RolledBack => {
                 let text = "the pool knows a later state of this repository than this one, which was rolled back or copied: \
                             everything is compared";

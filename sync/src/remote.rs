@@ -39,7 +39,7 @@ const USER: &str = "packmule";
 pub fn add(repo: &Repository, name: &str, invitation: &Invitation, host: &str) -> Result<RemoteState> {
     valid_name(name)?;
     let known = known_as(repo, name, invitation)?;
-    let key = KeyPair::generate(&format!("packmule {host}"))?;
+    let key = new_key(host)?;
     let mut tries = 1..TRIES;
     let given = loop {
         let keyring = (!invitation.sealed).then(|| Secret::new(repo.unlocked.keyring.to_bytes().to_vec()));
@@ -204,15 +204,22 @@ pub struct Anew {
     pub remote: RemoteState,
 }
 
-/// Takes up an invitation that makes a lost site anew.
+/// The key of a site on this host.
+///
+/// # Errors
+/// What the system's random numbers give.
+pub fn new_key(host: &str) -> Result<KeyPair> {
+    KeyPair::generate(&format!("packmule {host}"))
+}
+
+/// Takes up an invitation that makes a lost site anew; with a key that has done so already, what it gave is given again.
 ///
 /// # Errors
 /// As [`add`].
-pub fn anew(invitation: &Invitation, host: &str) -> Result<Anew> {
-    let key = KeyPair::generate(&format!("packmule {host}"))?;
+pub fn anew(invitation: &Invitation, host: &str, key: &KeyPair) -> Result<Anew> {
     let mut tries = 1..TRIES;
     let given = loop {
-        match redeem(None, None, invitation, host, &key) {
+        match redeem(None, None, invitation, host, key) {
             Err(e) if is_transient(&e) && tries.next().is_some() => {}
             other => break other?,
         }
@@ -227,26 +234,23 @@ pub fn anew(invitation: &Invitation, host: &str) -> Result<Anew> {
     if identity.is_none() && !given.sealed {
         return Err(none());
     }
-    let remote = state_of(invitation, &key, given.tenant, given.sealed)?;
+    let mut remote = state_of(invitation, key, given.tenant, given.sealed)?;
+    // The log begins anew: what the pool knows is of the lost one.
+    remote.pushed = identity.is_some().then_some(Position::START);
     Ok(Anew { repository, identity, remote })
+}
+
+/// Whether nothing of this log is there yet, but of the log of the lost repository that this one was made anew from.
+pub fn is_anew(state: &RemoteState) -> bool {
+    state.pushed == Some(Position::START)
 }
 
 /// Notes a remote that was taken up already, in place of one that the repository knows by that name.
 ///
 /// # Errors
-/// What the log gives.
-pub fn note_again(repo: &Repository, name: &str, state: &RemoteState) -> Result<()> {
-    valid_name(name)?;
-    set(repo, name, state)
-}
-
-/// Notes a remote that was taken up already.
-///
-/// # Errors
-/// As [`add`].
+/// `Usage` for the name; what the log gives.
 pub fn note(repo: &Repository, name: &str, state: &RemoteState) -> Result<()> {
     valid_name(name)?;
-    require_new(repo, name)?;
     set(repo, name, state)
 }
 

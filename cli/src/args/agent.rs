@@ -27,9 +27,11 @@ pub enum AgentAction {
         #[arg(value_name = "HOST")]
         host: String,
     },
-    /// On the host: take up an invitation, read from standard input, and write a profile
+    /// On the host: take up an invitation, read from standard input, and write a profile. Where the host has joined that site
+    /// already, it gets another key, with the rights that this invitation gives
     Join(AgentJoinArgs),
-    /// On the host: forget the site named by -r; what is there stays there
+    /// On the host: forget the site named by -r or by its profile, which goes too unless it was changed; what is there stays
+    /// there
     Leave,
 }
 
@@ -47,9 +49,10 @@ pub struct AgentInviteArgs {
     #[arg(value_name = "HOST")]
     pub host: String,
 
-    /// Where the host reaches this site: HOST or HOST:PORT (default port: 7022)
+    /// Where the host reaches this site: HOST or HOST:PORT (default port: 7022); without this, the address in server.toml
+    /// in the repository
     #[arg(long, value_name = "HOST")]
-    pub address: String,
+    pub address: Option<String>,
 
     /// What the host may do besides adding snapshots
     #[arg(long, value_name = "WHAT")]
@@ -70,6 +73,10 @@ pub struct AgentJoinArgs {
     /// The profile to write
     #[arg(long, value_name = "NAME", default_value = "site")]
     pub name: String,
+
+    /// Have the profile leave directories out that are marked as caches by a CACHEDIR.TAG
+    #[arg(long)]
+    pub exclude_caches: bool,
 
     /// Have systemd make a backup each day: enables packmule-backup@NAME.timer
     #[arg(long)]

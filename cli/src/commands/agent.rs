@@ -5,17 +5,14 @@ mod join;
 pub mod look;
 mod place;
 
-use jiff::tz::TimeZone;
 use repo::agents;
-use repo::clock::Time;
-use repo::error::{Error, Kind, Result};
+use repo::error::Result;
 use repo::format::record::{Roles, SnapshotState};
 use repo::open::{Access, Repository};
 use repo::tenants;
 use serde::Serialize;
 use sync::invitation::Invitation;
 use sync::serve::Door;
-use sync::ssh::url::Address;
 
 use super::open::open_repository;
 use crate::args::{AgentAction, AgentArgs, AgentInviteArgs};
@@ -70,15 +67,10 @@ pub fn run(ctx: &Context, args: AgentArgs) -> Result<ExitCode> {
 
 fn invite(ctx: &Context, repo: &Repository, args: &AgentInviteArgs) -> Result<()> {
     let host = &args.host;
-    let address = Address::parse(&format!("ssh://{}", args.address)).map_err(|_| {
-        Error::new(Kind::Usage, format!("'{}' is no address", args.address.escape_debug()))
-            .remedy("give HOST or HOST:PORT, by which the host reaches this site")
-    })?;
+    let address = super::tenant::reached(ctx, args.address.as_deref(), "the host reaches this site")?;
     let number = agents::enrol(repo, host)?;
     let host_key = Door::host_key(repo)?.public();
-    let now = repo.clock.now();
-    let back = Time(args.lifetime.before(human::timestamp(now), &TimeZone::UTC).as_nanosecond() as i64);
-    let expires = Time(now.0.saturating_add(now.0.saturating_sub(back.0)));
+    let expires = args.lifetime.after(repo.clock.now());
     let roles = if args.allow.is_some() { Roles::AGENT.and(Roles::RESTORE) } else { Roles::AGENT };
     let token = tenants::invite(repo, number, roles, "agent", host, expires)?;
     repo.remember();

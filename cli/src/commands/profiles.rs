@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use repo::agents::keep_profiles;
-use repo::error::{Error, Result};
+use repo::error::{Error, Kind, Result};
 use repo::format::record::Profiles;
 use repo::open::Repository;
 
@@ -24,8 +24,12 @@ const BACK: &str = "profiles";
 /// Notes all profiles of this machine that name this repository. What cannot be read is left out, and what cannot be noted
 /// is told: it is no reason to do nothing else.
 pub fn keep(ctx: &Context, repo: &Repository) {
-    let Some(found) = repo.root.as_deref().map(|root| of(root, &directories())) else { return };
-    // Who runs a command by hand may see none of what there is.
+    let Some(mut found) = repo.root.as_deref().map(|root| of(root, &directories())) else { return };
+    // Who runs a command by hand may see no profile that there is.
+    if !found.keys().any(|name| name != SERVER) {
+        let known = repo.log.state().profiles.clone();
+        found.extend(owned(&known).into_iter().filter(|(name, _)| name != SERVER));
+    }
     if found.is_empty() {
         return;
     }
@@ -56,10 +60,35 @@ fn of(root: &Path, dirs: &[std::path::PathBuf]) -> BTreeMap<String, String> {
     found
 }
 
+fn owned(profiles: &Profiles) -> BTreeMap<String, String> {
+    profiles.iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect()
+}
+
+/// What becomes of the settings of a lost repository's server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// They go beside the profiles, to be looked at.
+    Aside,
+    /// They hold again, where there are no others: they come from the repository's own log.
+    InForce,
+}
+
 /// Writes what was noted below the repository, where nothing uses it before somebody has looked at it: whoever holds the
 /// repository's keys may have written it.
-pub fn bring_back(ctx: &Context, repo: &Repository) {
-    let (Some(root), profiles) = (&repo.root, repo.log.state().profiles.clone()) else { return };
+pub fn bring_back(ctx: &Context, repo: &Repository, server: Server) {
+    let (Some(root), mut profiles) = (&repo.root, owned(&repo.log.state().profiles)) else { return };
+    if let (Server::InForce, Some(text)) = (server, profiles.get(SERVER)) {
+        let path = root.join(server_file::NAME);
+        match new_file(&path, text) {
+            Ok(()) => {
+                ctx.output.complain(format!("packmule: {} came back", repo::error::printable(&path)));
+                profiles.remove(SERVER);
+            }
+            // It is there.
+            Err(e) if e.kind() == Kind::Exists => {}
+            Err(e) => ctx.output.complain(format!("packmule: the server's settings did not come back: {e}")),
+        }
+    }
     if profiles.is_empty() {
         return;
     }
@@ -74,7 +103,12 @@ pub fn bring_back(ctx: &Context, repo: &Repository) {
     }
 }
 
-fn write(dir: &Path, profiles: &Profiles) -> Result<u64> {
+fn new_file(path: &Path, text: &str) -> Result<()> {
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|e| Error::io("write", path, e))
+}
+
+fn write(dir: &Path, profiles: &BTreeMap<String, String>) -> Result<u64> {
     let mut written = 0;
     // Another name is none that this program gives.
     let given = |name: &str| name == SERVER || (!name.starts_with('.') && !name.contains(['/', '\0']));
@@ -82,8 +116,7 @@ fn write(dir: &Path, profiles: &Profiles) -> Result<u64> {
         let path = dir.join(name);
         let parent = path.parent().unwrap_or(dir);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(|e| Error::io("make", parent, e))?;
-        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|e| Error::io("write", &path, e))?;
+        new_file(&path, text)?;
         written += 1;
     }
     Ok(written)
@@ -111,10 +144,10 @@ mod tests {
         let mut all = found.clone();
         all.extend(["../out.toml", "a/b.toml", ".hidden.toml"].map(|name| (name.to_owned(), String::new())));
         let back = dir.path().join("back/profiles");
-        assert_eq!(write(&back, &Profiles::new(all).unwrap()).unwrap(), 2);
+        assert_eq!(write(&back, &all).unwrap(), 2);
         assert_eq!(fs::read_to_string(back.join("web.toml")).unwrap(), own);
         assert!(back.join("repository/server.toml").exists() && !dir.path().join("back/out.toml").exists());
         assert_eq!(fs::read_dir(&back).unwrap().count(), 2);
-        assert!(write(&back, &Profiles::new(found).unwrap()).is_err(), "what is there already is not overwritten");
+        assert!(write(&back, &found).is_err(), "what is there already is not overwritten");
     }
 }

@@ -3,9 +3,11 @@
 use std::time::Instant;
 
 use repo::error::{Error, Result};
-use repo::open::Access;
+use repo::format::record::RemoteState;
+use repo::open::{Access, Repository};
 use serde::Serialize;
-use sync::{pull, remote};
+use sync::pull::Report;
+use sync::{pull, push, remote};
 
 use super::open::{open_copy, open_repository};
 use crate::PROGRAM;
@@ -29,6 +31,21 @@ struct Summary<'a> {
     total_duration: f64,
 }
 
+/// Where a pool has just what is here now, that is noted: nothing of it is to be pushed first. A sealed copy holds packs, and has
+/// none of those that were made here.
+fn note(ctx: &Context, repo: &Repository, name: &str, known: &RemoteState, done: &Report) -> Result<()> {
+    let anew = remote::is_anew(known);
+    let Some(position) = done.even.filter(|_| !known.sealed && (anew || done.snapshots > 0)) else { return Ok(()) };
+    if anew {
+        match push::settle(repo, &remote::dial(known), PROGRAM, position, &ctx.monitor(Job::Look("snapshots"))) {
+            Ok(true) => {}
+            // The first push finds out by comparing.
+            Ok(false) | Err(_) => return Ok(()),
+        }
+    }
+    remote::pushed(repo, name, position)
+}
+
 /// Runs `sync pull`.
 pub fn run(ctx: &Context, args: &SyncPullArgs) -> Result<ExitCode> {
     let started = Instant::now();
@@ -41,6 +58,7 @@ pub fn run(ctx: &Context, args: &SyncPullArgs) -> Result<ExitCode> {
         false => pull::pull(&repo, remote::dial(&known), PROGRAM, &args.ids, &progress),
     };
     drop(progress);
+    let done = done.and_then(|done| note(ctx, &repo, &args.from, &known, &done).map(|()| done));
     repo.remember();
     let done = done?;
     let elapsed = started.elapsed();

@@ -1,7 +1,7 @@
 //! `remote`.
 
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 
 use repo::error::{Error, Kind, Result};
 use repo::open::{Access, Repository};
@@ -49,8 +49,11 @@ pub fn run(ctx: &Context, args: RemoteArgs) -> Result<ExitCode> {
     Ok(ExitCode::Ok)
 }
 
-/// The invitation on standard input.
-pub fn read_invitation() -> Result<Invitation> {
+/// The invitation on standard input; a person there is asked for it.
+pub fn read_invitation(ctx: &Context) -> Result<Invitation> {
+    if std::io::stdin().is_terminal() {
+        ctx.output.complain("paste the invitation:");
+    }
     let mut line = String::new();
     let read = BufReader::new(std::io::stdin().lock().take(LONGEST)).read_line(&mut line);
     read.map_err(|e| Error::new(Kind::Usage, format!("cannot read the invitation from standard input: {e}")))?;
@@ -58,8 +61,8 @@ pub fn read_invitation() -> Result<Invitation> {
 }
 
 /// The invitation of a pool on standard input.
-pub fn read_site_invitation() -> Result<Invitation> {
-    let invitation = read_invitation()?;
+pub fn read_site_invitation(ctx: &Context) -> Result<Invitation> {
+    let invitation = read_invitation(ctx)?;
     if invitation.agent {
         return Err(Error::new(Kind::Usage, "this invitation is for a host that is to be backed up, not for a site")
             .remedy("take it up there with `packmule agent join`"));
@@ -68,7 +71,7 @@ pub fn read_site_invitation() -> Result<Invitation> {
 }
 
 fn add(ctx: &Context, args: &RemoteAddArgs) -> Result<()> {
-    let invitation = read_site_invitation()?;
+    let invitation = read_site_invitation(ctx)?;
     if !invitation.sealed && !args.yes && !agreed(&invitation)? {
         return Err(Error::new(Kind::Interrupted, "nothing was done"));
     }

@@ -15,6 +15,7 @@ use sync::serve::{Door, Pool, Tell, Told};
 use sync::ssh::server::Server;
 
 use super::open::{open_repository, place};
+use super::profiles;
 use crate::args::ServeArgs;
 use crate::context::Context;
 use crate::exit::ExitCode;
@@ -81,6 +82,8 @@ pub fn run(ctx: &Context, args: &ServeArgs) -> Result<ExitCode> {
     let _alone = alone(&own)?;
     let spool = file.spool.clone().unwrap_or(own);
     let host_key = Door::host_key(&repo)?;
+    // A copy of the repository can take its place only with what it is served by.
+    profiles::keep(ctx, &repo);
     repo.remember();
     let repo = Arc::new(repo);
     let output = Arc::clone(&ctx.output);

@@ -10,7 +10,7 @@ use repo::error::{Error, Kind, Result};
 use repo::format::record::RemoteState;
 use repo::lock::Locks;
 use repo::monitor::{Event, Monitor};
-use repo::open::{Access, Repository};
+use repo::open::{Access, Repository, Sealed};
 use repo::tenants::valid_name;
 use serde::Serialize;
 use sync::remote;
@@ -18,13 +18,17 @@ use sync::sealed::{Directory, Options, Report, mirror};
 use sync::serve::objects::copy_dir;
 
 use super::again::again;
-use super::open::{open_repository, place};
+use super::noted::Noted;
+use super::open::{open_repository, open_with_secret, place};
 use crate::PROGRAM;
 use crate::args::{SyncAction, SyncArgs, SyncPushArgs};
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::human;
 use crate::progress::Job;
+
+/// What is said where a repository that came back finds no room for its reserve.
+pub const NO_RESERVE: &str = "packmule: warning: there is no room to set the reserve aside: free some space soon";
 
 /// The result as JSON.
 #[derive(Serialize)]
@@ -128,7 +132,7 @@ fn push_once(
     for warning in link.warnings() {
         progress.event(Event::Notice(warning));
     }
-    let options = sync::push::Options { audit, before: known.pushed.is_some() };
+    let options = sync::push::Options { audit, before: known.pushed.is_some(), anew: remote::is_anew(known) };
     let done = sync::push::push(repo, &remote::dial_first(&link, known)?, PROGRAM, options, progress);
     link.close();
     done
@@ -193,11 +197,14 @@ fn to_directory(ctx: &Context, args: &SyncPushArgs, to: &Path, started: Instant)
     if args.retry {
         return Err(Error::new(Kind::Usage, "--retry is for remotes").remedy("leave --retry out"));
     }
-    let repo = open_repository(ctx, Access::Read)?;
+    let repo = source_of_copy(ctx)?;
     if let Some(e) = &repo.rolled_back {
         return Err(Error::new(Kind::RolledBack, e.to_string()));
     }
     refuse_inside(&repo, to)?;
+    if repo.access == Access::Write {
+        super::profiles::keep(ctx, &repo);
+    }
     let copy = Local::copy_of(to, repo.config.repo_id)?;
     let busy = |e: Error| match e.kind() {
         Kind::Locked => Error::new(Kind::Locked, "another push to this copy is running:")
@@ -216,6 +223,14 @@ fn to_directory(ctx: &Context, args: &SyncPushArgs, to: &Path, started: Instant)
     let to = human::path(copy.root().as_os_str().as_encoded_bytes());
     tell(ctx, &done, &format!("the copy in {to}"), &to, started.elapsed())?;
     or_damaged(&done)
+}
+
+/// The repository that is to be copied: for writing, so that its profiles come along, unless it can only be read.
+fn source_of_copy(ctx: &Context) -> Result<Repository> {
+    match open_repository(ctx, Access::Write) {
+        Err(e) if e.kind() == Kind::ReadOnly => open_repository(ctx, Access::Read),
+        other => other,
+    }
 }
 
 /// A pool's copy holds what the pool keeps of its sealed tenants.
@@ -291,19 +306,35 @@ fn refuse_inside(repo: &Repository, to: &Path) -> Result<()> {
 }
 
 fn promote(ctx: &Context) -> Result<ExitCode> {
-    let root = place(ctx)?.root;
-    if Local::copy_mark(&root)?.is_none() {
+    let place = place(ctx)?;
+    if Local::copy_mark(&place.root)?.is_none() {
         return Err(Error::new(Kind::Refused, "this is no copy, or was promoted already:")
-            .at(root)
+            .at(place.root)
             .remedy("name the copy with -r"));
     }
     // A copy that cannot be opened, or whose first push did not end, does not become a repository.
-    let repo = open_repository(ctx, Access::Read)?;
-    let snapshots = repo.log.state().snapshots.values().filter(|s| s.forgotten.is_none()).count();
-    Local::open(&root, false)?.promote()?;
-    super::profiles::bring_back(ctx, &repo);
-    let count = human::count(snapshots as u64, "snapshot");
-    ctx.output.remark(format!("this is a repository of its own now, with {count}; pushes to it are refused"))?;
+    let (copy, secret) = open_with_secret(ctx, Access::Read)?;
+    drop(copy);
+    let noted = Noted::begin("sync promote");
+    if !Local::open(&place.root, false)?.promote()? {
+        ctx.output.complain(NO_RESERVE);
+    }
+    let repo = Sealed::open(place, Access::Write)?.unlock(&secret, &ctx.monitor(Job::Look("packs")))?;
+    super::profiles::bring_back(ctx, &repo, super::profiles::Server::InForce);
+    let state = repo.log.state();
+    let snapshots = state.snapshots.values().filter(|s| s.forgotten.is_none()).count() as u64;
+    noted.end(ctx, &repo, None, snapshots, &Ok(()));
+    repo.remember();
+    let count = human::count(snapshots, "snapshot");
+    ctx.output.remark(match state.pool {
+        true => format!(
+            "this is the pool now, with {} and {count}: `packmule serve` at the old address lets their sites go on",
+            human::count(state.tenants.len() as u64, "tenant")
+        ),
+        false => {
+            format!("this is a repository of its own now, with {count}: what it was a copy of pushes to it no more")
+        }
+    })?;
     ctx.output.flush()?;
     Ok(ExitCode::Ok)
 }

@@ -123,7 +123,7 @@ impl Report<'_> {
                     url: &remote.url,
                     sealed: remote.sealed,
                     last_push: remote.pushed_at.map(json::Time::of),
-                    complete_to: remote.pushed.map(|at| at.seq),
+                    complete_to: remote.pushed.map(|at| at.seq).filter(|seq| *seq > 0),
                     pending_snapshots: waiting.len() as u64,
                     pending_packs: send.packs,
                     pending_bytes: send.bytes,

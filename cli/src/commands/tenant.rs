@@ -6,8 +6,6 @@ pub mod removal;
 pub use keys::fingerprint;
 mod show;
 
-use jiff::tz::TimeZone;
-use repo::clock::Time;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::{Roles, SnapshotState, State, TenantState};
 use repo::open::{Access, Repository};
@@ -189,19 +187,9 @@ fn list(ctx: &Context, repo: &Repository) -> Result<()> {
 fn invite(ctx: &Context, repo: &Repository, args: &TenantInviteArgs, how: Roles) -> Result<()> {
     let state = repo.log.state();
     let (number, tenant) = tenants::find(&state, &args.name)?;
-    let known = ServerFile::load(None, &place(ctx)?.root)?.address;
-    let reached = args.address.clone().or(known).ok_or_else(|| {
-        Error::new(Kind::Usage, "nothing says where the site reaches this pool")
-            .remedy("give --address HOST, or write address = \"HOST\" into server.toml in the repository")
-    })?;
-    let address = Address::parse(&format!("ssh://{reached}")).map_err(|_| {
-        Error::new(Kind::Usage, format!("'{}' is no address", reached.escape_debug()))
-            .remedy("give HOST or HOST:PORT, by which the site reaches this pool")
-    })?;
+    let address = reached(ctx, args.address.as_deref(), "the site reaches this pool")?;
     let host_key = Door::host_key(repo)?.public();
-    let now = repo.clock.now();
-    let back = Time(args.lifetime.before(human::timestamp(now), &TimeZone::UTC).as_nanosecond() as i64);
-    let expires = Time(now.0.saturating_add(now.0.saturating_sub(back.0)));
+    let expires = args.lifetime.after(repo.clock.now());
     let role = |role: &TenantRole| match role {
         TenantRole::Push => Roles::PUSH,
         TenantRole::Pull => Roles::PULL,
@@ -218,6 +206,25 @@ fn invite(ctx: &Context, repo: &Repository, args: &TenantInviteArgs, how: Roles)
     let until = human::time(human::timestamp(expires));
     let command = if args.restore { "packmule init --from NAME" } else { "packmule remote add NAME" };
     ctx.output.remark(format!("good once, until {until}: give it to `{command}` at the site, unseen by others"))
+}
+
+/// Where `who`: what was given, else what the server's settings say.
+///
+/// # Errors
+/// `Usage` if neither says it, or what is given is no address; what is wrong with the settings.
+pub fn reached(ctx: &Context, given: Option<&str>, who: &str) -> Result<Address> {
+    let known = match given {
+        Some(_) => None,
+        None => ServerFile::load(None, &place(ctx)?.root)?.address,
+    };
+    let address = given.map(str::to_owned).or(known).ok_or_else(|| {
+        Error::new(Kind::Usage, format!("nothing says where {who}"))
+            .remedy("give --address HOST, or write address = \"HOST\" into server.toml in the repository")
+    })?;
+    Address::parse(&format!("ssh://{address}")).map_err(|_| {
+        Error::new(Kind::Usage, format!("'{}' is no address", address.escape_debug()))
+            .remedy(format!("give HOST or HOST:PORT, by which {who}"))
+    })
 }
 
 fn suspend(ctx: &Context, repo: &Repository, name: &str, suspended: bool) -> Result<()> {

@@ -85,6 +85,11 @@ impl Local {
         })
     }
 
+    /// Where to keep an invitation that is taken up until the repository in `root` is there: it is in nobody's way.
+    pub fn invitation_path(root: &Path) -> PathBuf {
+        root.join(layout::INVITATION)
+    }
+
     /// The repository's directory, absolute.
     pub fn root(&self) -> &Path {
         &self.root

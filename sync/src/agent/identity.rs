@@ -122,32 +122,52 @@ fn bytes(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     (0..text.len()).step_by(2).map(pair).collect::<Option<Vec<u8>>>().map(Zeroizing::new)
 }
 
-/// Takes an invitation up, and writes the identity to `dir`, which is made for its owner alone.
+/// Takes an invitation up, and writes the identity to `dir`, which is made for its owner alone. Where this host has joined that
+/// site already, it gets another key, and keeps its state.
 ///
 /// # Errors
-/// `Exists` if this host has joined the site already; `Refused` if the site does not take the invitation;
-/// `Unreachable`.
+/// `Exists` if it has joined the site as another host, or the site had another key; `Refused` if the site does not take the
+/// invitation; `Unreachable`. All is then as it was.
 pub fn join(invitation: &Invitation, dir: &Path) -> Result<Identity> {
-    let identity = Identity::new(invitation)?;
+    let mut identity = Identity::new(invitation)?;
     let (path, new) = (dir.join(FILE), dir.join("identity.new"));
-    if path.exists() {
-        return Err(Error::new(Kind::Exists, "this host has joined that site already:")
+    match Identity::load(dir) {
+        Err(e) if e.kind() == Kind::NotFound => {}
+        Err(e) => return Err(e),
+        Ok(known) if known.host == identity.host && known.host_key == identity.host_key => {
+            (identity.repository, identity.keyring) = (known.repository, known.keyring);
+        }
+        Ok(known) => {
+            return Err(Error::new(
+                Kind::Exists,
+                format!("this host has joined that site already, as '{}' and by another key:", known.host),
+            )
             .at(path)
             .remedy("to join it anew, leave it first: `packmule agent leave`"));
+        }
     }
     // What could fail here fails before the invitation is used up.
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| Error::io("make", dir, e))?;
-    let failed = |e| Error::io("write", &new, e);
-    let _ = fs::remove_file(&new);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(failed)?;
-    file.write_all(identity.text()?.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    let joined = Joined { repository: identity.repository, keyring: &identity.keyring, host: &identity.host };
-    if let Err(e) = show_token(invitation, &joined, &identity.key) {
+    let absent: Vec<&Path> = dir.ancestors().take_while(|dir| dir.symlink_metadata().is_err()).collect();
+    let made = write_new(&identity, dir, &new).and_then(|()| {
+        let joined = Joined { repository: identity.repository, keyring: &identity.keyring, host: &identity.host };
+        show_token(invitation, &joined, &identity.key)
+    });
+    if let Err(e) = made {
         let _ = fs::remove_file(&new);
+        // Deepest first; one in which there is something else by now stays.
+        absent.iter().for_each(|dir| drop(fs::remove_dir(dir)));
         return Err(e);
     }
     fs::rename(&new, &path).and_then(|()| File::open(dir)?.sync_all()).map_err(|e| Error::io("write", &path, e))?;
     Ok(identity)
+}
+
+fn write_new(identity: &Identity, dir: &Path, new: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| Error::io("make", dir, e))?;
+    let failed = |e| Error::io("write", new, e);
+    let _ = fs::remove_file(new);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new).map_err(failed)?;
+    file.write_all(identity.text()?.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }
 
 /// Forgets the site: its identity and state here. What is there stays there.

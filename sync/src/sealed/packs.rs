@@ -9,6 +9,7 @@ use repo::error::{Error, Kind, Result};
 use repo::id::PackId;
 use repo::monitor::{Counters, Event};
 use repo::pack::read::whole_pack;
+use repo::status::is_of_no_use;
 
 use super::Push;
 use super::objects::AT_ONCE as ASKED;
@@ -49,6 +50,8 @@ impl Push<'_> {
                         packs.fetch_add(1, Ordering::Relaxed);
                         bytes.fetch_add(n, Ordering::Relaxed);
                     }
+                    // Its copy would be of no use either.
+                    Ok(Found::Damaged(_) | Found::Gone) if is_of_no_use(&self.source.log.state(), &id) => {}
                     // Twice, and the index still has it: no prune took it.
                     Ok(Found::Gone) if missing.contains(&id) => {
                         self.report(&Error::damaged("a pack is missing:").at(self.path(&id)));

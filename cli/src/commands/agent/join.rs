@@ -1,7 +1,9 @@
 //! `agent join` and `agent leave`.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +17,9 @@ use super::place;
 use crate::args::AgentJoinArgs;
 use crate::commands::remote::read_invitation;
 use crate::context::Context;
+
+/// Where an agent's directory says what profile was written.
+const NOTE: &str = "profile";
 
 /// What was written, as JSON.
 #[derive(Serialize)]
@@ -32,18 +37,33 @@ pub fn join(ctx: &Context, args: &AgentJoinArgs) -> Result<()> {
     let file = profile_path(&args.name)?;
     let paths = paths(args)?;
     if args.timer {
-        require_systemd()?;
+        require_systemd(&args.name)?;
     }
-    let invitation = read_invitation()?;
+    let invitation = read_invitation(ctx)?;
     let dir = place::of_agent(&invitation.address)?;
+    let again = dir.exists();
+    // One that has joined before has a profile already, and keeps it.
+    let writes = !(again && (file.exists() || Written::find(&dir).is_some_and(|written| written.file.exists())));
+    if writes && file.exists() {
+        return Err(Error::new(Kind::Exists, "there is a profile already:")
+            .at(file)
+            .remedy("give another name with --name, or remove it"));
+    }
     let identity = agent::join(&invitation, &dir)?;
-    write_profile(&file, &profile(&identity, &paths)?)?;
+    if writes {
+        let written = Written { file: file.clone(), text: profile(&identity, &paths, args.exclude_caches)? };
+        write_profile(&written)?;
+        written.note(&dir)?;
+    }
     if args.timer {
         enable(&args.name)?;
     }
     let (host, site) = (&identity.host, site(&identity.address));
     if ctx.output.json {
         return ctx.output.message(&Joined { host, site, profile: &args.name, timer: args.timer });
+    }
+    if !writes {
+        return ctx.output.remark(format!("{host} has another key for {site}; its profile stays as it is"));
     }
     let next = match args.timer {
         true => "a backup is made each day".to_owned(),
@@ -57,11 +77,47 @@ pub fn leave(ctx: &Context) -> Result<()> {
     let address = ctx.site()?.ok_or_else(|| {
         Error::new(Kind::Usage, "no site was named").remedy("name it with -r ssh://HOST[:PORT], or a profile (-P)")
     })?;
-    match agent::leave(&place::of_agent(&address)?) {
+    let dir = place::of_agent(&address)?;
+    let written = Written::find(&dir);
+    match agent::leave(&dir) {
         Err(e) if e.kind() == Kind::NotFound => Err(not_joined(&address)),
         done => done,
     }?;
-    ctx.output.remark(format!("forgot {}; what is there stays there", site(&address)))
+    let profile = match written {
+        Some(written) if written.is_unchanged() => {
+            fs::remove_file(&written.file).map_err(|e| Error::io("remove the profile", &written.file, e))?;
+            format!(", and removed {}", printable(&written.file))
+        }
+        Some(written) if written.file.exists() => format!("; {} was changed, and stays", printable(&written.file)),
+        _ => String::new(),
+    };
+    ctx.output.remark(format!("forgot {}{profile}; what is there stays there", site(&address)))
+}
+
+/// A profile as `agent join` wrote it: noted beside the identity, so that leaving takes it away again.
+struct Written {
+    file: PathBuf,
+    text: String,
+}
+
+impl Written {
+    /// What was noted in an agent's directory. What cannot be read is no reason not to leave.
+    fn find(dir: &Path) -> Option<Written> {
+        let noted = fs::read(dir.join(NOTE)).ok()?;
+        let end = noted.iter().position(|&b| b == 0)?;
+        let file = PathBuf::from(OsStr::from_bytes(&noted[..end]));
+        Some(Written { file, text: String::from_utf8(noted[end + 1..].to_vec()).ok()? })
+    }
+
+    fn note(&self, dir: &Path) -> Result<()> {
+        let noted = [self.file.as_os_str().as_bytes(), b"\0", self.text.as_bytes()].concat();
+        let path = dir.join(NOTE);
+        fs::write(&path, noted).map_err(|e| Error::io("write", path, e))
+    }
+
+    fn is_unchanged(&self) -> bool {
+        fs::read(&self.file).is_ok_and(|text| text == self.text.as_bytes())
+    }
 }
 
 /// Who this host is to the site.
@@ -92,13 +148,7 @@ fn profile_path(name: &str) -> Result<PathBuf> {
         return Err(Error::new(Kind::Usage, format!("'{}' is not a profile's name", name.escape_debug()))
             .remedy("use letters, digits, dashes, dots and _"));
     }
-    let file = place::of_profiles()?.join(format!("{name}.toml"));
-    if file.exists() {
-        return Err(Error::new(Kind::Exists, "there is a profile already:")
-            .at(file)
-            .remedy("give another name with --name, or remove it"));
-    }
-    Ok(file)
+    Ok(place::of_profiles()?.join(format!("{name}.toml")))
 }
 
 /// What is to be backed up, absolute.
@@ -120,34 +170,37 @@ fn paths(args: &AgentJoinArgs) -> Result<Vec<String>> {
     Ok(vec![text(home.ok_or_else(none)?)?])
 }
 
-fn profile(identity: &Identity, paths: &[String]) -> Result<String> {
+fn profile(identity: &Identity, paths: &[String], exclude_caches: bool) -> Result<String> {
     let quoted = |text: &str| {
         // A TOML text is written as one of JSON.
         serde_json::to_string(text).map_err(|e| Error::bug(format!("a text cannot be quoted: {e}")))
     };
     let list = paths.iter().map(|path| quoted(path)).collect::<Result<Vec<_>>>()?.join(", ");
     let stay = if paths == ["/"] { "one-file-system = true\nexclude = [\"/tmp\", \"/var/tmp\"]\n" } else { "" };
+    let caches = if exclude_caches { "exclude-caches = true\n" } else { "" };
     Ok(format!(
         "# Backs {} up to its site. Keys are those of `packmule backup --help`, without the dashes.\nrepo = {}\n\n\
-         [backup]\npaths = [{list}]\nexclude-caches = true\n{stay}",
+         [backup]\npaths = [{list}]\n{caches}{stay}",
         identity.host,
         quoted(&site(&identity.address))?
     ))
 }
 
-fn write_profile(file: &Path, text: &str) -> Result<()> {
+fn write_profile(written: &Written) -> Result<()> {
+    let file = &written.file;
     let failed = |e| Error::io("write the profile", file, e);
     if let Some(dir) = file.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(failed)?;
     }
     let mut out = OpenOptions::new().write(true).create_new(true).mode(0o644).open(file).map_err(failed)?;
-    out.write_all(text.as_bytes()).and_then(|()| out.sync_all()).map_err(failed)
+    out.write_all(written.text.as_bytes()).and_then(|()| out.sync_all()).map_err(failed)
 }
 
-fn require_systemd() -> Result<()> {
+fn require_systemd(name: &str) -> Result<()> {
     if !nix::unistd::geteuid().is_root() || !Path::new("/run/systemd/system").exists() {
-        return Err(Error::new(Kind::Usage, "--timer needs systemd, and root")
-            .remedy("leave --timer out, and have `packmule -P NAME backup` run in another way, such as cron"));
+        return Err(Error::new(Kind::Usage, "--timer needs systemd, and root").remedy(format!(
+            "leave --timer out, and let cron do it: a line `15 2 * * * packmule -P {name} -q backup` of `crontab -e`"
+        )));
     }
     Ok(())
 }

@@ -1,84 +1,139 @@
-//! `init --from` of a sealed tenant: its copy is brought back whole, and is the repository again.
+//! `init --from`: a lost site's repository made anew, by an invitation of its pool.
 
 use std::path::Path;
 
-use repo::crypto::slot::Argon2Cost;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::RemoteState;
-use repo::id::RepoId;
-use repo::keyslots::{self, Secret};
-use repo::lock::COMMIT_WAIT;
-use repo::open::{self, Access, Place, Sealed};
-use sync::remote;
-use sync::remote_backend::RemoteBackend;
-use sync::sealed::back;
+use repo::keyslots::Secret;
+use repo::open::{self, Access, Identity, Place, Repository, Sealed};
+use sync::agent::bring_back;
+use sync::invitation::Invitation;
+use sync::remote::{self, Anew};
+use zeroize::Zeroizing;
 
-use super::super::profiles;
-use super::place;
-use crate::PROGRAM;
+use super::taken::Taken;
+use super::{place, sealed, tell, wanted};
 use crate::args::InitArgs;
+use crate::commands::backup::host_name;
+use crate::commands::profiles;
+use crate::commands::remote::read_site_invitation;
 use crate::context::Context;
 use crate::exit::ExitCode;
-use crate::output::{human, json};
+use crate::output::human;
 use crate::progress::Job;
-use crate::secret::recovery_code;
 
-/// Brings the copy at `known` back, opens it with the recovery code, and gives it `password`.
-pub fn bring(
+/// Makes the repository anew; `kept` is what an earlier run left that did not come to its end.
+pub fn run(
     ctx: &Context,
     args: &InitArgs,
     name: &str,
-    repository: RepoId,
-    known: &RemoteState,
-    password: &str,
+    kept: Option<Taken>,
+    password: Zeroizing<String>,
 ) -> Result<ExitCode> {
     let root = ctx.target()?;
-    let secret = secret(args)?;
-    let at = Path::new(&known.url).join(&known.tenant);
-    let from = RemoteBackend::new(remote::dial(known), repository, PROGRAM, &at);
-    let again = |e: Error| match e.kind() {
-        Kind::Unreachable | Kind::Interrupted | Kind::WrongPassword => {
-            e.remedy("ask for another invitation and run the same command again: what has come is kept")
-        }
-        _ => e,
-    };
-    let copy = back::begin(&from, root, repository).map_err(again)?;
-    // Before everything is fetched in vain.
-    keyslots::unlock(&copy, &repository, &secret).map_err(again)?;
-    let progress = ctx.monitor(Job::Other("packs"));
-    let brought = back::bring(&from, &copy, &progress);
-    drop(progress);
-    brought.map_err(again)?;
-    let place = Place { root: root.to_owned(), ..place(ctx)? };
-    open::forget_seen(&place, repository)?;
-    copy.promote()?;
-    let sealed = Sealed::open(place, Access::Write)?;
-    let repo = sealed.unlock(&secret, &ctx.monitor(Job::Look("packs")))?;
-    let commit = repo.locks.commit(COMMIT_WAIT)?;
-    let cost = Argon2Cost::DEFAULT;
-    keyslots::add_passphrase(repo.backend.as_ref(), repository, &repo.unlocked.keyring, &args.label, password, cost)?;
-    drop(commit);
-    remote::note_again(&repo, name, known)?;
-    profiles::bring_back(ctx, &repo);
-    repo.remember();
-    let snapshots = repo.log.state().snapshots.values().filter(|s| s.forgotten.is_none()).count() as u64;
-    if ctx.output.json {
-        ctx.output.message_now(&json::Initialized {
-            id: repository.to_hex(),
-            repository: json::PathField::new(root.as_os_str().as_encoded_bytes()),
-            recovery_code: None,
-        })?;
-        return Ok(ExitCode::Ok);
+    // Before what can be had once: the recovery code is at hand, and reads as one.
+    let code = |invitation: &Invitation| invitation.sealed.then(|| sealed::ask(ctx, args)).transpose();
+    if let Some((taken, anew)) = kept.map(|taken| go_on(ctx, taken)).transpose()?.flatten() {
+        let code = code(&taken.invitation)?;
+        return finish(ctx, args, name, (taken, anew), code, password);
     }
-    let (id, count) = (&repository.to_hex()[..16], human::count(snapshots, "snapshot"));
-    ctx.output.line(format!("repository {id} is back at {}, with {count}", repo::error::printable(root)))?;
-    ctx.output.line("Its recovery code and recipients are what they were.")?;
-    ctx.output.flush()?;
+    let invitation = read_site_invitation(ctx)?;
+    let code = code(&invitation)?;
+    finish(ctx, args, name, take_up(root, invitation)?, code, password)
+}
+
+fn finish(
+    ctx: &Context,
+    args: &InitArgs,
+    name: &str,
+    (taken, anew): (Taken, Anew),
+    code: Option<Secret>,
+    password: Zeroizing<String>,
+) -> Result<ExitCode> {
+    let again = |e: Error| e.or_remedy("run the same command again: it needs no other invitation");
+    match (anew, code) {
+        (Anew { identity: Some(identity), remote, .. }, _) => {
+            pooled(ctx, args, name, identity, &remote, password).map_err(again)?;
+        }
+        (Anew { repository, remote, .. }, Some(code)) => {
+            let site = sealed::Site { name, repository, known: &remote };
+            sealed::bring(ctx, args, &site, code, &password).map_err(again)?;
+        }
+        (Anew { .. }, None) => return Err(Error::new(Kind::Refused, "the pool keeps this tenant sealed by now")),
+    }
+    taken.drop_it()?;
     Ok(ExitCode::Ok)
 }
 
-/// The recovery code, or an identity.
-fn secret(args: &InitArgs) -> Result<Secret> {
-    let text = recovery_code(args.recovery_code_file.as_deref())?;
-    Ok(Secret::identity(&text).unwrap_or(Secret::Passphrase(text)))
+/// Goes on with an invitation that was taken up before; none if the pool does not know its key.
+fn go_on(ctx: &Context, taken: Taken) -> Result<Option<(Taken, Anew)>> {
+    let path = repo::error::printable(taken.path());
+    match remote::anew(&taken.invitation, &host_name()?, &taken.key) {
+        Ok(anew) => {
+            let (tenant, pool) = (&taken.invitation.tenant, taken.invitation.address.place());
+            ctx.output.complain(format!(
+                "packmule: going on with the invitation of tenant {tenant} at {pool} that was taken up before (kept in {path})"
+            ));
+            Ok(Some((taken, anew)))
+        }
+        Err(e) if e.kind() == Kind::Refused => {
+            ctx.output.complain(format!("packmule: the invitation kept in {path} is of no use any more: {e}"));
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn take_up(root: &Path, invitation: Invitation) -> Result<(Taken, Anew)> {
+    let taken = Taken::keep(root, invitation)?;
+    match remote::anew(&taken.invitation, &host_name()?, &taken.key) {
+        Ok(anew) => Ok((taken, anew)),
+        // It was not taken up, and will not be.
+        Err(e) if e.kind() == Kind::Refused => {
+            taken.drop_it()?;
+            Err(e)
+        }
+        Err(e) => Err(e.or_remedy("run the same command again: if the invitation was taken up, it needs no other")),
+    }
+}
+
+/// Of a pooled tenant: with its id and keys, and without snapshots.
+fn pooled(
+    ctx: &Context,
+    args: &InitArgs,
+    name: &str,
+    identity: Identity,
+    known: &RemoteState,
+    password: Zeroizing<String>,
+) -> Result<()> {
+    let root = ctx.target()?;
+    let place = Place { root: root.to_owned(), ..place(ctx)? };
+    // Where the first try came so far, its recovery code was shown.
+    if !root.join("config").exists() {
+        let id = identity.id;
+        let code = open::init_anew(root, &wanted(args, &password), identity)?;
+        open::forget_seen(&place, id)?;
+        tell(ctx, "repository", id, code.as_ref())?;
+    }
+    let sealed = Sealed::open(place, Access::Write)?;
+    let repo = sealed.unlock(&Secret::Passphrase(password), &ctx.monitor(Job::Look("packs")))?;
+    remote::note(&repo, name, known)?;
+    bring_agents(ctx, &repo, name, known);
+    profiles::bring_back(ctx, &repo, profiles::Server::Aside);
+    repo.remember();
+    Ok(())
+}
+
+/// A site made anew gets its agents back. If that fails it is told: the repository is there, and hosts can be invited again.
+fn bring_agents(ctx: &Context, repo: &Repository, name: &str, remote: &RemoteState) {
+    match bring_back(repo, remote, crate::PROGRAM) {
+        Ok(0) => {}
+        Ok(n) => {
+            let count = human::count(n, "agent");
+            ctx.output.complain(format!("packmule: {count} came back from {name}: `packmule serve` lets them go on"));
+        }
+        Err(e) => {
+            ctx.output.complain(format!("packmule: agents did not come back from {name}: {e}; invite them again"))
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::{Local, Publisher, Temp, layout, sync_dir, sync_parent};
+use crate::backend::Backend;
 use crate::error::{Error, Kind, Result};
 use crate::id::RepoId;
 
@@ -56,16 +57,18 @@ impl Local {
         })
     }
 
-    /// Takes the mark away, durably: from now on the directory is a repository of its own.
+    /// Takes the mark away, durably: from now on the directory is a repository of its own, with a reserve; false if there is no
+    /// room for that.
     ///
     /// # Errors
     /// What the system gives.
-    pub fn promote(&self) -> Result<()> {
+    pub fn promote(&self) -> Result<bool> {
         let path = self.root.join(layout::COPY);
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
-            _ => sync_dir(&self.root),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", path, e)),
+            _ => sync_dir(&self.root)?,
         }
+        self.restore_reserve()
     }
 }
 
@@ -93,8 +96,10 @@ mod tests {
         fs::remove_dir(root.join("packs/00")).unwrap();
         Local::copy_of(&root, id).unwrap();
         assert!(root.join("packs/00").is_dir(), "what an interrupted making left out is made");
-        copy.promote().unwrap();
+        assert!(!root.join(layout::RESERVE).exists(), "a copy needs none");
+        assert!(copy.promote().unwrap());
         assert_eq!(Local::copy_mark(&root).unwrap(), None);
+        assert_eq!(fs::metadata(root.join(layout::RESERVE)).unwrap().len(), crate::limits::RESERVE);
     }
 
     #[test]

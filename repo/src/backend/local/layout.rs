@@ -19,6 +19,8 @@ pub(super) const TMP: &str = "tmp";
 pub(super) const LOCK: &str = "lock";
 pub(super) const RESERVE: &str = "reserve";
 pub(super) const COPY: &str = "copy";
+/// What is kept of an invitation until the repository that it brings back is there.
+pub(super) const INVITATION: &str = "invitation";
 pub(super) const CONFIG: &str = "config";
 pub(super) const CONFIG_COPY: &str = "config.copy";
 
@@ -68,7 +70,7 @@ fn refuse_content(root: &Path) -> Result<()> {
     for name in sorted_names(root)? {
         let path = root.join(&name);
         match name.as_str() {
-            TMP | LOCK | RESERVE | "lost+found" => {}
+            TMP | LOCK | RESERVE | INVITATION | "lost+found" => {}
             "packs" => {
                 for shard in sorted_names(&path)? {
                     if !is_shard(&shard) || !sorted_names(&path.join(shard))?.is_empty() {

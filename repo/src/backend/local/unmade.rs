@@ -25,10 +25,11 @@ impl Unmade {
     pub fn look(root: &Path) -> Unmade {
         let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
         let was = match fs::read_dir(&root) {
-            Ok(mut entries) => match entries.next() {
-                None => Was::Empty,
-                Some(_) => Was::Occupied,
-            },
+            Ok(mut entries) => {
+                let kept =
+                    |e: &std::io::Result<fs::DirEntry>| e.as_ref().is_ok_and(|e| e.file_name() == layout::INVITATION);
+                if entries.all(|entry| kept(&entry)) { Was::Empty } else { Was::Occupied }
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let absent = root.ancestors().take_while(|dir| dir.symlink_metadata().is_err());
                 absent.last().map_or(Was::Occupied, |first| Was::Absent(first.to_owned()))
