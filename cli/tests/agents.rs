@@ -94,10 +94,15 @@ fn a_host_joins_and_backs_up_and_the_site_has_ordinary_snapshots() {
     let invitation = invite(&site, "web1", &[]);
     host.join("packmule-invitation-1:nonsense", &[]).refused(2, &["no invitation"]);
     host.join(&invitation, &["--name", "../x"]).refused(2, &["not a profile's name"]);
-    host.join(&invitation, &["--timer"]).refused(2, &["needs systemd"]);
+    host.join(&invitation, &["--timer"]).refused(2, &["needs systemd", "packmule -P site -q backup"]);
     host.join(&invitation, &[]).ok();
-    host.join(&invitation, &["--name", "other"]).refused(1, &["has joined that site already"]);
-    Host::new().join(&invitation, &[]).refused(1, &["void"]);
+    host.join(&invitation, &["--name", "other"]).refused(1, &["void"]);
+    assert!(!host.config().join("packmule/other.toml").exists());
+    let late = Host::new();
+    late.join(&invitation, &[]).refused(1, &["void"]);
+    assert!(!late.state().exists(), "a host that did not join keeps nothing");
+    let profile = fs::read_to_string(host.config().join("packmule/site.toml")).unwrap();
+    assert!(profile.contains("paths = [") && !profile.contains("exclude-caches"), "{profile}");
     // The key is its owner's alone; and so is all that is kept.
     let identity = files(&host.state()).into_iter().find(|p| p.ends_with("identity")).unwrap();
     assert_eq!(fs::metadata(&identity).unwrap().permissions().mode() & 0o777, 0o600);
@@ -173,16 +178,39 @@ fn who_has_not_joined_or_was_revoked_is_told_so() {
     host.run(&["restore", "latest", "--target", "/nowhere"]).refused(1, &["may not fetch"]);
     site.pool.run(&["agent", "revoke", "web1"]).ok();
     site.pool.run(&["agent", "revoke", "web2"]).refused(1, &["no agent of a host 'web2'"]);
-    let ran = host.run(&["backup"]);
-    assert_ne!(ran.code, 0, "{ran:?}");
+    let revoked = || {
+        let ran = host.run(&["backup"]).exits(1);
+        assert!(ran.err.contains("revoked") && !ran.err.contains("tenant"), "{}", ran.err);
+    };
+    revoked();
     assert_eq!(site.pool.snapshots().len(), 1);
-    // It may come back.
-    let invitation = invite(&site, "web1", &[]);
-    host.run(&["agent", "leave"]).ok();
-    fs::remove_file(host.config().join("packmule/site.toml")).unwrap();
+    // It may come back, with more rights, and keeps what it knows and its profile.
+    let invitation = invite(&site, "web1", &["--allow", "restore"]);
+    revoked();
+    let sent = |ran: &Ran| summary(ran)["data_added_packed"].as_u64().unwrap_or_default();
+    host.0.write("large", &noise(1, 6 << 20));
     host.join(&invitation, &[]).ok();
     host.backup();
-    assert_eq!(site.pool.snapshots().len(), 2);
+    let again = host.run(&["--json", "backup"]).ok();
+    assert!(sent(&again) < 1 << 20, "{}", again.text());
+    assert_eq!(site.pool.snapshots().len(), 3);
+    assert!(host.run(&["snapshots"]).ok().text().contains("web1"));
+    // A host that leaves takes its profile away, unless somebody has changed that.
+    let profile = host.config().join("packmule/site.toml");
+    let told = host.run(&["agent", "leave"]).ok().text();
+    assert!(told.contains("and removed") && !profile.exists(), "{told}");
+    host.join(&invite(&site, "web1", &[]), &[]).ok();
+    fs::write(&profile, fs::read_to_string(&profile).unwrap() + "tag = [\"mine\"]\n").unwrap();
+    let told = host.run(&["agent", "leave"]).ok().text();
+    assert!(told.contains("was changed, and stays") && profile.exists(), "{told}");
+    fs::remove_file(profile).unwrap();
+    // Where the site is reached stands in its settings too; and nothing lasts longer than time.
+    site.pool.run(&["agent", "invite", "web1"]).refused(2, &["nothing says where the host reaches this site"]);
+    fs::write(site.pool.repo().join("server.toml"), format!("address = {:?}\n", site.address)).unwrap();
+    let invited = site.pool.run(&["--json", "agent", "invite", "web1", "--lifetime", "1000y"]).ok().json().remove(0);
+    assert!(invited["expires"].as_str().unwrap().starts_with("2262-"), "{invited}");
+    host.join(invited["invitation"].as_str().unwrap(), &["--exclude-caches"]).ok();
+    assert!(fs::read_to_string(host.config().join("packmule/site.toml")).unwrap().contains("exclude-caches = true"));
     site.stop();
     host.run(&["backup"]).refused(13, &["cannot"]);
     site.pool.run(&["check", "--read-data"]).ok();

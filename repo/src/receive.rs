@@ -53,7 +53,7 @@ impl Sender {
     /// `Refused` for others; `Damaged`.
     pub fn of(repo: &Repository, number: u32) -> Result<Sender> {
         let state = repo.log.state();
-        let none = || Error::new(Kind::Refused, "this tenant was removed or suspended");
+        let none = || tenants::barred(&state, number);
         let tenant = tenants::party(&state, number).filter(|t| t.removed.is_none() && !t.suspended).ok_or_else(none)?;
         let keys = Arc::new(tenants::keys_of(&repo.keys, number, tenant)?);
         let host = agents::host_of(&state, number).map(str::to_owned);

@@ -290,8 +290,9 @@ fn first<'a>(
             Ok(Next::Attach(*tenant, session))
         }
         (Some(Message::Begin { .. } | Message::Attach { .. }), Grant::Guest { .. }) => {
+            let command = if pool.repo.log.state().pool { "remote add" } else { "agent join" };
             Err(Error::new(Kind::Refused, "this key is not known here, or was revoked")
-                .remedy("ask for an invitation, and take it up with `packmule remote add`"))
+                .remedy(format!("ask for an invitation, and take it up with `packmule {command}`")))
         }
         (Some(Message::Begin { .. }), _) => Err(Error::new(Kind::Unsupported, "this server does not serve that yet")),
         (Some(other), _) => Err(Error::new(Kind::Io, format!("the client began with {}", other.name()))),
@@ -309,10 +310,12 @@ fn require_push(roles: Roles) -> Result<()> {
 /// Refuses who was removed or suspended after they had come in.
 fn require_live(pool: &Pool, party: u32) -> Result<()> {
     pool.repo.log.refresh()?;
-    if tenants::party(&pool.repo.log.state(), party).is_some_and(tenants::is_live) {
-        return Ok(());
+    let state = pool.repo.log.state();
+    if tenants::party(&state, party).is_some_and(tenants::is_live) {
+        Ok(())
+    } else {
+        Err(tenants::barred(&state, party))
     }
-    Err(Error::new(Kind::Refused, "this tenant was removed or suspended"))
 }
 
 /// Whether what the tenant delivers is kept as it is.
@@ -337,7 +340,7 @@ fn redeem(
 
 fn welcome(pool: &Pool, tenant: u32, roles: Roles) -> Result<Message> {
     let state = pool.repo.log.state();
-    let known = tenants::party(&state, tenant).ok_or_else(|| Error::new(Kind::Refused, "this tenant was removed"))?;
+    let known = tenants::party(&state, tenant).ok_or_else(|| tenants::barred(&state, tenant))?;
     // The most that the key may do.
     let role = match roles {
         // May it restore or not: it is given back no keys but in packs that it can open.

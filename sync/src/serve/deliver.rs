@@ -41,8 +41,12 @@ impl<'a> Begun<'a> {
     /// `Locked` while another runs; `Refused` if it is another repository than the tenant's, or the tenant cannot deliver.
     pub fn new(pool: &'a Pool, tenant: u32, repository: RepoId) -> Result<Begun<'a>> {
         pool.repo.refresh(&repo::monitor::Void::default())?;
-        let known = party(&pool.repo.log.state(), tenant).and_then(|t| t.repository);
-        if known != Some(repository) {
+        let state = pool.repo.log.state();
+        if party(&state, tenant).and_then(|t| t.repository) != Some(repository) {
+            if state.agents.contains_key(&tenant) {
+                return Err(Error::new(Kind::Refused, "this agent's host has joined anew since")
+                    .remedy("take another invitation up with `packmule agent join`"));
+            }
             return Err(Error::new(Kind::Refused, "this tenant's snapshots come from another repository")
                 .remedy("push the repository that took up the invitation"));
         }

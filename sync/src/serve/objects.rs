@@ -91,7 +91,7 @@ pub fn serve(
 ) -> Result<()> {
     pool.repo.refresh(&Void::default())?;
     let state = pool.repo.log.state();
-    let none = || Error::new(Kind::Refused, "this tenant was removed or suspended");
+    let none = || repo::tenants::barred(&state, tenant);
     let known = state.tenants.get(&tenant).filter(|t| t.removed.is_none() && !t.suspended).ok_or_else(none)?;
     // Who makes a lost site anew does not know its repository's id yet.
     let unknown = access == Access::Pull && repository == RepoId([0; 32]);

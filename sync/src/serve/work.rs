@@ -228,7 +228,9 @@ impl<'a> Work<'a> {
             return Ok(None);
         }
         if party(&state, self.tenant.number).is_none_or(|known| known.suspended || known.removed.is_some()) {
-            return Ok(Some(declined(snapshot, Reason::Suspended, "this tenant was suspended")));
+            let agent = state.agents.contains_key(&self.tenant.number);
+            let why = if agent { "this host's agent was revoked" } else { "this tenant was suspended" };
+            return Ok(Some(declined(snapshot, Reason::Suspended, why)));
         }
         let full = quota::exceeded(repo, &self.tenant)?;
         Ok(full.then(|| declined(snapshot, Reason::Quota, "it would take this tenant above its quota")))

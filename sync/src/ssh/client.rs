@@ -178,9 +178,8 @@ async fn shake_hands(
         Ok(_) if handle.is_closed() => Err(seen.lost(&place)),
         Ok(_) => {
             let (user, print) = (&target.user, target.key.public().fingerprint());
-            Err(Error::new(Kind::Refused, format!("{place} does not let `{user}` in with the key {print}")).remedy(
-                "ask whoever runs that server: the invitation may be void, the key revoked, or the tenant suspended",
-            ))
+            Err(Error::new(Kind::Refused, format!("{place} does not let `{user}` in with the key {print}"))
+                .remedy("ask whoever runs that server: the invitation may be void, or the key revoked or suspended"))
         }
         Err(_) => Err(seen.lost(&place)),
     }
