@@ -176,6 +176,12 @@ fn a_revoked_key_is_refused_and_the_others_are_not() {
     site.run(&["sync", "push", "cloud"]).refused(1, &["revoked"]);
     site.run(&["sync", "push", "second"]).ok();
     cloud.has(&site.src());
+    // Another invitation makes it the same remote again.
+    add(&site, "cloud", &cloud.invite("acme")).ok();
+    assert_eq!(pushed(&site)["bytes_sent"], 0);
+    assert_eq!(site.run(&["--json", "remote", "list"]).ok().json().len(), 2);
+    let invited = cloud.pool.run(&["--json", "tenant", "invite", "acme", "--address", "x", "--lifetime", "1000y"]);
+    assert!(invited.ok().json()[0]["expires"].as_str().unwrap().starts_with("2262-"));
 }
 
 #[test]
