@@ -24,6 +24,8 @@ pub struct Taken {
     pub invitation: Invitation,
     pub key: KeyPair,
     path: PathBuf,
+    /// Directories that were made for it, the deepest first.
+    made: Vec<PathBuf>,
 }
 
 impl Taken {
@@ -50,7 +52,7 @@ impl Taken {
                 .at(&path)
                 .remedy("remove the file, and ask for another invitation")
         })?;
-        Ok(Some(Taken { invitation, key, path }))
+        Ok(Some(Taken { invitation, key, path, made: Vec::new() }))
     }
 
     /// Makes a key for `invitation` and keeps both below `root`, which is made if it is absent.
@@ -60,7 +62,10 @@ impl Taken {
     pub fn keep(root: &Path, invitation: Invitation) -> Result<Taken> {
         let (key, path) = (new_key(&host_name()?)?, Local::invitation_path(root));
         let failed = |e| Error::io("write", &path, e);
-        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|e| Error::io("make", root, e))?;
+        let absent = |dir: &&Path| dir.symlink_metadata().is_err();
+        let root = std::path::absolute(root).map_err(|e| Error::io("find the working directory of", root, e))?;
+        let made = root.ancestors().take_while(absent).map(Path::to_owned).collect();
+        DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(|e| Error::io("make", &root, e))?;
         let key_text = key.to_text()?;
         let text = Zeroizing::new(format!("{MARK}\n{invitation}\n{}", *key_text));
         match fs::remove_file(&path) {
@@ -69,8 +74,8 @@ impl Taken {
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-        File::open(root).and_then(|dir| dir.sync_all()).map_err(failed)?;
-        Ok(Taken { invitation, key, path })
+        File::open(&root).and_then(|dir| dir.sync_all()).map_err(failed)?;
+        Ok(Taken { invitation, key, path, made })
     }
 
     /// Where both are kept.
@@ -78,13 +83,13 @@ impl Taken {
         &self.path
     }
 
-    /// Neither is needed any more. The directory goes too, if nothing else is in it.
+    /// Neither is needed any more. Directories that were made for them go too, if nothing else is in them.
     ///
     /// # Errors
     /// What the system gives.
     pub fn drop_it(&self) -> Result<()> {
         fs::remove_file(&self.path).map_err(|e| Error::io("remove", &self.path, e))?;
-        let _ = self.path.parent().map(fs::remove_dir);
+        self.made.iter().for_each(|dir| drop(fs::remove_dir(dir)));
         Ok(())
     }
 }
