@@ -1,11 +1,13 @@
-//! `sync`: copies on another disk.
+//! `sync`: copies on another disk, by their paths and as remotes.
 
 mod support;
 
 use std::fs;
 use std::path::Path;
 
-use support::{Site, files};
+use nix::sys::signal::Signal;
+use support::pool::summary;
+use support::{Mount, Site, edit, eventually, files, noise, same};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -96,4 +98,157 @@ fn damage_here_is_told_and_not_passed_on() {
     let target = site.path().join("target");
     site.run(&["-r", text(&copy), "restore", "latest", "--target", text(&target)]).ok();
     support::same(&site.src(), &target, &[]);
+}
+
+/// A remote's line of `sync status`.
+#[track_caller]
+fn status(site: &Site) -> serde_json::Value {
+    site.run(&["--json", "sync", "status", "nas"]).ok().json().remove(0)
+}
+
+#[test]
+fn a_directory_is_a_remote_like_others() {
+    let site = Site::filled();
+    let copy = site.path().join("nas disk/copy");
+    site.run(&["remote", "add", "nas", text(&copy)]).ok();
+    assert!(!copy.parent().unwrap().exists(), "nothing is made before the first push");
+    site.run(&["remote", "add", "nas", text(&copy)]).refused(1, &["a remote 'nas' already"]);
+    assert_eq!(status(&site)["pending_snapshots"], 2);
+    site.run(&["mount", text(&site.mnt()), "--remote", "nas"]).refused(10, &["no copy yet", "sync push"]);
+    assert!(site.run(&["remote", "test", "nas"]).ok().text().contains("holds nothing yet"));
+    // What is not there yet is spared.
+    site.run(&["forget", "latest~1"]).refused(1, &["is not at remote nas yet"]);
+    let sent = summary(&site.run(&["--json", "sync", "push", "nas"]).ok());
+    assert_eq!(sent["snapshots_sent"], 2);
+    assert_eq!(ids(&site, &copy), site.snapshots());
+    let told = status(&site);
+    assert_eq!(
+        (&told["pending_snapshots"], &told["pending_bytes"], &told["lag_seconds"]),
+        (&0.into(), &0.into(), &0.into())
+    );
+    assert!(told["last_push"].is_string() && told["url"].as_str().unwrap().ends_with("/nas%20disk/copy"), "{told}");
+    // That a push is noted is nothing to push, however often.
+    for _ in 0..3 {
+        let again = summary(&site.run(&["--json", "sync", "push", "nas"]).ok());
+        assert_eq!((&again["bytes_sent"], &again["position"]), (&0.into(), &sent["position"]));
+    }
+    let listed = site.run(&["--json", "remote", "list"]).ok().json().remove(0);
+    assert_eq!(
+        (&listed["name"], &listed["kind"], &listed["pending_snapshots"]),
+        (&"nas".into(), &"directory".into(), &0.into())
+    );
+    assert!(site.run(&["remote", "list"]).ok().text().contains(text(&copy)));
+    let shown = site.run(&["remote", "show", "nas"]).ok().text();
+    assert!(shown.contains(text(&copy)) && shown.contains("directory") && !shown.contains("Host key"), "{shown}");
+    assert!(site.run(&["remote", "test", "nas"]).ok().text().contains("nas is there"));
+    site.run(&["forget", "latest~1"]).ok();
+    // What was pruned goes from there when it is asked for; nobody's recovery code is.
+    site.run(&["prune", "--release-held"]).ok();
+    site.run(&["sync", "push", "nas"]).ok();
+    let deleted = summary(&site.run(&["--json", "sync", "push", "nas", "--delete"]).ok());
+    assert!(deleted["objects_deleted"].as_u64() > Some(0), "{deleted}");
+    assert_eq!(ids(&site, &copy), site.snapshots());
+    site.run(&["remote", "remove", "nas"]).ok();
+    assert_eq!(ids(&site, &copy).len(), 1, "what is there stays there");
+    site.run(&["remote", "show", "nas"]).refused(1, &["no remote 'nas'"]);
+    // It is found again.
+    let told = site.run(&["remote", "add", "nas", text(&copy)]).ok().text();
+    assert!(told.contains("the copy that is in"), "{told}");
+    assert_eq!(status(&site)["pending_snapshots"], 1);
+    site.run(&["sync", "push", "nas"]).ok();
+    assert_eq!(status(&site)["pending_snapshots"], 0);
+}
+
+#[test]
+fn a_remote_s_directory_is_one_of_its_own() {
+    let (site, other) = (Site::filled(), Site::filled());
+    let inside = site.repo().join("copies/one");
+    site.run(&["remote", "add", "nas", text(&inside)]).refused(1, &["in the repository itself"]);
+    site.run(&["remote", "add", "nas", text(&site.src())]).refused(1, &["among other files"]);
+    site.run(&["remote", "add", "nas", text(&other.repo())]).refused(1, &["repository exists already"]);
+    site.run(&["remote", "add", "nas", "copy"]).refused(2, &["has a / in it", "./copy"]);
+    site.run(&["remote", "add", "/mnt/nas", "./copy"]).refused(2, &["cannot be a name"]);
+    let file = site.path().join("file");
+    fs::write(&file, "precious").unwrap();
+    site.run(&["remote", "add", "nas", text(&file)]).exits(1);
+    let copy = site.path().join("copy");
+    site.run(&["sync", "push", text(&copy)]).ok();
+    let stranger = Site::bare();
+    stranger.with_password(&["init"], "another").ok();
+    stranger
+        .with_password(&["remote", "add", "nas", text(&copy)], "another")
+        .refused(1, &["copy of another repository"]);
+    assert!(site.run(&["--json", "remote", "list"]).ok().json().is_empty());
+}
+
+#[test]
+fn a_disk_that_is_away_is_waited_for_and_not_filled() {
+    let site = Site::filled();
+    let (disk, away) = (site.path().join("nas"), site.path().join("away"));
+    let copy = disk.join("copy");
+    site.run(&["remote", "add", "nas", text(&copy)]).ok();
+    // A first push that did not come to its end has made the copy, too.
+    site.write("more", &noise(9, 60 << 20));
+    site.backup();
+    let push = site.start(&["sync", "push", "nas"]);
+    eventually("it sends", || copy.join("packs").exists() && !files(&copy.join("packs")).is_empty());
+    push.signal(Signal::SIGKILL);
+    push.wait().exits(-9);
+    fs::rename(&disk, &away).unwrap();
+    let unreachable = |words: &[&str]| {
+        site.run(words).refused(13, &["the copy is not there", text(&copy)]);
+    };
+    unreachable(&["sync", "push", "nas"]);
+    // The place to mount it on is there.
+    fs::create_dir_all(&copy).unwrap();
+    unreachable(&["sync", "push", "nas"]);
+    unreachable(&["remote", "test", "nas"]);
+    unreachable(&["sync", "pull", "nas"]);
+    unreachable(&["mount", text(&site.mnt()), "--remote", "nas"]);
+    unreachable(&["check", "--heal", "nas"]);
+    assert_eq!(files(&disk), Vec::<std::path::PathBuf>::new(), "nothing was written beside the disk");
+    let mut waiting = site.start(&["sync", "push", "nas", "--retry"]);
+    eventually("it waits", || waiting.stderr().contains("trying again in"));
+    fs::remove_dir_all(&disk).unwrap();
+    fs::rename(&away, &disk).unwrap();
+    waiting.wait().ok();
+    assert_eq!(ids(&site, &copy), site.snapshots());
+    site.run(&["-r", text(&copy), "check", "--read-data"]).ok();
+}
+
+#[test]
+fn what_a_directory_holds_comes_back() {
+    let site = Site::filled();
+    let copy = site.path().join("nas/copy");
+    site.run(&["remote", "add", "nas", text(&copy)]).ok();
+    site.run(&["sync", "push", "nas"]).ok();
+    let before = site.snapshots();
+    let mount = Mount::new(&site, &site.mnt(), &["--remote", "nas"]);
+    same(&site.src(), &mount.latest(), &[]);
+    mount.unmount();
+    site.run(&["mount", text(&copy), "--remote", "nas"]).refused(1, &["overlap"]);
+    // Forgotten and pruned here, and brought back from there.
+    site.run(&["forget", "latest~1", "--prune", "--release-held"]).ok();
+    let pulled = summary(&site.run(&["--json", "sync", "pull", "nas"]).ok());
+    assert_eq!(pulled["snapshots_received"], 1);
+    assert_eq!(site.snapshots().len(), 2);
+    assert!(before.iter().all(|id| site.snapshots().contains(id)));
+    // Damage here comes from there, and what was lost there goes there.
+    let packs = files(&site.repo().join("packs"));
+    let there = |pack: &Path| copy.join(pack.strip_prefix(site.repo()).unwrap());
+    let damaged = packs.iter().find(|pack| there(pack).exists()).unwrap();
+    edit(damaged, |bytes| bytes[40] ^= 1);
+    let lost =
+        packs.iter().rev().map(|pack| there(pack)).find(|pack| pack.exists() && *pack != there(damaged)).unwrap();
+    fs::remove_file(&lost).unwrap();
+    site.run(&["check", "--read-data", "--heal", "nas"]).ok();
+    site.run(&["check", "--read-data"]).ok();
+    assert!(lost.exists());
+    site.run(&["-r", text(&copy), "check", "--read-data"]).ok();
+    site.restores("latest", &site.src());
+    // Taken for the repository, it is no remote of its own.
+    site.run(&["sync", "push", "nas"]).ok();
+    site.run(&["-r", text(&copy), "sync", "promote"]).ok();
+    assert!(site.run(&["-r", text(&copy), "--json", "remote", "list"]).ok().json().is_empty());
+    site.run(&["sync", "push", "nas"]).refused(1, &["a repository of its own now"]);
 }

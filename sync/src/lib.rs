@@ -4,6 +4,7 @@
 
 pub mod agent;
 mod delta;
+pub mod directory;
 pub mod fetch;
 pub mod heal;
 pub mod invitation;

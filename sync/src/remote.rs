@@ -1,9 +1,12 @@
-//! The pool that a repository is pushed to, as the site sees it.
+//! The remotes that a repository is pushed to, as the site sees them.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use repo::backend::Backend;
+use repo::backend::local::Local;
 use repo::crypto::keys::Keyring;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::{Position, PrivateKey, Record, RemoteState};
@@ -13,8 +16,11 @@ use repo::open::{Identity, Repository};
 use repo::tenants::valid_name;
 use zeroize::Zeroizing;
 
+use crate::directory;
 use crate::fetch::Dial;
 use crate::invitation::Invitation;
+use crate::remote_backend::RemoteBackend;
+use crate::sealed::newest;
 use crate::ssh::client::{Link, Pin, Target, connect};
 use crate::ssh::is_transient;
 use crate::ssh::keys::{KeyPair, PublicKey};
@@ -128,7 +134,7 @@ fn redeem(
     }
 }
 
-fn require_new(repo: &Repository, name: &str) -> Result<()> {
+pub(crate) fn require_new(repo: &Repository, name: &str) -> Result<()> {
     repo.log.refresh()?;
     if repo.log.state().remotes.contains_key(name) {
         return Err(Error::new(Kind::Exists, format!("there is a remote '{name}' already"))
@@ -161,7 +167,7 @@ pub fn remove(repo: &Repository, name: &str) -> Result<()> {
 pub fn find(repo: &Repository, name: &str) -> Result<RemoteState> {
     repo.log.state().remotes.get(name).cloned().ok_or_else(|| {
         Error::new(Kind::NotFound, format!("there is no remote '{}'", name.escape_debug()))
-            .remedy("`packmule remote list` shows those there are; `packmule remote add` takes up an invitation")
+            .remedy("`packmule remote list` shows those there are; `packmule remote add` makes one")
     })
 }
 
@@ -192,6 +198,42 @@ pub fn dial_first(link: &Link, state: &RemoteState) -> Result<Dial> {
         let first = first.lock().take();
         first.map_or_else(|| again(), Ok)
     }))
+}
+
+/// The objects of the sealed copy that a remote keeps of `repository`, for reading, and where it is.
+///
+/// # Errors
+/// As [`directory::require`] for a directory; a server is connected to when something is read.
+pub fn copy(state: &RemoteState, repository: RepoId, program: &str) -> Result<(Arc<dyn Backend>, PathBuf)> {
+    if let Some(dir) = directory::of(state)? {
+        directory::require(state, &dir, repository)?;
+        return Ok((Arc::new(Local::open(&dir, true)?), dir));
+    }
+    let at = Path::new(&state.url).join(&state.tenant);
+    Ok((Arc::new(RemoteBackend::new(dial(state), repository, program, &at)), at))
+}
+
+/// How long a message takes to a remote and back; of a directory, how long it takes to look at it.
+///
+/// # Errors
+/// As [`open`]; as [`directory::require`]; what the directory gives.
+pub fn test(state: &RemoteState, repository: RepoId) -> Result<Duration> {
+    if let Some(dir) = directory::of(state)? {
+        directory::require(state, &dir, repository)?;
+        let copy = Local::open(&dir, true)?;
+        let begun = Instant::now();
+        // A mark may still be in the kernel's memory when its server is gone; the log's newest record was not read yet.
+        newest(&copy)?;
+        return Ok(begun.elapsed());
+    }
+    let link = open(state)?;
+    let begun = Instant::now();
+    let channel = link.channel()?;
+    // To open a channel and to name the service: two questions, each answered.
+    let taken = begun.elapsed() / 2;
+    Connection::open(channel, Side::Client, &Preface::ours())?;
+    link.close();
+    Ok(taken)
 }
 
 /// What a site that is made anew gets.

@@ -89,12 +89,13 @@ pub fn push_to(source: &Repository, target: &dyn Target, options: Options, monit
         Report { packs: 0, bytes: 0, snapshots: 0, deleted: 0, damaged: Vec::new(), before, now: state.position };
     let mut from = before.filter(|_| !options.audit);
     let lost = target.wanted();
-    if let (Some(at), None, true) = (from.filter(|_| !options.delete), target.owned(), lost.is_empty())
+    if let (Some(at), true) = (from.filter(|_| !options.delete), lost.is_empty())
         && Delta::since(source, from)?.tells_nothing()
     {
         // That it was pushed is all that happened: to push that would have to be told in its turn.
         report.bytes += push.copy_keys()?;
         target.settle()?;
+        report.deleted = target.owned().map_or(Ok(0), |copy| push.delete_keys(copy))?;
         report.now = at;
         return Ok(report);
     }

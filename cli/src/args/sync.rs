@@ -91,12 +91,12 @@ pub struct SyncPushArgs {
     #[arg(long)]
     pub audit: bool,
 
-    /// Remove from a copy what the repository has pruned; without this the copy keeps it. At a remote that keeps a sealed
+    /// Remove from a copy what the repository has pruned; without this the copy keeps it. At a pool that keeps a sealed
     /// copy this takes the recovery code, which is asked for, and what came within the immutability window stays
     #[arg(long)]
     pub delete: bool,
 
-    /// With --delete at a remote: a file with the recovery code, which is asked for else
+    /// With --delete at a pool: a file with the recovery code, which is asked for else
     #[arg(long, value_name = "FILE", requires = "delete")]
     pub recovery_code_file: Option<PathBuf>,
 
@@ -140,10 +140,22 @@ pub struct RemoteArgs {
 /// What `remote` can do.
 #[derive(Debug, Subcommand)]
 pub enum RemoteAction {
-    /// Take up the invitation of a pool, read from standard input
+    /// Take up the invitation of a pool, read from standard input; or name a directory on another disk or a mounted NAS
     Add(RemoteAddArgs),
     /// List the remotes and how far each has everything
     List,
+    /// Show all there is to know of one remote
+    Show {
+        /// The remote's name
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Connect to a remote, or look at its directory, and tell how long a round trip takes; exit code 13 if it is out of reach
+    Test {
+        /// The remote's name
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
     /// Forget a remote; what is there stays there
     Remove {
         /// The remote's name
@@ -158,6 +170,10 @@ pub struct RemoteAddArgs {
     /// What the remote is to be called here
     #[arg(value_name = "NAME")]
     pub name: String,
+
+    /// A directory (with a / in it) that the first push makes a copy in; no invitation is read then
+    #[arg(value_name = "DIR", conflicts_with = "yes")]
+    pub dir: Option<PathBuf>,
 
     /// Do not ask whether the pool's operator may hold this repository's keys
     #[arg(long)]

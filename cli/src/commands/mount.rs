@@ -74,6 +74,9 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
 fn view(ctx: &Context, repo: Repository, args: &MountArgs) -> Result<Arc<dyn View>> {
     let output = Arc::clone(&ctx.output);
     let known = args.remote.as_ref().map(|name| sync::remote::find(&repo, name)).transpose()?;
+    if let Some(copy) = known.as_ref().map(sync::directory::of).transpose()?.flatten() {
+        check_mount_point(&copy, &args.dir)?;
+    }
     let (repo, known) = match known {
         // A copy is read as the repository itself is.
         Some(known) if known.sealed => (open_copy(ctx, &repo, &known)?, None),

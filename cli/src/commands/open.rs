@@ -1,7 +1,6 @@
 //! Opening the repository that a command works on.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use repo::error::{Error, Kind, Result};
 use repo::format::record::RemoteState;
@@ -10,7 +9,6 @@ use repo::lock::Locks;
 use repo::open::{Access, Place, Repository, Sealed};
 
 use sync::remote;
-use sync::remote_backend::RemoteBackend;
 
 use crate::PROGRAM;
 use crate::context::Context;
@@ -92,14 +90,13 @@ pub fn engine_secret(secret: Secret) -> Result<keyslots::Secret> {
 /// # Errors
 /// `Unreachable`; what the copy gives.
 pub fn open_copy(ctx: &Context, repo: &Repository, known: &RemoteState) -> Result<Repository> {
-    let at = Path::new(&known.url).join(&known.tenant);
-    let backend = RemoteBackend::new(remote::dial(known), repo.config.repo_id, PROGRAM, &at);
-    let place = Place { root: at.clone(), index_dir: None, cache: cache_dir()? };
-    let sealed = Sealed::from_backend(Arc::new(backend), Locks::read_only(&at), place, Access::Read);
-    let sealed = sealed.map_err(|e| match e.kind() {
+    let unsent = |e: Error| match e.kind() {
         Kind::NoRepository => e.remedy("`packmule sync push` sends it there first"),
         _ => e,
-    })?;
+    };
+    let (backend, at) = remote::copy(known, repo.config.repo_id, PROGRAM).map_err(unsent)?;
+    let place = Place { root: at.clone(), index_dir: None, cache: cache_dir()? };
+    let sealed = Sealed::from_backend(backend, Locks::read_only(&at), place, Access::Read).map_err(unsent)?;
     sealed.read_with(&repo.unlocked.keyring, &ctx.monitor(Job::Look("packs")))
 }
 

@@ -7,7 +7,7 @@ use repo::format::record::RemoteState;
 use repo::open::{Access, Repository};
 use serde::Serialize;
 use sync::pull::Report;
-use sync::{pull, push, remote};
+use sync::{directory, pull, push, remote};
 
 use super::open::{open_copy, open_repository};
 use crate::PROGRAM;
@@ -86,6 +86,9 @@ pub fn run(ctx: &Context, args: &SyncPullArgs) -> Result<ExitCode> {
         return Ok(ExitCode::Ok);
     }
     let lost = human::count(done.failed.len() as u64, "snapshot");
-    Err(Error::damaged(format!("{lost} could not be brought back; all others were"))
-        .remedy("ask the pool's operator to run `packmule check --read-data`"))
+    let remedy = match directory::of(&known)? {
+        Some(dir) => format!("run `packmule -r {} check --read-data`", repo::error::printable(&dir)),
+        None => "ask the pool's operator to run `packmule check --read-data`".to_owned(),
+    };
+    Err(Error::damaged(format!("{lost} could not be brought back; all others were")).remedy(remedy))
 }

@@ -1,13 +1,19 @@
 //! `remote`.
 
+mod show;
+
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-use repo::error::{Error, Kind, Result};
+use repo::error::{Error, Kind, Result, printable};
+use repo::format::record::{RemoteState, State};
 use repo::open::{Access, Repository};
+use repo::policy;
 use serde::Serialize;
 use sync::invitation::Invitation;
-use sync::remote;
+use sync::{directory, remote};
 
 use super::open::open_repository;
 use crate::args::{RemoteAction, RemoteAddArgs, RemoteArgs};
@@ -25,6 +31,9 @@ const LONGEST: u64 = 4096;
 struct Line {
     name: String,
     url: String,
+    /// `pooled`, `sealed` or `directory`.
+    kind: &'static str,
+    /// Empty for a directory.
     tenant: String,
     sealed: bool,
     /// Snapshots that are not there yet.
@@ -36,8 +45,13 @@ struct Line {
 /// Runs `remote`.
 pub fn run(ctx: &Context, args: RemoteArgs) -> Result<ExitCode> {
     match args.action {
-        RemoteAction::Add(args) => add(ctx, &args)?,
+        RemoteAction::Add(args) => match &args.dir {
+            Some(dir) => add_directory(ctx, &args.name, dir)?,
+            None => add(ctx, &args)?,
+        },
         RemoteAction::List => list(ctx, &open_repository(ctx, Access::Read)?)?,
+        RemoteAction::Show { name } => show::show(ctx, &open_repository(ctx, Access::Read)?, &name)?,
+        RemoteAction::Test { name } => show::test(ctx, &open_repository(ctx, Access::Read)?, &name)?,
         RemoteAction::Remove { name } => {
             let repo = open_repository(ctx, Access::Write)?;
             remote::remove(&repo, &name)?;
@@ -87,6 +101,40 @@ fn add(ctx: &Context, args: &RemoteAddArgs) -> Result<()> {
     ))
 }
 
+/// Nothing is made or looked for on a disk that may not be there yet.
+fn add_directory(ctx: &Context, name: &str, dir: &Path) -> Result<()> {
+    if !dir.as_os_str().as_bytes().contains(&b'/') {
+        let dir = printable(dir);
+        return Err(Error::new(Kind::Usage, format!("'{dir}' is no directory: that has a / in it"))
+            .remedy(format!("write ./{dir} for a directory; leave it out to take up an invitation")));
+    }
+    let repo = open_repository(ctx, Access::Write)?;
+    let state = directory::add(&repo, name, dir)?;
+    repo.remember();
+    let made = if directory::was_made(&state) { "the copy that is" } else { "a copy" };
+    ctx.output
+        .remark(format!("{name} is {made} in {}; `packmule sync push {name}` brings it up to date", place(&state)))
+}
+
+/// Where a remote is, for people.
+fn place(known: &RemoteState) -> String {
+    directory::of(known).ok().flatten().map_or_else(|| known.url.clone(), |dir| printable(&dir))
+}
+
+/// What is kept there.
+fn kind(known: &RemoteState) -> &'static str {
+    match directory::of(known) {
+        Ok(None) if known.sealed => "sealed",
+        Ok(None) => "pooled",
+        _ => "directory",
+    }
+}
+
+/// How many snapshots are not there yet.
+fn pending(state: &State, known: &RemoteState) -> u64 {
+    state.snapshots.values().filter(|s| s.forgotten.is_none() && policy::lacks(known, s)).count() as u64
+}
+
 /// Says what the pool's operator will hold, and asks the person at the terminal: standard input is the invitation.
 fn agreed(invitation: &Invitation) -> Result<bool> {
     let nobody = |e| {
@@ -109,12 +157,12 @@ fn list(ctx: &Context, repo: &Repository) -> Result<()> {
     let state = repo.log.state();
     let mut table = Table::new(&["Name", "Where", "Tenant", "Kind", "Complete since", "Pending"]);
     for (name, known) in &state.remotes {
-        let there = known.pushed.map_or(0, |at| at.seq);
-        let pending = state.snapshots.values().filter(|s| s.forgotten.is_none() && s.seq > there).count() as u64;
+        let pending = pending(&state, known);
         if ctx.output.json {
             ctx.output.message(&Line {
                 name: name.clone(),
                 url: known.url.clone(),
+                kind: kind(known),
                 tenant: known.tenant.clone(),
                 sealed: known.sealed,
                 pending_snapshots: pending,
@@ -123,12 +171,11 @@ fn list(ctx: &Context, repo: &Repository) -> Result<()> {
             continue;
         }
         let since = known.pushed_at.map_or_else(|| "never".to_owned(), |at| human::time(human::timestamp(at)));
-        let sort = if known.sealed { "sealed" } else { "pooled" };
         let row = [
             name.clone(),
-            known.url.clone(),
-            known.tenant.clone(),
-            sort.into(),
+            place(known),
+            if known.tenant.is_empty() { "-".to_owned() } else { known.tenant.clone() },
+            kind(known).to_owned(),
             since,
             human::count(pending, "snapshot"),
         ];

@@ -1,5 +1,6 @@
 //! `sync`.
 
+mod directory;
 mod sealed;
 
 use std::path::Path;
@@ -8,14 +9,12 @@ use std::time::{Duration, Instant};
 use repo::backend::local::Local;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::RemoteState;
-use repo::lock::Locks;
 use repo::monitor::{Event, Monitor};
 use repo::open::{Access, Repository, Sealed};
 use repo::tenants::valid_name;
 use serde::Serialize;
 use sync::remote;
-use sync::sealed::{Directory, Options, Report, mirror};
-use sync::serve::objects::copy_dir;
+use sync::sealed::{Options, Report};
 
 use super::again::again;
 use super::noted::Noted;
@@ -80,7 +79,7 @@ fn push(ctx: &Context, args: &SyncPushArgs) -> Result<ExitCode> {
     match args.to.to_str().filter(|name| valid_name(name).is_ok()) {
         Some(name) => to_remote(ctx, args, name, started),
         // What has a slash in it is a directory.
-        None => to_directory(ctx, args, Path::new(&args.to), started),
+        None => directory::to_path(ctx, args, Path::new(&args.to), started),
     }
 }
 
@@ -155,7 +154,7 @@ pub fn heal_pooled(repo: &Repository, name: &str, known: &RemoteState, progress:
 /// # Errors
 /// As [`sync::sealed::push_to`].
 pub fn heal_sealed(repo: &Repository, name: &str, known: &RemoteState, progress: &dyn Monitor) -> Result<u64> {
-    let (report, _) = sealed::push_once(repo, known, true, None, progress)?;
+    let (report, _) = sealed::push_once(repo, name, known, Options { audit: true, delete: false }, None, progress)?;
     remote::pushed(repo, name, report.now)?;
     Ok(report.bytes)
 }
@@ -191,67 +190,6 @@ fn tell_remote(ctx: &Context, done: &sync::push::Report, name: &str, elapsed: Du
         ctx.output.remark(format!("sent {snapshots} in {packs}, {bytes}, to {name} in {time}{skipped}"))?;
     }
     ctx.output.flush()
-}
-
-fn to_directory(ctx: &Context, args: &SyncPushArgs, to: &Path, started: Instant) -> Result<ExitCode> {
-    if args.retry {
-        return Err(Error::new(Kind::Usage, "--retry is for remotes").remedy("leave --retry out"));
-    }
-    let repo = source_of_copy(ctx)?;
-    if let Some(e) = &repo.rolled_back {
-        return Err(Error::new(Kind::RolledBack, e.to_string()));
-    }
-    refuse_inside(&repo, to)?;
-    if repo.access == Access::Write {
-        super::profiles::keep(ctx, &repo);
-    }
-    let copy = Local::copy_of(to, repo.config.repo_id)?;
-    let busy = |e: Error| match e.kind() {
-        Kind::Locked => Error::new(Kind::Locked, "another push to this copy is running:")
-            .at(copy.root())
-            .remedy("wait until it ends"),
-        _ => e,
-    };
-    let _one_at_a_time = Locks::file(&copy.lock_path()).prune(Duration::ZERO).map_err(busy)?;
-    let progress = ctx.monitor(Job::Other("packs"));
-    let options = Options { audit: args.audit, delete: args.delete };
-    let done = sync::sealed::push(&repo, &copy, options, &progress)
-        .and_then(|done| tenants_too(&repo, &copy, done, options, &progress));
-    drop(progress);
-    repo.remember();
-    let done = done?;
-    let to = human::path(copy.root().as_os_str().as_encoded_bytes());
-    tell(ctx, &done, &format!("the copy in {to}"), &to, started.elapsed())?;
-    or_damaged(&done)
-}
-
-/// The repository that is to be copied: for writing, so that its profiles come along, unless it can only be read.
-fn source_of_copy(ctx: &Context) -> Result<Repository> {
-    match open_repository(ctx, Access::Write) {
-        Err(e) if e.kind() == Kind::ReadOnly => open_repository(ctx, Access::Read),
-        other => other,
-    }
-}
-
-/// A pool's copy holds what the pool keeps of its sealed tenants.
-fn tenants_too(
-    repo: &Repository,
-    copy: &Local,
-    mut done: Report,
-    options: Options,
-    progress: &dyn Monitor,
-) -> Result<Report> {
-    sealed::each_tenant(repo, &mut |number, of, source| {
-        let dir = copy_dir(&copy.root().join("tenants"), number);
-        std::fs::create_dir_all(&dir).map_err(|e| Error::io("make", &dir, e))?;
-        let target = Local::copy_of(&dir, of)?;
-        let more = mirror(source, &Directory(&target), options, progress)?;
-        done.packs += more.packs;
-        done.bytes += more.bytes;
-        done.deleted += more.deleted;
-        Ok(())
-    })?;
-    Ok(done)
 }
 
 /// The end of a push to a copy: damage here is told at last.
@@ -291,20 +229,6 @@ fn tell(ctx: &Context, done: &Report, what: &str, to: &str, elapsed: Duration) -
     ctx.output.flush()
 }
 
-/// A copy within the repository would go with it.
-fn refuse_inside(repo: &Repository, to: &Path) -> Result<()> {
-    let Some(root) = repo.root.as_ref().and_then(|root| root.canonicalize().ok()) else { return Ok(()) };
-    let to = std::path::absolute(to).map_err(|e| Error::io("find the working directory of", to, e))?;
-    // The copy may not be there yet: what there is of its path tells.
-    let there = to.ancestors().find_map(|dir| dir.canonicalize().ok());
-    if there.is_some_and(|dir| dir.starts_with(&root)) {
-        return Err(Error::new(Kind::Refused, "the copy would lie in the repository itself:")
-            .at(to)
-            .remedy("name a directory on another disk"));
-    }
-    Ok(())
-}
-
 fn promote(ctx: &Context) -> Result<ExitCode> {
     let place = place(ctx)?;
     if Local::copy_mark(&place.root)?.is_none() {
@@ -320,6 +244,7 @@ fn promote(ctx: &Context) -> Result<ExitCode> {
         ctx.output.complain(NO_RESERVE);
     }
     let repo = Sealed::open(place, Access::Write)?.unlock(&secret, &ctx.monitor(Job::Look("packs")))?;
+    forget_itself(&repo)?;
     super::profiles::bring_back(ctx, &repo, super::profiles::Server::InForce);
     let state = repo.log.state();
     let snapshots = state.snapshots.values().filter(|s| s.forgotten.is_none()).count() as u64;
@@ -337,4 +262,16 @@ fn promote(ctx: &Context) -> Result<ExitCode> {
     })?;
     ctx.output.flush()?;
     Ok(ExitCode::Ok)
+}
+
+/// What was promoted is no remote of its own: nothing would be at every remote any more.
+fn forget_itself(repo: &Repository) -> Result<()> {
+    let Some(root) = repo.root.as_ref().and_then(|root| root.canonicalize().ok()) else { return Ok(()) };
+    let state = repo.log.state();
+    let is_here = |known: &RemoteState| {
+        let dir = sync::directory::of(known).ok().flatten();
+        dir.is_some_and(|dir| dir.canonicalize().is_ok_and(|dir| dir == root))
+    };
+    let mut here = state.remotes.iter().filter(|(_, known)| is_here(known));
+    here.try_for_each(|(name, _)| remote::remove(repo, name))
 }

@@ -8,7 +8,6 @@ use serde::Serialize;
 use sync::heal::{self, Healed};
 use sync::pull::Pooled;
 use sync::remote;
-use sync::remote_backend::RemoteBackend;
 
 use crate::PROGRAM;
 use crate::commands::sync::{heal_pooled, heal_sealed};
@@ -43,11 +42,8 @@ pub fn heal(ctx: &Context, repo: &Repository, name: &str, recorded: bool) -> Res
     let progress = ctx.monitor(Job::Other("packs"));
     progress.event(Event::Phase("healing"));
     let healed = match known.sealed {
-        true => {
-            let at = std::path::Path::new(&known.url).join(&known.tenant);
-            let copy = RemoteBackend::new(remote::dial(&known), repo.config.repo_id, PROGRAM, &at);
-            heal::from_copy(repo, &copy, &progress)
-        }
+        true => remote::copy(&known, repo.config.repo_id, PROGRAM)
+            .and_then(|(copy, _)| heal::from_copy(repo, copy.as_ref(), &progress)),
         false => Pooled::of(repo, remote::dial(&known), PROGRAM)
             .and_then(|mut other| heal::from_snapshots(repo, &mut other, &progress)),
     }?;

@@ -11,6 +11,7 @@ use repo::format::record::RemoteState;
 use repo::id::RepoId;
 use repo::monitor::{Event, Monitor};
 use repo::open::Repository;
+use sync::directory;
 use sync::remote;
 use sync::sealed::ask::{self, Deleted};
 use sync::sealed::remote::Remote;
@@ -36,20 +37,19 @@ pub fn to_remote(
     known: &RemoteState,
     started: Instant,
 ) -> Result<ExitCode> {
-    // Before anything is sent: what it is needed for comes last.
-    let code = match args.delete {
+    // Before anything is sent: what it is needed for comes last. In a directory of one's own nobody's order is needed.
+    let code = match args.delete && directory::of(known)?.is_none() {
         true => Some(RecoveryCode::parse(&recovery_code(args.recovery_code_file.as_deref())?)?),
         false => None,
     };
+    let options = Options { audit: args.audit, delete: args.delete };
     let (report, deleted) = again(ctx, args.retry, &mut || {
         let progress = ctx.monitor(Job::Other("packs"));
-        push_once(repo, known, args.audit, code.as_ref(), &progress)
+        push_once(repo, name, known, options, code.as_ref(), &progress)
     })?;
-    if report.before != Some(report.now) {
-        remote::pushed(repo, name, report.now)?;
-    }
+    remote::pushed(repo, name, report.now)?;
     repo.remember();
-    let report = Report { deleted: deleted.objects, ..report };
+    let report = Report { deleted: report.deleted + deleted.objects, ..report };
     tell(ctx, &report, name, name, started.elapsed())?;
     if let (Some(until), false) = (deleted.until, ctx.output.json) {
         let (count, date) = (human::count(deleted.later, "file"), human::time(human::timestamp(until)));
@@ -59,14 +59,20 @@ pub fn to_remote(
     or_damaged(&report)
 }
 
-/// One push over one connection; with the recovery code also what the repository has no more is deleted there.
+/// One push, to a directory or over one connection. What the repository has no more is deleted over a connection with the
+/// recovery code alone.
 pub fn push_once(
     repo: &Repository,
+    name: &str,
     known: &RemoteState,
-    audit: bool,
+    options: Options,
     code: Option<&RecoveryCode>,
     progress: &dyn Monitor,
 ) -> Result<(Report, Deleted)> {
+    if let Some(dir) = directory::of(known)? {
+        let report = super::directory::push_once(repo, name, &dir, options, progress)?;
+        return Ok((report, Deleted::default()));
+    }
     let link = remote::open(known)?;
     for warning in link.warnings() {
         progress.event(Event::Notice(warning));
@@ -74,10 +80,9 @@ pub fn push_once(
     let at = repo.refresh(progress)?.position;
     let copy =
         Remote::begin(&remote::dial_first(&link, known)?, repo.config.repo_id, at, PROGRAM, Path::new(&known.url))?;
-    let options = Options { audit, delete: code.is_some() };
     let mut report = push_to(repo, &copy, options, progress)?;
     each_tenant(repo, &mut |number, of, source| {
-        let more = mirror(source, &copy.nested(number, of)?, Options { audit, delete: false }, progress)?;
+        let more = mirror(source, &copy.nested(number, of)?, Options { delete: false, ..options }, progress)?;
         report.packs += more.packs;
         report.bytes += more.bytes;
         Ok(())

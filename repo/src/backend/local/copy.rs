@@ -20,20 +20,59 @@ impl Local {
     pub fn copy_of(root: &Path, repo: RepoId) -> Result<Local> {
         match Local::copy_mark(root)? {
             Some(found) if found == repo => {}
-            Some(found) => {
-                let message = format!("this is a copy of another repository ({}):", &found.to_hex()[..8]);
-                return Err(Error::new(Kind::Exists, message).at(root).remedy("name another directory"));
-            }
+            Some(found) => return Err(another(root, found)),
             None => {
-                let root = layout::create(root).map_err(|e| match e.kind() {
-                    Kind::Exists => e.remedy("a copy needs a directory of its own: name another"),
-                    _ => e,
-                })?;
+                let root = layout::create(root).map_err(own_directory)?;
                 mark(&root, repo)?;
             }
         }
         let root = layout::make(root)?;
         Local::at(root, false)
+    }
+
+    /// Refuses what [`Local::copy_of`] would refuse, and makes nothing. Whether there is a copy of `repo` already.
+    ///
+    /// # Errors
+    /// As [`Local::copy_of`].
+    pub fn may_copy(root: &Path, repo: RepoId) -> Result<bool> {
+        match Local::copy_mark(root)? {
+            Some(found) if found == repo => Ok(true),
+            Some(found) => Err(another(root, found)),
+            None => layout::may_create(root).map_err(own_directory).map(|()| false),
+        }
+    }
+
+    /// Refuses a place where the copy of `repo` that was made there is not.
+    ///
+    /// # Errors
+    /// `Unreachable` if its disk is not there or does not answer; as [`Local::copy_of`] if something else is in its place.
+    pub fn require_copy(root: &Path, repo: RepoId) -> Result<()> {
+        let away = |why: &str| {
+            Error::new(Kind::Unreachable, format!("{why}:"))
+                .at(root)
+                .remedy("mount the disk that it is on, and try again; if it is lost for good, remove the remote and add it anew")
+        };
+        // A mount that has died fails here; the mark alone would be absent, or not.
+        match fs::metadata(root) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(away("the copy is not there"));
+            }
+            Err(e) if layout::is_silent(&e) => return Err(away(&format!("the copy cannot be looked at ({e})"))),
+            Err(e) => return Err(layout::cannot_look(root, e)),
+            Ok(_) => {}
+        }
+        match Local::copy_mark(root) {
+            Ok(Some(found)) if found == repo => Ok(()),
+            Ok(Some(found)) => Err(another(root, found)),
+            // What has a config and no mark was promoted.
+            Ok(None) if root.join(layout::CONFIG).exists() => {
+                Err(Error::new(Kind::Exists, "what was a copy is a repository of its own now:")
+                    .at(root)
+                    .remedy("remove the remote; add another directory in its place"))
+            }
+            Ok(None) => Err(away("the copy is not there")),
+            Err(e) => Err(e),
+        }
     }
 
     /// The repository whose copy is in `root`; none where there is no copy.
@@ -72,6 +111,18 @@ impl Local {
     }
 }
 
+fn another(root: &Path, found: RepoId) -> Error {
+    let message = format!("this is a copy of another repository ({}):", &found.to_hex()[..8]);
+    Error::new(Kind::Exists, message).at(root).remedy("name another directory")
+}
+
+fn own_directory(e: Error) -> Error {
+    match e.kind() {
+        Kind::Exists => e.remedy("a copy needs a directory of its own: name another"),
+        _ => e,
+    }
+}
+
 fn mark(root: &Path, repo: RepoId) -> Result<()> {
     let target = root.join(layout::COPY);
     let mut temp = Temp::create(&root.join(layout::TMP), 0o600)?;
@@ -103,10 +154,33 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_that_is_away_is_not_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, id) = (dir.path().join("nas/copy"), RepoId::random());
+        let kind = || Local::require_copy(&root, id).map_err(|e| e.kind());
+        assert!(!Local::may_copy(&root, id).unwrap());
+        assert!(!dir.path().join("nas").exists(), "asking makes nothing");
+        Local::copy_of(&root, id).unwrap();
+        assert!(Local::may_copy(&root, id).unwrap());
+        assert_eq!(kind(), Ok(()));
+        assert_eq!(Local::require_copy(&root, RepoId::random()).unwrap_err().kind(), Kind::Exists);
+        // What it is on is not mounted: the place is empty, or not even there.
+        fs::rename(&root, dir.path().join("away")).unwrap();
+        assert_eq!(kind(), Err(Kind::Unreachable));
+        fs::create_dir(&root).unwrap();
+        assert_eq!(kind(), Err(Kind::Unreachable));
+        fs::write(root.join("config"), "").unwrap();
+        assert_eq!(kind(), Err(Kind::Exists), "promoted");
+    }
+
+    #[test]
     fn nothing_else_becomes_a_copy() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("letter"), "dear").unwrap();
-        assert_eq!(Local::copy_of(dir.path(), RepoId::random()).err().unwrap().kind(), Kind::Refused);
+        let foreign = (dir.path(), RepoId::random());
+        assert_eq!(Local::copy_of(foreign.0, foreign.1).err().unwrap().kind(), Kind::Refused);
+        assert_eq!(Local::may_copy(foreign.0, foreign.1).unwrap_err().kind(), Kind::Refused);
+        assert!(Local::may_copy(&dir.path().join("letter"), foreign.1).is_err(), "a file");
         fs::write(dir.path().join("copy"), [0xff, 0, 1]).unwrap();
         assert_eq!(Local::copy_mark(dir.path()).unwrap_err().kind(), Kind::Damaged);
     }

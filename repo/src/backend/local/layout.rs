@@ -39,6 +39,17 @@ pub(super) fn create(root: &Path) -> Result<PathBuf> {
     make(&root)
 }
 
+/// Refuses what [`create`] would refuse to make a layout in, and makes nothing.
+pub(super) fn may_create(root: &Path) -> Result<()> {
+    let root = absolute(root)?;
+    match fs::metadata(&root) {
+        Ok(found) if found.is_dir() => refuse_content(&root),
+        Ok(_) => Err(cannot_write(&root, io::Error::from_raw_os_error(libc::ENOTDIR))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(cannot_look(&root, e)),
+    }
+}
+
 /// Makes what is missing of the layout in `root`, which exists, durable, and returns the absolute path.
 pub(super) fn make(root: &Path) -> Result<PathBuf> {
     let root = absolute(root)?;
@@ -125,21 +136,31 @@ pub(super) fn check(root: &Path) -> Result<PathBuf> {
 pub(crate) fn cannot_look(path: &Path, e: io::Error) -> Error {
     let remedy = match e.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => "use a user who may read the repository",
-        Some(
-            libc::EIO
-            | libc::ESTALE
-            | libc::ETIMEDOUT
-            | libc::ENOTCONN
-            | libc::ECONNABORTED
-            | libc::EHOSTDOWN
-            | libc::EHOSTUNREACH
-            | libc::ENODEV
-            | libc::ENXIO
-            | libc::ESHUTDOWN,
-        ) => "the filesystem does not answer: check that its disk or server is there, and mount it again",
+        _ if is_silent(&e) => {
+            "the filesystem does not answer: check that its disk or server is there, and mount it again"
+        }
         _ => "check the path",
     };
     Error::io("look at", path, e).or_remedy(remedy)
+}
+
+/// Whether it is the filesystem as a whole that does not answer.
+pub(super) fn is_silent(e: &io::Error) -> bool {
+    matches!(
+        e.raw_os_error(),
+        Some(
+            libc::EIO
+                | libc::ESTALE
+                | libc::ETIMEDOUT
+                | libc::ENOTCONN
+                | libc::ECONNABORTED
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENODEV
+                | libc::ENXIO
+                | libc::ESHUTDOWN
+        )
+    )
 }
 
 /// Refuses a repository of which a part is not there: to take it for empty would be to take everything for lost.
