@@ -51,6 +51,28 @@ fn two_tenants_with_equal_data_store_it_once() {
 }
 
 #[test]
+fn a_remote_is_shown_and_tested() {
+    let mut cloud = Cloud::new(&["acme"]);
+    let site = Site::filled();
+    cloud.join("acme", &site);
+    let show = || site.run(&["--json", "remote", "show", "cloud"]).ok().json().remove(0);
+    let before = show();
+    assert_eq!((&before["host_key"], &before["kind"]), (&cloud.host_key.as_str().into(), &"pooled".into()));
+    assert!(before["pushed"].is_null() && before["pending_snapshots"] == 2, "{before}");
+    let keys = cloud.pool.run(&["--json", "tenant", "key", "list", "acme"]).ok().text();
+    assert!(keys.contains(before["key"].as_str().unwrap()), "{keys} has not {before}");
+    pushed(&site);
+    assert!(show()["pushed"].is_string() && show()["pending_snapshots"] == 0, "{}", show());
+    let text = site.run(&["remote", "show", "cloud"]).ok().text();
+    assert!(text.contains(&cloud.host_key) && text.contains(&cloud.address) && text.contains("acme"), "{text}");
+    let tested = site.run(&["--json", "remote", "test", "cloud"]).ok().json().remove(0);
+    assert!((0.0..1.0).contains(&tested["round_trip_seconds"].as_f64().unwrap()), "{tested}");
+    cloud.stop();
+    site.run(&["remote", "test", "cloud"]).refused(13, &[&cloud.address]);
+    site.run(&["remote", "test", "nobody"]).refused(1, &["no remote 'nobody'"]);
+}
+
+#[test]
 fn an_invitation_is_good_once_for_a_time_and_for_its_pool() {
     let (cloud, other) = (Cloud::new(&["acme"]), Cloud::new(&["acme"]));
     let site = Site::filled();

@@ -163,6 +163,46 @@ pub fn from_copy(repo: &Repository, copy: &dyn Backend, monitor: &dyn Monitor) -
     Ok(healed)
 }
 
+/// Puts this repository's packs in place of those in `copy` that are not what they are called, as far as `chosen` names them;
+/// their bytes. Who calls makes sure that nobody else writes to `copy`.
+///
+/// # Errors
+/// `Interrupted`; what either side gives.
+pub fn renew_packs(
+    repo: &Repository,
+    copy: &dyn Backend,
+    chosen: &mut dyn FnMut(&PackId) -> bool,
+    monitor: &dyn Monitor,
+) -> Result<u64> {
+    let mut renewed = 0;
+    for object in names(copy, Area::Packs)? {
+        let Object::Pack(id) = &object else { continue };
+        if monitor.cancelled() {
+            return Err(Error::new(Kind::Interrupted, "interrupted; what was healed stays so"));
+        }
+        // One that is damaged here, too, stays as it is: something in it may be of use yet.
+        if !chosen(id) || whole(copy, id)?.is_some() {
+            continue;
+        }
+        let Some(bytes) = whole(repo.backend.as_ref(), id)? else { continue };
+        copy.delete(&object)?;
+        copy.sync_deletes(Area::Packs)?;
+        copy.put(&object, &bytes)?;
+        copy.close_handles();
+        renewed += bytes.len() as u64;
+    }
+    Ok(renewed)
+}
+
+/// A pack's bytes, if they are what its name says.
+fn whole(backend: &dyn Backend, id: &PackId) -> Result<Option<Vec<u8>>> {
+    match backend.read_all(&Object::Pack(*id), MAX_PACK) {
+        Ok(bytes) => Ok((blake3::hash(&bytes).as_bytes() == id.as_bytes()).then_some(bytes)),
+        Err(e) if is_loss(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// Writes roll-ups anew for whole packs that none lists any more, from the packs.
 fn spare_footers(repo: &Repository, back: &[PackId], healed: &mut Healed, monitor: &dyn Monitor) -> Result<()> {
     let (mut listed, mut damaged) = (HashSet::new(), false);

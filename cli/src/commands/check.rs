@@ -76,7 +76,7 @@ pub fn run(ctx: &Context, args: CheckArgs) -> Result<ExitCode> {
     if let Some(name) = &args.heal {
         // A manifest that is back tells of packs that nobody had missed.
         for _ in 0..HEALED {
-            let some = heal::heal(ctx, &repo, name, found.outcome.recorded)?;
+            let some = heal::heal(ctx, &repo, name, read, found.outcome.recorded)?;
             found = once(ctx, &repo, read)?;
             if found.outcome.problems == 0 || !some {
                 break;

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use repo::backend::local::Local;
+use repo::check::ReadData;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::RemoteState;
 use repo::monitor::{Event, Monitor};
@@ -149,12 +150,23 @@ pub fn heal_pooled(repo: &Repository, name: &str, known: &RemoteState, progress:
     Ok(report.bytes)
 }
 
-/// As [`heal_pooled`], of a remote that keeps a sealed copy.
+/// As [`heal_pooled`], of a remote that keeps a sealed copy. One in a directory is also read, as far as `read` says: a server
+/// reads its own.
 ///
 /// # Errors
 /// As [`sync::sealed::push_to`].
-pub fn heal_sealed(repo: &Repository, name: &str, known: &RemoteState, progress: &dyn Monitor) -> Result<u64> {
-    let (report, _) = sealed::push_once(repo, name, known, Options { audit: true, delete: false }, None, progress)?;
+pub fn heal_sealed(
+    repo: &Repository,
+    name: &str,
+    known: &RemoteState,
+    read: ReadData,
+    progress: &dyn Monitor,
+) -> Result<u64> {
+    let options = Options { audit: true, delete: false };
+    let report = match sync::directory::of(known)? {
+        Some(dir) => directory::push_once(repo, name, &dir, read, options, progress)?,
+        None => sealed::push_once(repo, name, known, options, None, progress)?.0,
+    };
     remote::pushed(repo, name, report.now)?;
     Ok(report.bytes)
 }

@@ -1,5 +1,6 @@
 //! `check --heal`: what is damaged here comes from a remote, and what the remote has lost goes there.
 
+use repo::check::ReadData;
 use repo::error::{Error, Kind, Result};
 use repo::monitor::Event;
 use repo::monitor::Monitor;
@@ -32,8 +33,8 @@ struct Line<'a> {
     bytes_sent: u64,
 }
 
-/// Heals both sides; whether anything was healed here. `recorded`: the log knows what the check before found.
-pub fn heal(ctx: &Context, repo: &Repository, name: &str, recorded: bool) -> Result<bool> {
+/// Heals both sides, a directory as far as `read` says; whether anything was healed here. `recorded`: the log knows what the check before found.
+pub fn heal(ctx: &Context, repo: &Repository, name: &str, read: ReadData, recorded: bool) -> Result<bool> {
     let known = remote::find(repo, name)?;
     if !recorded {
         return Err(Error::new(Kind::ReadOnly, "nothing can be healed where the result of a check cannot be recorded")
@@ -48,7 +49,7 @@ pub fn heal(ctx: &Context, repo: &Repository, name: &str, recorded: bool) -> Res
             .and_then(|mut other| heal::from_snapshots(repo, &mut other, &progress)),
     }?;
     let sent = match known.sealed {
-        true => heal_sealed(repo, name, &known, &progress),
+        true => heal_sealed(repo, name, &known, read, &progress),
         false => heal_pooled(repo, name, &known, &progress),
     };
     drop(progress);

@@ -6,11 +6,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use repo::backend::local::Local;
+use repo::check::ReadData;
 use repo::error::{Error, Kind, Result};
 use repo::lock::Locks;
 use repo::monitor::Monitor;
 use repo::open::{Access, Repository};
 use sync::directory;
+use sync::heal::renew_packs;
 use sync::sealed::{Directory, Options, Report, mirror};
 use sync::serve::objects::copy_dir;
 
@@ -38,7 +40,7 @@ pub fn to_path(ctx: &Context, args: &SyncPushArgs, to: &Path, started: Instant) 
         super::super::profiles::keep(ctx, &repo);
     }
     let progress = ctx.monitor(Job::Other("packs"));
-    let done = push(&repo, &copy, Options { audit: args.audit, delete: args.delete }, &progress);
+    let done = push(&repo, &copy, ReadData::None, Options { audit: args.audit, delete: args.delete }, &progress);
     drop(progress);
     repo.remember();
     let done = done?;
@@ -55,7 +57,8 @@ fn source_of_copy(ctx: &Context) -> Result<Repository> {
     }
 }
 
-/// One push to the remote `name`, which is the directory `dir`.
+/// One push to the remote `name`, which is the directory `dir`. Packs there that `read` names are read first, and put in place
+/// anew where they are damaged.
 ///
 /// # Errors
 /// `Unreachable` if the copy was made and is not there; `Locked` while another push goes there; as [`sync::sealed::push`].
@@ -63,14 +66,15 @@ pub fn push_once(
     repo: &Repository,
     name: &str,
     dir: &Path,
+    read: ReadData,
     options: Options,
     progress: &dyn Monitor,
 ) -> Result<Report> {
     let copy = directory::make_known(repo, name, dir)?;
-    push(repo, &copy, options, progress).map_err(|e| directory::or_away(e, dir, repo.config.repo_id))
+    push(repo, &copy, read, options, progress).map_err(|e| directory::or_away(e, dir, repo.config.repo_id))
 }
 
-fn push(repo: &Repository, copy: &Local, options: Options, progress: &dyn Monitor) -> Result<Report> {
+fn push(repo: &Repository, copy: &Local, read: ReadData, options: Options, progress: &dyn Monitor) -> Result<Report> {
     let busy = |e: Error| match e.kind() {
         Kind::Locked => Error::new(Kind::Locked, "another push to this copy is running:")
             .at(copy.root())
@@ -78,7 +82,13 @@ fn push(repo: &Repository, copy: &Local, options: Options, progress: &dyn Monito
         _ => e,
     };
     let _one_at_a_time = Locks::file(&copy.lock_path()).prune(Duration::ZERO).map_err(busy)?;
-    let done = sync::sealed::push(repo, copy, options, progress)?;
+    let salt = u32::from_le_bytes(repo::id::random_bytes());
+    let renewed = match read {
+        ReadData::None => 0,
+        read => renew_packs(repo, copy, &mut |id| read.chooses(id, salt), progress)?,
+    };
+    let mut done = sync::sealed::push(repo, copy, options, progress)?;
+    done.bytes += renewed;
     tenants_too(repo, copy, done, options, progress)
 }
 

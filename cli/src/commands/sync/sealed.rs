@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use repo::backend::Backend;
 use repo::backend::local::Local;
+use repo::check::ReadData;
 use repo::crypto::slot::RecoveryCode;
 use repo::error::{Kind, Result};
 use repo::format::record::RemoteState;
@@ -70,7 +71,7 @@ pub fn push_once(
     progress: &dyn Monitor,
 ) -> Result<(Report, Deleted)> {
     if let Some(dir) = directory::of(known)? {
-        let report = super::directory::push_once(repo, name, &dir, options, progress)?;
+        let report = super::directory::push_once(repo, name, &dir, ReadData::None, options, progress)?;
         return Ok((report, Deleted::default()));
     }
     let link = remote::open(known)?;

@@ -57,7 +57,9 @@ impl Local {
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Err(away("the copy is not there"));
             }
-            Err(e) if layout::is_silent(&e) => return Err(away(&format!("the copy cannot be looked at ({e})"))),
+            Err(e) if layout::is_silent(e.raw_os_error()) => {
+                return Err(away(&format!("the copy cannot be looked at ({e})")));
+            }
             Err(e) => return Err(layout::cannot_look(root, e)),
             Ok(_) => {}
         }
@@ -71,6 +73,7 @@ impl Local {
                     .remedy("remove the remote; add another directory in its place"))
             }
             Ok(None) => Err(away("the copy is not there")),
+            Err(e) if layout::is_silent(e.errno()) => Err(away(&format!("the copy cannot be read ({e})"))),
             Err(e) => Err(e),
         }
     }

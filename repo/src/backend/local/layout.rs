@@ -136,7 +136,7 @@ pub(super) fn check(root: &Path) -> Result<PathBuf> {
 pub(crate) fn cannot_look(path: &Path, e: io::Error) -> Error {
     let remedy = match e.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => "use a user who may read the repository",
-        _ if is_silent(&e) => {
+        _ if is_silent(e.raw_os_error()) => {
             "the filesystem does not answer: check that its disk or server is there, and mount it again"
         }
         _ => "check the path",
@@ -145,9 +145,9 @@ pub(crate) fn cannot_look(path: &Path, e: io::Error) -> Error {
 }
 
 /// Whether it is the filesystem as a whole that does not answer.
-pub(super) fn is_silent(e: &io::Error) -> bool {
+pub(super) fn is_silent(number: Option<i32>) -> bool {
     matches!(
-        e.raw_os_error(),
+        number,
         Some(
             libc::EIO
                 | libc::ESTALE

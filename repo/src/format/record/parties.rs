@@ -385,16 +385,16 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// A pool that this repository is pushed to.
+/// A pool, or a directory, that this repository is pushed to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteState {
-    /// Where: `ssh://host:port`.
+    /// Where: `ssh://host:port`, or `file:///path`.
     pub url: String,
-    /// Its host key as OpenSSH writes it: no other is accepted.
+    /// Its host key as OpenSSH writes it: no other is accepted. Of a directory `copy`, once that was made.
     pub host_key: String,
-    /// The key this repository shows there, in OpenSSH's format.
+    /// The key this repository shows there, in OpenSSH's format; empty for a directory.
     pub key: PrivateKey,
-    /// What the pool calls this tenant.
+    /// What the pool calls this tenant; empty for a directory.
     pub tenant: String,
     /// Kept sealed there: the pool has none of our keys.
     pub sealed: bool,
