@@ -226,7 +226,7 @@ fn what_a_directory_holds_comes_back() {
     let mount = Mount::new(&site, &site.mnt(), &["--remote", "nas"]);
     same(&site.src(), &canonical(&mount), &[]);
     mount.unmount();
-    site.run(&["mount", text(&copy), "--remote", "nas"]).refused(1, &["overlap"]);
+    site.run(&["mount", text(&copy.join("tmp")), "--remote", "nas"]).refused(1, &["overlap"]);
     // Forgotten and pruned here, and brought back from there.
     site.run(&["forget", "latest~1", "--prune", "--release-held"]).ok();
     let pulled = summary(&site.run(&["--json", "sync", "pull", "nas"]).ok());
