@@ -85,6 +85,10 @@ pub fn run(ctx: &Context, args: InitArgs) -> Result<ExitCode> {
         Some(text) => show_code(ctx, text)?,
         None => ctx.output.line("There is no recovery code: whoever loses the password loses every backup.")?,
     }
+    if let Some(name) = args.from_invitation.as_ref().filter(|_| remote.is_some()) {
+        ctx.output
+            .line(format!("It has no snapshots yet: `packmule sync pull {name}` brings them back, and comes next."))?;
+    }
     ctx.output.flush()?;
     Ok(ExitCode::Ok)
 }

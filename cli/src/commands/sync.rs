@@ -303,7 +303,9 @@ fn promote(ctx: &Context) -> Result<ExitCode> {
     Local::open(&root, false)?.promote()?;
     super::profiles::bring_back(ctx, &repo);
     let count = human::count(snapshots as u64, "snapshot");
-    ctx.output.remark(format!("this is a repository of its own now, with {count}; pushes to it are refused"))?;
+    let names = [("repository", repo.config.repo_id.to_hex().into()), ("snapshots", snapshots.into())];
+    let text = format!("this is a repository of its own now, with {count}; pushes to it are refused");
+    ctx.output.did("sync promote", &names, text)?;
     ctx.output.flush()?;
     Ok(ExitCode::Ok)
 }

@@ -61,7 +61,9 @@ pub fn leave(ctx: &Context) -> Result<()> {
         Err(e) if e.kind() == Kind::NotFound => Err(not_joined(&address)),
         done => done,
     }?;
-    ctx.output.remark(format!("forgot {}; what is there stays there", site(&address)))
+    let site = site(&address);
+    let text = format!("forgot {site}; what is there stays there");
+    ctx.output.did("agent leave", &[("site", site.into())], text)
 }
 
 /// Who this host is to the site.
