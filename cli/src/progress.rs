@@ -22,6 +22,9 @@ const MAX_REMEMBERED: usize = 100_000;
 /// A rate over less than this is no basis for an estimate.
 const ETA_AFTER: Duration = Duration::from_secs(2);
 
+/// What a push counts.
+const PACKS: &str = "packs";
+
 /// What runs, as far as its status differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
@@ -288,6 +291,9 @@ impl Glance {
     }
 
     fn text(&self, job: Job) -> String {
+        if job == Job::Transfer {
+            return self.text_of_transfer();
+        }
         let mut out = format!("[{}]", human::duration(self.elapsed));
         if let Some(share) = self.share {
             out += &format!(" {:.1}%", (share * 1000.0).floor() / 10.0);
@@ -297,25 +303,60 @@ impl Glance {
         }
         let noun = match job {
             Job::Backup | Job::Restore { .. } => "files",
-            Job::Transfer => "packs",
+            Job::Transfer => PACKS,
             Job::Other(noun) | Job::Look(noun) => noun,
         };
         out += &amount(self.files, noun, self.bytes);
         if self.share.is_some() {
             out += &format!(" of{}", amount(self.total_files, noun, self.total_bytes));
         }
-        if job == Job::Transfer && self.stored > 0 {
-            let rate = self.stored as f64 / self.elapsed.as_secs_f64().max(0.1);
-            out += &format!(", {}/s", human::size(rate as u64));
-            if self.bytes > self.stored {
-                out += &format!(", {} skipped", human::size(self.bytes - self.stored));
-            }
-        }
         if self.errors > 0 {
             out += &format!(", {}", human::count(self.errors, "error"));
         }
         if let Some(left) = self.remaining {
             out += &format!(", {} left", human::duration(left));
+        }
+        out
+    }
+
+    /// What matters first, and all of it briefly: 80 columns hold the time that is left, how much there is, and the rate.
+    fn text_of_transfer(&self) -> String {
+        let mut out = format!("[{}]", human::duration(self.elapsed));
+        if let Some(share) = self.share {
+            out += &format!(" {:.1}%", (share * 1000.0).floor() / 10.0);
+        }
+        if let Some(left) = self.remaining {
+            out += &format!(", {} left", human::duration(left));
+        }
+        if self.errors > 0 {
+            out += &format!(", {}", human::count(self.errors, "error"));
+        }
+        // The packs say themselves that they are packs.
+        let phase = if self.phase == PACKS { "" } else { self.phase.as_str() };
+        out += if phase.is_empty() { ":" } else { ": " };
+        out += phase;
+        out += if phase.is_empty() { " " } else { ", " };
+        out += &match self.share {
+            Some(_) => format!("{}/{} {PACKS}", self.files, self.total_files),
+            None => format!("{} {PACKS}", self.files),
+        };
+        match (self.bytes, self.total_bytes) {
+            (0, 0) => {}
+            (bytes, 0) => out += &format!(", {}", human::brief_size(bytes)),
+            (bytes, total) => {
+                let (some, all) = (human::brief_size(bytes), human::brief_size(total));
+                // A unit that both have is said once.
+                let unit = all.split_once(' ').map_or("", |(_, unit)| unit);
+                let some = some.strip_suffix(unit).map_or(some.as_str(), str::trim_end);
+                out += &format!(", {some}/{all}");
+            }
+        }
+        if self.stored > 0 {
+            let rate = self.stored as f64 / self.elapsed.as_secs_f64().max(0.1);
+            out += &format!(", {}/s", human::brief_size(rate as u64));
+            if self.bytes > self.stored {
+                out += &format!(", {} skipped", human::brief_size(self.bytes - self.stored));
+            }
         }
         out
     }

@@ -69,7 +69,7 @@ impl RemoteView {
     }
 
     fn connect(&self) -> Result<Connection> {
-        fetch::begin(dial(&self.remote)()?, self.repository, PROGRAM)
+        fetch::begin_with(dial(&self.remote)()?, self.repository, &self.keys, PROGRAM)
     }
 
     /// Looks what is there; manifests are read of what is new alone.

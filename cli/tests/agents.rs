@@ -171,9 +171,20 @@ fn who_has_not_joined_or_was_revoked_is_told_so() {
     let alone = |words: &[&str]| Running::start(stranger.program(words)).wait();
     alone(&["-r", &url, "backup", "/etc/hostname"]).refused(10, &["has not joined", &url]);
     alone(&["-r", &url, "prune"]).refused(1, &["cannot be done over a connection"]);
+    for words in [&["agent", "list"][..], &["agent", "revoke", "web1"]] {
+        alone(&[&["-r", &url], words].concat()).refused(2, &["is looked after at the site", "run this command there"]);
+    }
     let host = Host::joined(&site, "web1", &[]);
     host.0.write("a", b"something");
     host.backup();
+    let list = site.pool.run(&["agent", "list"]).ok().text();
+    assert!(list.lines().any(|l| l.starts_with("web1 ") && l.ends_with("connected")), "{list}");
+    let log = site.pool.run(&["log"]).ok().text();
+    assert!(log.contains("agent web1 delivered everything"), "{log}");
+    support::eventually("the server tells of an agent", || {
+        let told = site.server.as_mut().unwrap().stdout();
+        told.contains(r#""agent":"web1""#) && !told.contains(r#""tenant":"web1""#)
+    });
     host.run(&["snapshots"]).refused(1, &["may not fetch"]);
     host.run(&["restore", "latest", "--target", "/nowhere"]).refused(1, &["may not fetch"]);
     site.pool.run(&["agent", "revoke", "web1"]).ok();

@@ -75,3 +75,53 @@ fn every_connection_and_command_is_in_the_audit() {
     assert!(served["bytes_received"].is_u64() && served["seconds"].is_number());
     cloud.stop();
 }
+
+#[test]
+fn what_was_not_taken_is_no_success_and_what_was_given_is() {
+    let mut cloud = Cloud::new(&["acme"]);
+    cloud.pool.run(&["tenant", "set", "acme", "--quota", "1M"]).ok();
+    cloud.pool.run(&["tenant", "create", "vault", "--sealed"]).ok();
+    let site = other_site();
+    site.write("small", &noise(1, 400_000));
+    site.backup();
+    cloud.join("acme", &site);
+    pushed(&site);
+    site.write("large", &noise(2, 3_000_000));
+    site.backup();
+    push(&site).exits(14);
+    site.run(&["forget", &site.snapshots()[0], "--even-unpushed"]).ok();
+    site.run(&["prune", "--release-held"]).ok();
+    site.run(&["sync", "pull", "cloud"]).ok();
+    // Enough that further connections are opened.
+    let vault = other_site();
+    vault.write("many", &noise(3, 40 << 20));
+    vault.backup();
+    cloud.join("vault", &vault);
+    pushed(&vault);
+
+    let entries = || cloud.pool.run(&["--json", "log", "--audit"]).ok().json();
+    eventually("all is recorded", || {
+        let entries = entries();
+        entries.iter().any(|e| e["tenant"] == "vault" && e["operation"] == "push")
+            && entries.iter().any(|e| e["operation"] == "pull")
+    });
+    let entries = entries();
+    let of = |tenant: &str, operation: &str| -> Vec<&serde_json::Value> {
+        entries.iter().filter(|e| e["tenant"] == tenant && e["operation"] == operation).collect()
+    };
+    let [first, second] = of("acme", "push")[..] else { panic!("{entries:?}") };
+    assert_eq!((&first["ok"], &second["ok"]), (&true.into(), &false.into()));
+    let why = second["error"].as_str().unwrap();
+    assert!(why.contains("declined 1 snapshot") && why.contains("quota"), "{why}");
+    let pulled = of("acme", "pull");
+    assert!(!pulled.is_empty() && pulled.iter().all(|e| e["ok"] == true), "{pulled:?}");
+    let [sealed] = of("vault", "push")[..] else { panic!("{entries:?}") };
+    assert!(sealed["bytes_received"].as_u64() > Some(40 << 20), "all connections of it count: {sealed}");
+    assert_eq!((&sealed["snapshots"], &sealed["ok"]), (&1.into(), &true.into()));
+    assert!(entries.iter().all(|e| e["operation"] != "attach"), "{entries:?}");
+    let text = cloud.pool.run(&["log", "--audit"]).ok().text();
+    assert!(text.lines().any(|l| l.contains("pull of acme by SHA256:") && l.ends_with(": ok")), "{text}");
+    let told = cloud.server.as_mut().unwrap().stdout();
+    assert!(told.contains(r#""event":"failed""#) && !told.contains(r#""event":"lost""#), "{told}");
+    cloud.stop();
+}

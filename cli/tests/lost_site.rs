@@ -64,6 +64,7 @@ fn a_lost_site_is_made_anew_from_its_pool() {
     assert_eq!((keys.len(), live.len(), &live[0]["roles"]), (2, 1, &serde_json::json!(["push", "pull", "restore"])));
     let back = site.repo().join("profiles/web.toml");
     assert!(made.err.contains("1 profile came back"), "{}", made.err);
+    assert!(made.text().contains("`packmule sync pull cloud` brings them back"), "{}", made.text());
     assert_eq!(fs::read_to_string(&back).unwrap(), text);
     site.with_password(&["key", "add", "--recipient", RECIPIENT, "--label", "fast"], PASSWORD).ok();
     assert!(site.snapshots().is_empty());
@@ -130,4 +131,22 @@ fn feed_init(site: &Site, name: &str, invitation: &str) -> support::Ran {
     let password = site.path().join("password");
     let words = ["init", "--from", name, "--password-file", password.to_str().unwrap()];
     support::pool::fed(site, site.program(&words), invitation)
+}
+
+#[test]
+fn a_state_from_before_a_rotation_is_told_so_and_does_not_blame_the_pool() {
+    let cloud = Cloud::new(&["acme"]);
+    let site = Site::filled();
+    cloud.join("acme", &site);
+    pushed(&site);
+    let old = site.path().join("old");
+    support::copy(&site.repo(), &old);
+    site.with_password(&["key", "rotate"], PASSWORD).ok();
+    site.write("dir/after", b"the rotation");
+    site.backup();
+    pushed(&site);
+    let at = old.to_str().unwrap();
+    for words in [&["sync", "pull", "cloud"][..], &["mount", site.mnt().to_str().unwrap(), "--remote", "cloud"]] {
+        site.with_password(&[&["-r", at], words].concat(), PASSWORD).refused(1, &["key was rotated", "newest state"]);
+    }
 }

@@ -404,7 +404,9 @@ fn a_site_is_healed_from_a_sealed_copy_and_heals_it() {
     let mut packs = files(&at.join("packs"));
     packs.sort_by_key(|p| std::cmp::Reverse(fs::metadata(p).unwrap().len()));
     edit(&packs[0], |bytes| bytes[1000] ^= 1);
-    cloud.pool.run(&["check", "--read-data"]).exits(5);
+    let told = cloud.pool.run(&["check", "--read-data", "--tenant", "acme"]).exits(5).text();
+    assert!(told.contains("the next push of each tenant's site") && !told.contains("next backup"), "{told}");
+    assert!(told.contains("1 sealed copy") && !told.contains("; 0 packs of 0 B read"), "{told}");
     assert!(!packs[0].exists());
     cloud.pool.run(&["check", "--read-data"]).ok();
     assert_eq!(pushed(&site)["packs_sent"], 1);

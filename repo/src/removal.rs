@@ -18,7 +18,7 @@ use crate::policy::{self, Ends};
 use crate::prune::{self, MaxUnused, Outcome};
 use crate::receive::{Sender, derive_owned};
 use crate::snapshots;
-use crate::stats::Marks;
+use crate::stats::{Marks, Sum};
 use crate::tenants;
 use crate::tree::closure;
 
@@ -146,9 +146,25 @@ pub fn prune(repo: &Repository, options: &prune::Options, monitor: &dyn Monitor)
     Ok((outcome, removed))
 }
 
-/// Of what a tenant's snapshots reach, the bytes that no other snapshot does, and the others. What cannot be read counts for
-/// neither.
+/// What a tenant's snapshots reach, forgotten ones included until they are swept: for the operator alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// What no other tenant's snapshots reach.
+    pub alone: Sum,
+    /// What others' reach, too.
+    pub shared: Sum,
+}
+
 fn figures(repo: &Repository, state: &State, number: u32, monitor: &dyn Monitor) -> Result<(u64, u64)> {
+    let Sizes { alone, shared } = sizes(repo, state, number, monitor)?;
+    Ok((alone.raw, shared.raw))
+}
+
+/// Goes through all snapshots to tell what is a tenant's alone. What cannot be read counts for neither.
+///
+/// # Errors
+/// `Interrupted`; what the index and the packs give.
+pub fn sizes(repo: &Repository, state: &State, number: u32, monitor: &dyn Monitor) -> Result<Sizes> {
     let store = repo.packs();
     let (mut others, mut mine) = (Marks::default(), Marks::default());
     let owned: BTreeSet<&SnapshotId> = own(state, number).map(|(id, _)| id).collect();
@@ -162,10 +178,10 @@ fn figures(repo: &Repository, state: &State, number: u32, monitor: &dyn Monitor)
     };
     state.snapshots.keys().filter(|id| !owned.contains(id)).try_for_each(|id| mark(id, &mut others))?;
     owned.iter().try_for_each(|id| mark(id, &mut mine))?;
-    let (before, own) = (others.sum(&store, monitor)?.raw, mine.sum(&store, monitor)?.raw);
+    let (before, own) = (others.sum(&store, monitor)?, mine.sum(&store, monitor)?);
     others.merge(&mine);
-    let alone = others.sum(&store, monitor)?.raw - before;
-    Ok((alone, own - alone))
+    let alone = others.sum(&store, monitor)?.less(&before);
+    Ok(Sizes { alone, shared: own.less(&alone) })
 }
 
 /// Where a pool keeps what a sealed tenant delivered, and what waits to be worked on; none for a repository in no directory.

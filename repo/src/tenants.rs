@@ -9,7 +9,7 @@ use crate::crypto::context;
 use crate::crypto::keys::{Keyring, Keys, Object};
 use crate::error::{Error, Kind, Result};
 use crate::format::record::{Credential, Invite, MAX_CREDENTIALS, Origin, Record, Roles, State, TenantState};
-use crate::id::{RepoId, SnapshotId, random_bytes};
+use crate::id::{RepoId, SnapshotId, hex, random_bytes};
 use crate::lock::COMMIT_WAIT;
 use crate::open::Repository;
 
@@ -91,6 +91,23 @@ pub fn numbers(state: &State, names: &[String]) -> Result<Vec<u32>> {
     }
     let found: Result<BTreeSet<u32>> = names.iter().map(|name| Ok(find(state, name)?.0)).collect();
     Ok(found?.into_iter().collect())
+}
+
+/// As [`numbers`], of tenants whose snapshots can be looked into here.
+///
+/// # Errors
+/// As [`numbers`]; `Refused` for a sealed tenant.
+pub fn readable(state: &State, names: &[String]) -> Result<Vec<u32>> {
+    let found = numbers(state, names)?;
+    match found.iter().find_map(|number| state.tenants.get(number).filter(|tenant| tenant.sealed)) {
+        None => Ok(found),
+        Some(tenant) => {
+            let what = format!("tenant {} is sealed: its snapshots are not readable here, nor forgotten", tenant.name);
+            Err(Error::new(Kind::Refused, what).remedy(
+                "its own site sees them (`packmule mount --remote`) and thins them out (`packmule sync push --delete`)",
+            ))
+        }
+    }
 }
 
 /// All who deliver here, by number: tenants and agents.
@@ -175,6 +192,44 @@ pub fn invite(
         Ok(())
     })?;
     Ok(token)
+}
+
+/// What an open invitation is called by: it tells nothing of the token.
+pub fn invite_name(invite: &Invite) -> String {
+    hex(&invite.hash[..4])
+}
+
+/// A tenant's invitations that can be taken up now.
+pub fn open_invites(party: &TenantState, now: Time) -> impl Iterator<Item = &Invite> {
+    party.invites.iter().filter(move |invite| is_live(party) && invite.expires > now)
+}
+
+/// Takes an open invitation back: its token is void from now on.
+///
+/// # Errors
+/// `NotFound` if none has a name that begins so, `Ambiguous` if several do; as [`change`].
+pub fn withdraw(repo: &Repository, number: u32, name: &str) -> Result<Invite> {
+    let (now, name) = (repo.clock.now(), name.to_ascii_lowercase());
+    change(repo, number, &mut |tenant| {
+        let meant =
+            |invite: &Invite| invite.expires > now && !name.is_empty() && invite_name(invite).starts_with(&name);
+        let mut found = tenant.invites.iter().filter(|invite| meant(invite));
+        match (found.next().cloned(), found.next()) {
+            (Some(one), None) => {
+                tenant.invites.retain(|invite| invite.hash != one.hash);
+                Ok(one)
+            }
+            (None, _) => {
+                let what = format!("tenant {} has no open invitation '{}'", tenant.name, name.escape_debug());
+                Err(Error::new(Kind::NotFound, what)
+                    .remedy(format!("`packmule tenant invite {} --list` shows those there are", tenant.name)))
+            }
+            (Some(_), Some(_)) => {
+                Err(Error::new(Kind::Ambiguous, format!("more than one open invitation begins with '{name}'"))
+                    .remedy("give more of it"))
+            }
+        }
+    })
 }
 
 /// What is kept of a token.

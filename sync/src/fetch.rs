@@ -42,17 +42,41 @@ pub fn once(duplex: Duplex) -> Dial {
     Arc::new(move || only.lock().take().ok_or_else(|| Error::new(Kind::Unreachable, "there is one connection only")))
 }
 
+/// Opens a connection for reading, with keys that are to open what comes.
+///
+/// # Errors
+/// As [`begin`]; `Refused` if the pool has newer keys of this repository, with which it seals what it gives.
+pub fn begin_with(duplex: Duplex, repository: RepoId, keys: &Keys, program: &str) -> Result<Connection> {
+    let (connection, epochs) = opened(duplex, repository, program)?;
+    let ours = keys.current_epoch() + 1;
+    if epochs > ours {
+        let what = format!(
+            "this repository's key was rotated since the state that is here: the pool has {epochs} keys of it, and seals with \
+             the newest, and here there are {ours}"
+        );
+        return Err(Error::new(Kind::Refused, what).remedy(
+            "use the repository's newest state; if that is lost, `packmule init --from` makes it anew with the pool's keys",
+        ));
+    }
+    Ok(connection)
+}
+
 /// Opens a connection for reading.
 ///
 /// # Errors
 /// `Unreachable` if the link fails; what the pool says.
 pub fn begin(duplex: Duplex, repository: RepoId, program: &str) -> Result<Connection> {
+    opened(duplex, repository, program).map(|(connection, _)| connection)
+}
+
+/// The same, with how many keys of the repository the pool has.
+fn opened(duplex: Duplex, repository: RepoId, program: &str) -> Result<(Connection, u32)> {
     let mut connection = Connection::open(duplex, Side::Client, &Preface::ours())?;
     let (purpose, position, program) = (Purpose::Pull, Position::START, program.to_owned());
     connection.send(&Message::Begin { purpose, repository, position, program })?;
     connection.flush()?;
     match connection.receive()? {
-        Some(Message::Ready { .. }) => Ok(connection),
+        Some(Message::Ready { epochs, .. }) => Ok((connection, epochs)),
         other => Err(unexpected(other)),
     }
 }

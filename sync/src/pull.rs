@@ -88,10 +88,10 @@ impl Pooled {
     /// What the pool that `dial` reaches has of `repo`.
     ///
     /// # Errors
-    /// As [`fetch::begin`].
+    /// As [`fetch::begin_with`].
     pub fn of(repo: &Repository, dial: Dial, program: &str) -> Result<Pooled> {
         let id = repo.config.repo_id;
-        let connection = fetch::begin(dial()?, id, program)?;
+        let connection = fetch::begin_with(dial()?, id, &repo.keys, program)?;
         Ok(Pooled { connection, keys: Arc::clone(&repo.keys), source: Arc::new(Remote::new(dial, id, program)) })
     }
 }

@@ -18,7 +18,7 @@ use repo::format::record::{Position, State};
 use repo::id::{PackId, SnapshotId};
 use repo::limits::MAX_MANIFEST;
 use repo::log::Relation;
-use repo::monitor::{Counters, Event, Monitor};
+use repo::monitor::{Event, Monitor};
 use repo::open::Repository;
 
 use crate::delta::Delta;
@@ -228,7 +228,6 @@ impl<'a> Push<'a> {
         match self.link.verdict(&id)? {
             Message::Accepted { already, .. } => {
                 self.report.snapshots += u64::from(!already);
-                Counters::add(&self.monitor.counters().files, 1);
             }
             Message::Declined { why, reason, .. } => {
                 self.report.over_quota |= reason == Reason::Quota;

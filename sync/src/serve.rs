@@ -15,12 +15,14 @@ mod work;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use repo::crypto::keys::Keyring;
 use repo::error::{Error, Kind, Result};
-use repo::format::record::Roles;
+use repo::format::record::{Position, Record, Roles};
 use repo::id::RepoId;
+use repo::lock::COMMIT_WAIT;
 use repo::monitor::Void;
 use repo::open::Repository;
 use repo::receive::Receiver;
@@ -33,6 +35,9 @@ use crate::wire::{Connection, Fail, Message, Preface, Purpose, Role, Secret, Ses
 pub use door::{Door, Tell, bare};
 use pushing::Pushing;
 pub use visit::{Told, Visit};
+
+/// The end of a push that delivered nothing new is noted at most this often.
+const NOTED_EVERY: Duration = Duration::from_secs(60);
 
 /// What the key that a client showed may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +54,8 @@ pub enum Grant {
         /// The key, as OpenSSH writes it.
         public: String,
     },
+    /// It is one of a tenant that was removed, which it is told, and nothing else.
+    Removed,
 }
 
 /// A pool that serves.
@@ -241,7 +248,7 @@ fn first<'a>(
     grant: &Grant,
     connection: &mut Connection,
     stop: &StopFlag,
-    visit: &Visit,
+    visit: &Arc<Visit>,
 ) -> Result<Next<'a>> {
     let message = connection.receive()?;
     visit.is(match &message {
@@ -254,13 +261,15 @@ fn first<'a>(
     });
     match (message, grant) {
         (None, _) => Ok(Next::Nothing),
+        (_, Grant::Removed) => Err(removed()),
         (Some(Message::Begin { purpose: Purpose::Push, repository, .. }), Grant::Tenant { tenant, roles }) => {
             require_push(*roles)?;
             if is_sealed(pool, *tenant)? {
-                return objects::serve(pool, *tenant, repository, objects::Access::Push, connection, stop)
+                let access = objects::Access::Push;
+                return objects::serve(pool, *tenant, repository, access, connection, stop, visit)
                     .map(|()| Next::Nothing);
             }
-            deliver::Begun::new(pool, *tenant, repository).map(Next::Push)
+            deliver::Begun::new(pool, *tenant, repository, visit).map(Next::Push)
         }
         (Some(Message::Begin { purpose: Purpose::Pull, repository, .. }), Grant::Tenant { tenant, roles }) => {
             if !roles.allow(Roles::PULL) && !roles.allow(Roles::AGENT.and(Roles::RESTORE)) {
@@ -268,7 +277,8 @@ fn first<'a>(
                 return Err(e.remedy("ask for an invitation that allows it (`packmule agent invite --allow restore`)"));
             }
             if is_sealed(pool, *tenant)? {
-                return objects::serve(pool, *tenant, repository, objects::Access::Pull, connection, stop)
+                let access = objects::Access::Pull;
+                return objects::serve(pool, *tenant, repository, access, connection, stop, visit)
                     .map(|()| Next::Nothing);
             }
             pool.repo.refresh(&Void::default())?;
@@ -277,6 +287,7 @@ fn first<'a>(
         }
         (Some(Message::Redeem { token, repository, keyring, .. }), grant) => {
             let (tenant, roles) = match grant {
+                Grant::Removed => return Err(removed()),
                 Grant::Guest { public } => redeem(pool, public, &token, repository, keyring.as_ref())?,
                 // It did not hear that it was welcome: it is told again, and nothing changes.
                 Grant::Tenant { tenant, roles } => (*tenant, *roles),
@@ -299,6 +310,20 @@ fn first<'a>(
     }
 }
 
+/// The next question of a client that only asks. One that goes away has been answered all that it asked, however its link ended.
+fn asked(connection: &mut Connection) -> Result<Option<Message>> {
+    match connection.receive() {
+        Err(e) if e.kind() == Kind::Unreachable => Ok(None),
+        other => other,
+    }
+}
+
+/// What is told to a tenant that leaves.
+fn removed() -> Error {
+    Error::new(Kind::Refused, "this tenant was removed from the pool: nothing more is taken or given")
+        .remedy("ask whoever runs the pool; `packmule remote remove` forgets it")
+}
+
 /// Refuses who may not deliver.
 fn require_push(roles: Roles) -> Result<()> {
     if roles.allow(Roles::PUSH) || roles.allow(Roles::AGENT) {
@@ -316,6 +341,20 @@ fn require_live(pool: &Pool, party: u32) -> Result<()> {
     } else {
         Err(tenants::barred(&state, party))
     }
+}
+
+/// Notes that a push has delivered everything up to `position`, and when. Who pushes without end writes no record each time.
+fn note_done(pool: &Pool, party: u32, position: Position) -> Result<()> {
+    let repo = &pool.repo;
+    let commit = repo.locks.commit(COMMIT_WAIT)?;
+    repo.log.refresh()?;
+    let (state, now) = (repo.log.state(), repo.clock.now());
+    let known = tenants::party(&state, party).and_then(|party| party.watermark);
+    let lately = state.pushes.get(&party).is_some_and(|at| *at <= now && at.plus(NOTED_EVERY) > now);
+    if known != Some(position) || !lately {
+        repo.log.append(&commit, Record::Watermark { tenant: party, position })?;
+    }
+    Ok(())
 }
 
 /// Whether what the tenant delivers is kept as it is.

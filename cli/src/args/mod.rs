@@ -27,8 +27,8 @@ pub use parse::{Failure, Parsed, one_line, parse};
 pub use restore::{Overwrite, RestoreArgs};
 pub use space::{CheckArgs, ForgetArgs, KeepArgs, PruneArgs, UnforgetArgs};
 pub use sync::{
-    Quota, RateArgs, RemoteAction, RemoteAddArgs, RemoteArgs, ServeArgs, SyncAction, SyncArgs, SyncPullArgs,
-    SyncPushArgs, SyncStatusArgs, TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction,
+    InvitationArgs, Quota, RateArgs, RemoteAction, RemoteAddArgs, RemoteArgs, ServeArgs, SyncAction, SyncArgs,
+    SyncPullArgs, SyncPushArgs, SyncStatusArgs, TenantAction, TenantArgs, TenantCreateArgs, TenantKeyAction,
     TenantRole, TenantSetArgs, Term,
 };
 pub use values::{Bytes, Group, IdMap, Keep, Octal, Pace, Rate, Subset, TagList, Unused, User};

@@ -215,6 +215,18 @@ mod tests {
     }
 
     #[test]
+    fn hours_of_a_profile_go_with_a_rate_that_is_typed() {
+        let of = |profile, words: &[&str]| {
+            let Command::Sync(sync) = run(profile, words).unwrap().cli.command else { panic!() };
+            sync.rates
+        };
+        let words = ["-P", "t", "sync", "push", "cloud", "--limit", "1Mbit"];
+        let rates = of("[sync]\nbetween = 'Mon-Fri 08:00-18:00'\n", &words);
+        assert!(rates.limit.is_some() && rates.between.is_some());
+        assert!(of("", &words).apply().unwrap_err().to_string().contains("belong together"));
+    }
+
+    #[test]
     fn mistakes_name_file_and_line() {
         for (profile, said) in [
             ("\nrepot = 'x'", "t.toml line 2: unknown key 'repot'"),

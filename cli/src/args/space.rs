@@ -118,6 +118,10 @@ pub struct PruneArgs {
     #[arg(long)]
     pub accept_clock: bool,
 
+    /// Refused: what is freed belongs to all tenants of a pool
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub tenant: Vec<String>,
+
     /// How much may stay unused before packs are rewritten: a percentage of what is in use, a size, or 'unlimited'
     #[arg(long, value_name = "LIMIT", default_value = "5%")]
     pub max_unused: Unused,
@@ -142,6 +146,10 @@ pub struct CheckArgs {
     /// truth, and what the damaged records said (forgotten snapshots, tags, pins) is lost. Asks for nothing else to run
     #[arg(long)]
     pub repair_log: bool,
+
+    /// At a pool: only this tenant's snapshots and the packs that they reach; of a sealed tenant, its copy
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["repair_log", "heal"])]
+    pub tenant: Option<String>,
 
     /// Fetch what is damaged or missing here from a remote, send the remote what it has lost, and check again
     #[arg(long, value_name = "REMOTE")]

@@ -39,11 +39,12 @@ pub struct RateArgs {
 
     /// In the hours of --between, send and receive at most so much in a second; or nothing at all: then the command ends with exit code 13
     /// until they are over
-    #[arg(long, value_name = "RATE|pause", requires = "between", global = true)]
+    // That both are there is seen to by `apply`: one may stand in a profile, which clap does not count as given.
+    #[arg(long, value_name = "RATE|pause", global = true)]
     pub limit: Option<Pace>,
 
     /// Hours of the week for --limit, by this machine's clock: such as "Mon-Fri 08:00-18:00"
-    #[arg(long, value_name = "HOURS", requires = "limit", global = true)]
+    #[arg(long, value_name = "HOURS", global = true)]
     pub between: Option<sync::throttle::Hours>,
 }
 
@@ -124,7 +125,8 @@ pub struct SyncStatusArgs {
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
 
-    /// Exit with code 5 if a remote lacks a snapshot for longer than this, or if a tenant's newest was received longer ago: such as 26h
+    /// Exit with code 5 if a remote lacks a snapshot for longer than this, or if a tenant's newest was received longer ago
+    /// (a sealed tenant's last push ended longer ago): such as 26h
     #[arg(long, value_name = "AGE")]
     pub max_age: Option<Age>,
 }
@@ -200,6 +202,9 @@ pub enum TenantAction {
         /// The tenant's name
         #[arg(value_name = "NAME")]
         name: String,
+        /// Also how much is stored for this tenant alone, and how much others have too: goes through all snapshots of the pool
+        #[arg(long)]
+        sizes: bool,
     },
     /// Change what holds for a tenant, or for all of which nothing else is said
     #[command(after_help = SET_NOTES)]
@@ -357,12 +362,28 @@ pub enum TenantKeyAction {
         key: String,
     },
     /// Have a tenant's keys replaced: prints an invitation for its site, and the key that takes it up puts an end to all others
-    Rotate(TenantInviteArgs),
+    Rotate(InvitationArgs),
 }
 
 /// Options of `tenant invite`.
 #[derive(Debug, Args)]
 pub struct TenantInviteArgs {
+    /// What is invited to.
+    #[command(flatten)]
+    pub with: InvitationArgs,
+
+    /// List the tenant's open invitations instead: by which name each can be taken back, what it allows and until when
+    #[arg(long, conflicts_with_all = ["withdraw", "address", "restore"])]
+    pub list: bool,
+
+    /// Take an open invitation back instead, named as --list shows it
+    #[arg(long, value_name = "ID", conflicts_with_all = ["address", "restore"])]
+    pub withdraw: Option<String>,
+}
+
+/// What an invitation of a tenant's is for.
+#[derive(Debug, Args)]
+pub struct InvitationArgs {
     /// The tenant's name
     #[arg(value_name = "NAME")]
     pub name: String,

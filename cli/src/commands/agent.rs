@@ -6,7 +6,7 @@ pub mod look;
 mod place;
 
 use repo::agents;
-use repo::error::Result;
+use repo::error::{Error, Kind, Result};
 use repo::format::record::{Roles, SnapshotState};
 use repo::open::{Access, Repository};
 use repo::tenants;
@@ -48,7 +48,13 @@ struct Invited<'a> {
 
 /// Runs `agent`.
 pub fn run(ctx: &Context, args: AgentArgs) -> Result<ExitCode> {
-    let at_site = |access| open_repository(ctx, access);
+    let at_site = |access| match ctx.site()? {
+        None => open_repository(ctx, access),
+        Some(_) => {
+            Err(Error::new(Kind::Usage, "who may back up to a site is looked after at the site, not on a host of its")
+                .remedy("run this command there, with -r and the path of its repository"))
+        }
+    };
     match args.action {
         AgentAction::Invite(args) => invite(ctx, &at_site(Access::Write)?, &args)?,
         AgentAction::List => list(ctx, &at_site(Access::Read)?)?,
@@ -56,7 +62,8 @@ pub fn run(ctx: &Context, args: AgentArgs) -> Result<ExitCode> {
             let repo = at_site(Access::Write)?;
             agents::revoke(&repo, &host)?;
             repo.remember();
-            ctx.output.remark(format!("nothing more is taken from {host}; its snapshots stay"))?;
+            let text = format!("nothing more is taken from {host}; its snapshots stay");
+            ctx.output.did("agent revoke", &[("host", host.into())], text)?;
         }
         AgentAction::Join(args) => join::join(ctx, &args)?,
         AgentAction::Leave => join::leave(ctx)?,
@@ -79,11 +86,14 @@ fn invite(ctx: &Context, repo: &Repository, args: &AgentInviteArgs) -> Result<()
     if ctx.output.json {
         return ctx.output.message_now(&Invited { host, invitation: line, expires: json::Time::of(expires) });
     }
+    // The one line is all that standard output carries: it can be sent to a file or down a pipe.
     ctx.output.line(line)?;
+    ctx.output.flush()?;
     let until = human::time(human::timestamp(expires));
-    ctx.output.remark(format!(
+    ctx.output.aside(format!(
         "good once, until {until}: give it to `packmule agent join` on {host}, unseen by others; `packmule serve` must run here"
-    ))
+    ));
+    Ok(())
 }
 
 fn list(ctx: &Context, repo: &Repository) -> Result<()> {
@@ -111,7 +121,7 @@ fn list(ctx: &Context, repo: &Repository) -> Result<()> {
         let stands = match (agent.suspended, key) {
             (true, _) => "revoked",
             (_, None) => "not connected yet",
-            _ => "",
+            _ => "connected",
         };
         let may = if may_restore { "add, restore" } else { "add" };
         table.row([agent.name.clone(), snapshots.to_string(), last, may.into(), stands.into()]);

@@ -7,10 +7,11 @@ mod heal;
 use std::path::Path;
 
 use affected::Affected;
-use repo::check::{About, Finding, Outcome, ReadData, check, repair_log};
+use repo::check::{About, Finding, Outcome, ReadData, check, check_tenant, repair_log};
 use repo::error::{Error, Kind, Result, printable};
 use repo::id::PackId;
 use repo::open::{Access, Repository};
+use repo::tenants;
 use serde::Serialize;
 
 use super::open::open_repository;
@@ -45,6 +46,23 @@ struct Line {
     path: Option<json::PathField>,
 }
 
+impl Line {
+    /// A damaged pack of a sealed tenant's copy.
+    fn of_copy(message: String, pack: PackId, tenant: String) -> Line {
+        Line {
+            kind: "pack",
+            message,
+            pack: Some(pack.to_hex()),
+            snapshot: None,
+            whose: json::Whose { tenant: Some(tenant), original: None },
+            hostname: None,
+            source: None,
+            time: None,
+            path: None,
+        }
+    }
+}
+
 /// The last line, with restic's field names where it has them.
 #[derive(Serialize)]
 #[serde(tag = "message_type", rename = "summary")]
@@ -72,19 +90,22 @@ pub fn run(ctx: &Context, args: CheckArgs) -> Result<ExitCode> {
     }
     let repo = open(ctx)?;
     let read = read_data(&args);
-    let mut found = once(ctx, &repo, read)?;
+    let state = repo.log.state();
+    let tenant = args.tenant.as_ref().map(|name| tenants::numbers(&state, std::slice::from_ref(name))).transpose()?;
+    let tenant = tenant.and_then(|numbers| numbers.first().copied());
+    let mut found = once(ctx, &repo, read, tenant)?;
     if let Some(name) = &args.heal {
         // A manifest that is back tells of packs that nobody had missed.
         for _ in 0..HEALED {
             let some = heal::heal(ctx, &repo, name, read, found.outcome.recorded)?;
-            found = once(ctx, &repo, read)?;
+            found = once(ctx, &repo, read, None)?;
             if found.outcome.problems == 0 || !some {
                 break;
             }
         }
     }
-    copies::check(ctx, &repo, read, &mut found.outcome)?;
-    summarise(&ctx.output, &found.outcome, read, found.index, found.files)?;
+    let copies = copies::check(ctx, &repo, read, tenant, &mut found.outcome)?;
+    summarise(&ctx.output, &found, read, state.pool.then_some(copies))?;
     Ok(if found.outcome.problems > 0 { ExitCode::Found } else { ExitCode::Ok })
 }
 
@@ -98,12 +119,12 @@ struct Found {
 }
 
 /// Checks, and tells what is found as it is found.
-fn once(ctx: &Context, repo: &Repository, read: ReadData) -> Result<Found> {
+fn once(ctx: &Context, repo: &Repository, read: ReadData, tenant: Option<u32>) -> Result<Found> {
     let progress = ctx.monitor(Job::Other("packs"));
     let mut unwritable = Ok(());
     let mut index = false;
     let mut told = Told { output: &ctx.output, root: ctx.target()?, begun: false, affected: Affected::default() };
-    let result = check(repo, read, &progress, &mut |finding| {
+    let mut tell = |finding: &Finding<'_>| {
         index |= matches!(finding, Finding::Object(_));
         let done = match ctx.output.json {
             true => ctx.output.message_now(&line(finding)),
@@ -112,7 +133,11 @@ fn once(ctx: &Context, repo: &Repository, read: ReadData) -> Result<Found> {
         if unwritable.is_ok() {
             unwritable = done;
         }
-    });
+    };
+    let result = match tenant {
+        None => check(repo, read, &progress, &mut tell),
+        Some(number) => check_tenant(repo, read, number, &progress, &mut tell),
+    };
     drop(progress);
     repo.remember();
     // Also what was found until the check was stopped.
@@ -286,7 +311,10 @@ fn line(finding: &Finding<'_>) -> Line {
     }
 }
 
-fn summarise(output: &Output, done: &Outcome, read: ReadData, index: bool, files: u64) -> Result<()> {
+/// `copies`: at a pool, how many of sealed tenants there are.
+fn summarise(output: &Output, found: &Found, read: ReadData, copies: Option<u64>) -> Result<()> {
+    let Found { outcome: done, index, files } = found;
+    let (index, files) = (*index, *files);
     if output.json {
         return output.message(&Summary {
             num_errors: done.problems,
@@ -307,7 +335,12 @@ fn summarise(output: &Output, done: &Outcome, read: ReadData, index: bool, files
         _ => format!("{} of {} read", human::count(done.packs_read, "pack"), human::size(done.bytes_read)),
     };
     let (snapshots, packs) = (human::count(done.snapshots, "snapshot"), human::count(done.packs, "pack"));
-    output.remark(format!("checked {snapshots} and {packs}; {what}"))?;
+    let sealed = match copies {
+        None | Some(0) => String::new(),
+        Some(1) => ", also those of 1 sealed copy, whose snapshots are not readable here".to_owned(),
+        Some(n) => format!(", also those of {n} sealed copies, whose snapshots are not readable here"),
+    };
+    output.remark(format!("checked {snapshots} and {packs}{sealed}; {what}"))?;
     if done.problems == 0 {
         return output.remark("no damage was found");
     }
@@ -316,7 +349,12 @@ fn summarise(output: &Output, done: &Outcome, read: ReadData, index: bool, files
     let (bad, files) = (human::count(done.damaged_packs, "damaged pack"), human::count(files, "file"));
     output.line(format!("{problems}: {bad}, {files} affected"))?;
     if done.damaged_packs > 0 && done.recorded {
-        output.line("the next backup of the same data stores what is damaged again; then run check once more")?;
+        output.line(match copies {
+            None => "the next backup of the same data stores what is damaged again; then run check once more",
+            Some(_) => {
+                "the next push of each tenant's site sends what it has lost here again; then run check once more"
+            }
+        })?;
     }
     Ok(())
 }

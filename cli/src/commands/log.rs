@@ -81,8 +81,12 @@ fn show(ctx: &Context, line: std::result::Result<Line, Error>, failed: &mut bool
 
 impl Line {
     fn of(entry: &Entry, state: &State) -> Line {
-        let tenant = concerned(&entry.record).map(|number| tenant_name(state, number));
-        let (kind, mut text) = describe(&entry.record, tenant.as_deref().unwrap_or_default());
+        let number = concerned(&entry.record);
+        let agent = number.and_then(|number| state.agents.get(&number));
+        let tenant = number.filter(|_| agent.is_none()).map(|number| tenant_name(state, number));
+        let named = agent.map(|agent| format!("agent {}", agent.name));
+        let named = named.or_else(|| tenant.as_ref().map(|name| format!("tenant {name}")));
+        let (kind, mut text) = describe(&entry.record, named.as_deref().unwrap_or_default());
         if !entry.trusted {
             text.push_str(" (its clock disagreed with the records before)");
         }
@@ -102,8 +106,8 @@ fn concerned(record: &Record) -> Option<u32> {
     }
 }
 
-/// What happened, in a word for programs and in a line for people.
-fn describe(record: &Record, tenant: &str) -> (&'static str, String) {
+/// What happened, in a word for programs and in a line for people; `whose` as `tenant acme`, `agent web1`.
+fn describe(record: &Record, whose: &str) -> (&'static str, String) {
     match record {
         Record::SessionBegin { session, purpose, host, pid, .. } => {
             ("session-begin", format!("{purpose} began on {host}, process {pid}, as session {}", session.short()))
@@ -115,7 +119,8 @@ fn describe(record: &Record, tenant: &str) -> (&'static str, String) {
         }
         Record::SnapshotRecorded { snapshot, host, source, tags, origin, .. } => {
             let tags = if tags.is_empty() { String::new() } else { format!(", tags {}", tags.join(",")) };
-            let whose = if origin.is_some() { format!("{tenant} ") } else { String::new() };
+            let name = whose.strip_prefix("tenant ").filter(|_| origin.is_some());
+            let whose = name.map_or_else(String::new, |name| format!("{name} "));
             ("snapshot-recorded", format!("snapshot {} of {whose}{host} {source}{tags}", snapshot.short()))
         }
         Record::SessionEnd { session, outcome } => {
@@ -165,7 +170,7 @@ fn describe(record: &Record, tenant: &str) -> (&'static str, String) {
         Record::Audited { entry } => ("audited", audit::line(entry)),
         Record::AuditKept { segment, .. } => ("audit-kept", format!("part {segment} of the audit is kept")),
         Record::Watermark { position, .. } => {
-            ("watermark", format!("tenant {tenant} delivered everything up to its record {}", position.seq))
+            ("watermark", format!("{whose} delivered everything up to its record {}", position.seq))
         }
         Record::RemoteSet { name, state } => ("remote-set", format!("remote {name} at {} was set up", state.url)),
         Record::RemoteRemoved { name } => ("remote-removed", format!("remote {name} was removed")),

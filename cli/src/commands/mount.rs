@@ -49,7 +49,9 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Read)?;
     if args.remote.is_none() {
         let tenant = only(&args.filter.rest.tenant);
-        Noted::begin("mount").end(ctx, &repo, tenant, 0, &Ok(()));
+        let may = super::which::filter(&repo, &args.filter).map(drop);
+        Noted::begin("mount").end(ctx, &repo, tenant, 0, &may);
+        may?;
     }
     let view = view(ctx, repo, &args)?;
     let ending = Arc::new(Ending { output: Arc::clone(&ctx.output), state: Mutex::default() });

@@ -1,6 +1,6 @@
 //! `prune`.
 
-use repo::error::{Error, Result};
+use repo::error::{Error, Kind, Result};
 use repo::open::{Access, Repository};
 use repo::prune::{MaxUnused, Options, Outcome};
 use repo::removal::{self, Removed};
@@ -61,6 +61,11 @@ struct Later {
 
 /// Runs `prune`.
 pub fn run(ctx: &Context, args: PruneArgs) -> Result<ExitCode> {
+    if !args.tenant.is_empty() {
+        let what = "prune frees what no snapshot of any tenant needs any more: packs hold what several share, so it is for all of them";
+        return Err(Error::new(Kind::Usage, what)
+            .remedy("leave --tenant out; whose snapshots go is said to `packmule forget --tenant NAME`"));
+    }
     let options = Options {
         release_held: args.release_held,
         accept_clock: args.accept_clock,

@@ -56,7 +56,8 @@ pub fn run(ctx: &Context, args: RemoteArgs) -> Result<ExitCode> {
             let repo = open_repository(ctx, Access::Write)?;
             remote::remove(&repo, &name)?;
             repo.remember();
-            ctx.output.remark(format!("forgot remote {name}; what is there stays there"))?;
+            let text = format!("forgot remote {name}; what is there stays there");
+            ctx.output.did("remote remove", &[("remote", name.into())], text)?;
         }
     }
     ctx.output.flush()?;
@@ -95,10 +96,16 @@ fn add(ctx: &Context, args: &RemoteAddArgs) -> Result<()> {
     repo.remember();
     let (name, url) = (&args.name, &state.url);
     let kept = if state.sealed { ", which keeps a sealed copy and has none of the keys" } else { "" };
-    ctx.output.remark(format!(
-        "connected to {url} as tenant {}{kept}; `packmule sync push {name}` sends the snapshots",
-        state.tenant
-    ))
+    let text =
+        format!("connected to {url} as tenant {}{kept}; `packmule sync push {name}` sends the snapshots", state.tenant);
+    let sealed = state.sealed.into();
+    let names = [
+        ("remote", name.as_str().into()),
+        ("url", url.as_str().into()),
+        ("tenant", state.tenant.as_str().into()),
+        ("sealed", sealed),
+    ];
+    ctx.output.did("remote add", &names, text)
 }
 
 /// Nothing is made or looked for on a disk that may not be there yet.

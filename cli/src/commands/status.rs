@@ -23,8 +23,8 @@ use crate::output::{Output, json};
 
 /// What is told, and whether it is as it should be.
 struct Report<'a> {
-    /// Tenants that have nothing here: their names, when they were made, whether they are late.
-    silent: Vec<(String, Time, bool)>,
+    /// Tenants of which no snapshot can be seen here.
+    silent: Vec<SilentTenant>,
     found: &'a BTreeMap<History, Freshness>,
     state: &'a State,
     now: Time,
@@ -38,7 +38,7 @@ struct Report<'a> {
 pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Read)?;
     let state = repo.log.state();
-    let ids = which::resolve_all(&repo, &[], &which::filter(&repo, &args.filter)?)?;
+    let ids = which::resolve_all(&repo, &[], &which::filter_with_sealed(&repo, &args.filter)?)?;
     let chosen: std::collections::BTreeSet<_> = ids.into_iter().collect();
     let now = repo.clock.now();
     let found = status(&state, &Times::of(&state, now), &|id, _| chosen.contains(id));
@@ -46,7 +46,7 @@ pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
     let limit = args.max_age.map(|span| span.before(human::timestamp(now), &TimeZone::system()));
     // So is what is as old as nobody knows.
     let is_late = |f: &Freshness| f.in_doubt() || limit.is_some_and(|limit| human::timestamp(f.as_of()) < limit);
-    let silent = silent(&state, &args, &|made| limit.is_some_and(|limit| human::timestamp(made) < limit));
+    let silent = silent(&state, &args, &|since| limit.is_some_and(|limit| human::timestamp(since) < limit));
     let report = Report {
         found: &found,
         state: &state,
@@ -54,8 +54,8 @@ pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
         is_late: &is_late,
         // Nothing at all is later than anything.
         late: found.values().any(is_late)
-            || (limit.is_some() && found.is_empty())
-            || silent.iter().any(|(.., late)| *late),
+            || (limit.is_some() && found.is_empty() && silent.iter().all(|tenant| tenant.pushed.is_none()))
+            || silent.iter().any(|tenant| tenant.late),
         silent,
         damage_open: damage_is_open(&state),
         rolled_back: repo.rolled_back.is_some(),
@@ -69,18 +69,34 @@ pub fn run(ctx: &Context, args: StatusArgs) -> Result<ExitCode> {
     Ok(if report.late || report.damage_open || report.rolled_back { ExitCode::Found } else { ExitCode::Ok })
 }
 
-/// A tenant that has nothing here, as JSON.
+/// A tenant that has nothing here, or nothing that can be read here, as JSON.
 #[derive(Serialize)]
 #[serde(tag = "message_type", rename = "tenant")]
 struct Silent<'a> {
     tenant: &'a str,
+    sealed: bool,
     made: json::Time,
-    snapshots_count: u64,
+    /// When the last push of a sealed tenant ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_push: Option<json::Time>,
+    /// Absent of a sealed tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshots_count: Option<u64>,
     late: bool,
 }
 
-/// Tenants of whom no snapshot is here, unless some are looked for that they need not have, or they are not to come.
-fn silent(state: &State, args: &StatusArgs, late: &dyn Fn(Time) -> bool) -> Vec<(String, Time, bool)> {
+/// The same.
+struct SilentTenant {
+    name: String,
+    sealed: bool,
+    made: Time,
+    pushed: Option<Time>,
+    late: bool,
+}
+
+/// Tenants of whom no snapshot is to be seen here, unless some are looked for that they need not have, or they are not to come.
+/// Of a sealed tenant the last push counts.
+fn silent(state: &State, args: &StatusArgs, late: &dyn Fn(Time) -> bool) -> Vec<SilentTenant> {
     let Filter { host, rest: FilterRest { tenant, source, tag, path }, at } = &args.filter;
     if !host.is_empty() || !source.is_empty() || !tag.is_empty() || !path.is_empty() || at.is_some() {
         return Vec::new();
@@ -90,13 +106,26 @@ fn silent(state: &State, args: &StatusArgs, late: &dyn Fn(Time) -> bool) -> Vec<
     let meant =
         |t: &TenantState| !t.suspended && t.removed.is_none() && (tenant.is_empty() || tenant.contains(&t.name));
     let silent = state.tenants.iter().filter(|(number, t)| !heard.contains(number) && meant(t));
-    silent.map(|(_, t)| (t.name.clone(), t.made, late(t.made))).collect()
+    silent
+        .map(|(number, t)| {
+            let pushed = state.pushes.get(number).copied().filter(|_| t.sealed);
+            let late = late(pushed.unwrap_or(t.made));
+            SilentTenant { name: t.name.clone(), sealed: t.sealed, made: t.made, pushed, late }
+        })
+        .collect()
 }
 
 impl Report<'_> {
     fn tell_json(&self, output: &Output) -> Result<()> {
-        for (tenant, made, late) in &self.silent {
-            output.message(&Silent { tenant, made: json::Time::of(*made), snapshots_count: 0, late: *late })?;
+        for tenant in &self.silent {
+            output.message(&Silent {
+                tenant: &tenant.name,
+                sealed: tenant.sealed,
+                made: json::Time::of(tenant.made),
+                last_push: tenant.pushed.map(json::Time::of),
+                snapshots_count: (!tenant.sealed).then_some(0),
+                late: tenant.late,
+            })?;
         }
         for (history, f) in self.found {
             let newest = self.state.snapshots.get(&f.newest);
@@ -161,11 +190,13 @@ impl Report<'_> {
             }
             table.row(cells);
         }
-        for (name, made, late) in self.silent.iter().filter(|(.., late)| *late || !output.quiet) {
+        for tenant in self.silent.iter().filter(|tenant| tenant.late || !output.quiet) {
             rows += 1;
-            let late = if *late { "LATE" } else { "" };
-            let age = age(self.now.since(*made));
-            table.row([name.clone(), "-".into(), "-".into(), "-".into(), "never".into(), age, "0".into(), late.into()]);
+            let time = tenant.pushed.map_or_else(|| "never".to_owned(), |at| human::time(human::timestamp(at)));
+            let age = age(self.now.since(tenant.pushed.unwrap_or(tenant.made)));
+            let count = if tenant.sealed { "sealed" } else { "0" };
+            let late = if tenant.late { "LATE" } else { "" };
+            table.row([&tenant.name, "-", "-", "-", &time, &age, count, late].map(str::to_owned));
         }
         match (self.found.is_empty() && self.silent.is_empty(), self.late) {
             (true, true) => output.line("no snapshots: LATE")?,

@@ -263,7 +263,7 @@ fn promote(ctx: &Context) -> Result<ExitCode> {
     noted.end(ctx, &repo, None, snapshots, &Ok(()));
     repo.remember();
     let count = human::count(snapshots, "snapshot");
-    ctx.output.remark(match state.pool {
+    let text = match state.pool {
         true => format!(
             "this is the pool now, with {} and {count}: `packmule serve` at the old address lets their sites go on",
             human::count(state.tenants.len() as u64, "tenant")
@@ -271,7 +271,9 @@ fn promote(ctx: &Context) -> Result<ExitCode> {
         false => {
             format!("this is a repository of its own now, with {count}: what it was a copy of pushes to it no more")
         }
-    })?;
+    };
+    let names = [("repository", repo.config.repo_id.to_hex().into()), ("snapshots", snapshots.into())];
+    ctx.output.did("sync promote", &names, text)?;
     ctx.output.flush()?;
     Ok(ExitCode::Ok)
 }

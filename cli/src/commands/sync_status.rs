@@ -50,13 +50,18 @@ struct OfTenant<'a> {
     tenant: &'a str,
     sealed: bool,
     suspended: bool,
-    snapshots: u64,
+    /// Absent of a sealed tenant: nobody can tell here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshots: Option<u64>,
     /// When its newest snapshot was received.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_received: Option<json::Time>,
+    /// When its last push ended with everything delivered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_push: Option<json::Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
     complete_to: Option<u64>,
-    /// How long ago that was; since the tenant was made, if it has none.
+    /// How long ago its newest snapshot was received, of a sealed tenant how long ago its last push ended; without one, since it was made.
     lag_seconds: u64,
     late: bool,
 }
@@ -82,8 +87,13 @@ pub fn run(ctx: &Context, args: &SyncStatusArgs) -> Result<ExitCode> {
     let remotes: Vec<_> = state.remotes.iter().filter(|(name, _)| wanted(name)).collect();
     let tenants: Vec<_> = state.tenants.iter().filter(|(_, tenant)| wanted(&tenant.name)).map(|(n, _)| *n).collect();
     if let Some(name) = args.name.as_ref().filter(|_| remotes.is_empty() && tenants.is_empty()) {
-        return Err(Error::new(Kind::NotFound, format!("there is no remote or tenant '{}'", name.escape_debug()))
-            .remedy("`packmule remote list` and `packmule tenant list` show those there are"));
+        let shown = name.escape_debug();
+        return Err(match state.pool {
+            true => Error::new(Kind::NotFound, format!("there is no remote or tenant '{shown}'"))
+                .remedy("`packmule remote list` and `packmule tenant list` show those there are"),
+            false => Error::new(Kind::NotFound, format!("there is no remote '{shown}'"))
+                .remedy("`packmule remote list` shows those there are"),
+        });
     }
     let mut report = Report { ctx, repo: &repo, state: &state, now, limit, late: false };
     if !remotes.is_empty() || !state.pool {
@@ -160,7 +170,8 @@ impl Report<'_> {
                 .filter_map(|(id, _)| times.get(id))
                 .map(|moment| moment.received)
                 .collect();
-            let newest = received.iter().max().copied();
+            let push = self.state.pushes.get(number).copied();
+            let newest = if tenant.sealed { push } else { received.iter().max().copied() };
             let since = newest.unwrap_or(tenant.made);
             // Nobody waits for one that may not come.
             let barred = tenant.suspended || tenant.removed.is_some();
@@ -171,8 +182,9 @@ impl Report<'_> {
                     tenant: &tenant.name,
                     sealed: tenant.sealed,
                     suspended: tenant.suspended,
-                    snapshots: received.len() as u64,
-                    last_received: newest.map(json::Time::of),
+                    snapshots: (!tenant.sealed).then_some(received.len() as u64),
+                    last_received: newest.filter(|_| !tenant.sealed).map(json::Time::of),
+                    last_push: push.map(json::Time::of),
                     complete_to: tenant.watermark.map(|at| at.seq),
                     lag_seconds: lag.as_secs(),
                     late,
@@ -183,7 +195,7 @@ impl Report<'_> {
                 tenant.name.clone(),
                 newest.map_or_else(|| "never".to_owned(), |at| human::time(human::timestamp(at))),
                 age(lag),
-                received.len().to_string(),
+                if tenant.sealed { "sealed".to_owned() } else { received.len().to_string() },
                 match (late, tenant.removed.is_some(), tenant.suspended) {
                     (true, ..) => "LATE",
                     (_, true, _) => "being removed",

@@ -1,5 +1,6 @@
 //! `tenant`.
 
+mod invites;
 mod keys;
 mod policy;
 pub mod removal;
@@ -18,7 +19,7 @@ use sync::ssh::url::Address;
 
 use super::noted::Noted;
 use super::open::{open_repository, place};
-use crate::args::{TenantAction, TenantArgs, TenantCreateArgs, TenantInviteArgs, TenantKeyAction, TenantRole};
+use crate::args::{InvitationArgs, TenantAction, TenantArgs, TenantCreateArgs, TenantKeyAction, TenantRole};
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::human::{self, Table};
@@ -33,7 +34,9 @@ struct Line {
     sealed: bool,
     suspended: bool,
     connected: bool,
-    snapshots: u64,
+    /// Absent of a sealed tenant: nobody can tell here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshots: Option<u64>,
     /// Bytes of its different chunks; absent until that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     owned_bytes: Option<u64>,
@@ -55,6 +58,7 @@ struct Invited {
 pub fn run(ctx: &Context, args: TenantArgs) -> Result<ExitCode> {
     let reads = match &args.action {
         TenantAction::List | TenantAction::Show { .. } => true,
+        TenantAction::Invite(args) => args.list,
         TenantAction::Key(args) => matches!(args.action, TenantKeyAction::List { .. }),
         _ => false,
     };
@@ -85,7 +89,9 @@ fn operation(action: &TenantAction) -> Option<(&'static str, &str)> {
             TenantKeyAction::Revoke { name, .. } => ("tenant key revoke", name),
             TenantKeyAction::Rotate(args) => ("tenant key rotate", &args.name),
         },
-        TenantAction::Invite(args) => ("tenant invite", &args.name),
+        TenantAction::Invite(args) if args.list => return None,
+        TenantAction::Invite(args) if args.withdraw.is_some() => ("tenant invite withdrawn", &args.with.name),
+        TenantAction::Invite(args) => ("tenant invite", &args.with.name),
         TenantAction::Suspend { name } => ("tenant suspend", name),
         TenantAction::Resume { name } => ("tenant resume", name),
         TenantAction::Remove { name, .. } => ("tenant remove", name),
@@ -97,14 +103,18 @@ fn act(ctx: &Context, repo: &Repository, action: TenantAction) -> Result<()> {
     match action {
         TenantAction::Create(args) => create(ctx, repo, &args)?,
         TenantAction::List => list(ctx, repo)?,
-        TenantAction::Show { name } => show::show(ctx, repo, &name)?,
+        TenantAction::Show { name, sizes } => show::show(ctx, repo, &name, sizes)?,
         TenantAction::Set(args) => policy::set(ctx, repo, &args)?,
         TenantAction::Key(args) => match args.action {
             TenantKeyAction::List { name } => keys::list(ctx, repo, &name)?,
             TenantKeyAction::Revoke { name, key } => keys::revoke(ctx, repo, &name, &key)?,
             TenantKeyAction::Rotate(args) => invite(ctx, repo, &args, Roles::ALONE)?,
         },
-        TenantAction::Invite(args) => invite(ctx, repo, &args, Roles::NONE)?,
+        TenantAction::Invite(args) => match &args.withdraw {
+            _ if args.list => invites::list(ctx, repo, &args.with.name)?,
+            Some(id) => invites::withdraw(ctx, repo, &args.with.name, id)?,
+            None => invite(ctx, repo, &args.with, Roles::NONE)?,
+        },
         TenantAction::Suspend { name } => suspend(ctx, repo, &name, true)?,
         TenantAction::Resume { name } => suspend(ctx, repo, &name, false)?,
         TenantAction::Remove { name, release_held, accept_clock } => {
@@ -118,7 +128,9 @@ fn create(ctx: &Context, repo: &Repository, args: &TenantCreateArgs) -> Result<(
     let quota = args.quota.map(|quota| quota.0);
     let set = |tenant: &mut TenantState| tenant.quota = quota;
     tenants::create(repo, &args.name, args.sealed, &set)?;
-    ctx.output.remark(format!("made tenant {0}; `packmule tenant invite {0}` lets its site connect", args.name))
+    let text = format!("made tenant {0}; `packmule tenant invite {0}` lets its site connect", args.name);
+    let names = [("tenant", args.name.as_str().into()), ("sealed", args.sealed.into()), ("quota", quota.into())];
+    ctx.output.did("tenant create", &names, text)
 }
 
 /// Snapshots of a tenant's that are not forgotten.
@@ -135,13 +147,13 @@ fn owned_bytes(repo: &Repository, number: u32, tenant: &TenantState) -> Result<O
     }
 }
 
-/// Why a tenant cannot deliver, if it cannot.
+/// Whether a tenant can deliver, and else why not.
 fn standing(tenant: &TenantState) -> &'static str {
     match (tenant.suspended, tenant.repository) {
         _ if tenant.removed.is_some() => "being removed",
         (true, _) => "suspended",
         (_, None) => "not connected yet",
-        _ => "",
+        _ => "connected",
     }
 }
 
@@ -149,7 +161,7 @@ fn list(ctx: &Context, repo: &Repository) -> Result<()> {
     let state = repo.log.state();
     let mut table = Table::new(&["Name", "Kind", "Snapshots", "Owns", "Quota", "State"]);
     for (number, tenant) in &state.tenants {
-        let snapshots = live_snapshots(&state, *number);
+        let snapshots = (!tenant.sealed).then(|| live_snapshots(&state, *number));
         let owned = owned_bytes(repo, *number, tenant)?;
         let connected = tenant.repository.is_some();
         if ctx.output.json {
@@ -166,13 +178,14 @@ fn list(ctx: &Context, repo: &Repository) -> Result<()> {
             continue;
         }
         let sort = if tenant.sealed { "sealed" } else { "pooled" };
-        let size = |bytes: Option<u64>| bytes.map(human::size).unwrap_or_default();
+        // What a pooled tenant owns is not known from a prune to its next push.
+        let unknown = if connected { "?" } else { "-" };
         let row = [
             tenant.name.clone(),
             sort.into(),
-            snapshots.to_string(),
-            size(owned),
-            size(tenant.quota),
+            snapshots.map_or_else(|| "-".to_owned(), |count| count.to_string()),
+            owned.map_or_else(|| unknown.to_owned(), human::size),
+            tenant.quota.map_or_else(|| "none".to_owned(), human::size),
             standing(tenant).into(),
         ];
         table.row(row);
@@ -184,7 +197,7 @@ fn list(ctx: &Context, repo: &Repository) -> Result<()> {
     Ok(())
 }
 
-fn invite(ctx: &Context, repo: &Repository, args: &TenantInviteArgs, how: Roles) -> Result<()> {
+fn invite(ctx: &Context, repo: &Repository, args: &InvitationArgs, how: Roles) -> Result<()> {
     let state = repo.log.state();
     let (number, tenant) = tenants::find(&state, &args.name)?;
     let address = reached(ctx, args.address.as_deref(), "the site reaches this pool")?;
@@ -202,10 +215,13 @@ fn invite(ctx: &Context, repo: &Repository, args: &TenantInviteArgs, how: Roles)
     if ctx.output.json {
         return ctx.output.message_now(&Invited { tenant, invitation: line, expires: json::Time::of(expires) });
     }
+    // The one line is all that standard output carries: it can be sent to a file or down a pipe.
     ctx.output.line(line)?;
+    ctx.output.flush()?;
     let until = human::time(human::timestamp(expires));
     let command = if args.restore { "packmule init --from NAME" } else { "packmule remote add NAME" };
-    ctx.output.remark(format!("good once, until {until}: give it to `{command}` at the site, unseen by others"))
+    ctx.output.aside(format!("good once, until {until}: give it to `{command}` at the site, unseen by others"));
+    Ok(())
 }
 
 /// Where `who`: what was given, else what the server's settings say.
@@ -229,14 +245,15 @@ pub fn reached(ctx: &Context, given: Option<&str>, who: &str) -> Result<Address>
 
 fn suspend(ctx: &Context, repo: &Repository, name: &str, suspended: bool) -> Result<()> {
     let (number, _) = tenants::find(&repo.log.state(), name).map(|(number, tenant)| (number, tenant.suspended))?;
-    if !suspended {
-        removal::take_back(ctx, repo, number, name)?;
-    }
+    let back = if suspended { None } else { removal::take_back(ctx, repo, number, name)? };
     tenants::change(repo, number, &mut |tenant| {
         tenant.suspended = suspended;
         Ok(())
     })?;
     let what =
         if suspended { "its keys are refused until `packmule tenant resume`" } else { "its keys are taken again" };
-    ctx.output.remark(format!("tenant {name}: {what}"))
+    let mut names = vec![("tenant", name.into())];
+    names.extend(back.map(|back| ("snapshots_unforgotten", back.into())));
+    let action = if suspended { "tenant suspend" } else { "tenant resume" };
+    ctx.output.did(action, &names, format!("tenant {name}: {what}"))
 }

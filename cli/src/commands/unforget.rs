@@ -34,7 +34,7 @@ pub fn run(ctx: &Context, args: UnforgetArgs) -> Result<ExitCode> {
             .remedy("give ids, as `packmule snapshots --forgotten` shows them"));
     }
     let repo = open_repository(ctx, Access::Write)?;
-    let tenants = repo::tenants::numbers(&repo.log.state(), &args.tenant)?;
+    let tenants = repo::tenants::readable(&repo.log.state(), &args.tenant)?;
     let filter = Filter { tenants, forgotten: true, ..Filter::default() };
     let ids = which::resolve_all(&repo, &args.snapshots, &filter)?;
     let progress = ctx.monitor(Job::Other("snapshots"));

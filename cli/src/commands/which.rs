@@ -17,8 +17,17 @@ use crate::select::SnapshotName;
 /// The filter options as the engine takes them.
 ///
 /// # Errors
-/// As [`tenants::numbers`].
+/// As [`tenants::readable`].
 pub fn filter(repo: &Repository, args: &args::Filter) -> Result<Filter> {
+    tenants::readable(&repo.log.state(), &args.rest.tenant)?;
+    filter_with_sealed(repo, args)
+}
+
+/// As [`filter`], for a command that also has something to say of tenants whose snapshots cannot be read.
+///
+/// # Errors
+/// As [`tenants::numbers`].
+pub fn filter_with_sealed(repo: &Repository, args: &args::Filter) -> Result<Filter> {
     Ok(Filter {
         hosts: args.host.clone(),
         at: args.at.as_ref().map(|at| Time(i64::try_from(at.last().as_nanosecond()).unwrap_or(i64::MAX))),
@@ -31,6 +40,7 @@ pub fn filter(repo: &Repository, args: &args::Filter) -> Result<Filter> {
 /// # Errors
 /// As [`filter`].
 pub fn history_filter(repo: &Repository, args: &args::HistoryFilter) -> Result<Filter> {
+    tenants::readable(&repo.log.state(), &args.rest.tenant)?;
     Ok(Filter { hosts: args.host.clone(), ..rest(repo, &args.rest)? })
 }
 

@@ -19,6 +19,15 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// As [`size`], with one decimal, for a line that is soon another: `512 B`, `1.5 KiB`.
+pub fn brief_size(bytes: u64) -> String {
+    let exact = size(bytes);
+    match exact.split_once('.') {
+        Some((whole, rest)) => format!("{whole}.{}{}", &rest[..1], &rest[3..]),
+        None => exact,
+    }
+}
+
 /// `12:34`, or `1:02:03` from an hour up; fractions are cut off.
 pub fn duration(span: Duration) -> String {
     let seconds = span.as_secs();
@@ -157,6 +166,9 @@ mod tests {
             (u64::MAX, "16384.000 PiB"),
         ] {
             assert_eq!(size(bytes), text);
+        }
+        for (bytes, text) in [(1023, "1023 B"), (1536, "1.5 KiB"), (13_255_342_817, "12.3 GiB")] {
+            assert_eq!(brief_size(bytes), text);
         }
     }
 

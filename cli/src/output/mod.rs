@@ -91,6 +91,28 @@ impl Output {
         if self.quiet { Ok(()) } else { self.line(text) }
     }
 
+    /// Says what was done: a line of text as a remark, or with `--json` a `summary` with the action and the names it is about.
+    ///
+    /// # Errors
+    /// When standard output cannot be written.
+    pub fn did(&self, action: &str, names: &[(&str, serde_json::Value)], text: impl AsRef<str>) -> Result<()> {
+        if !self.json {
+            return self.remark(text);
+        }
+        let mut summary = serde_json::Map::new();
+        summary.insert("message_type".to_owned(), "summary".into());
+        summary.insert("action".to_owned(), action.into());
+        summary.extend(names.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        self.message(&summary)
+    }
+
+    /// Says something to the person at the terminal beside the result: on standard error, unless `-q` was given.
+    pub fn aside(&self, text: impl AsRef<str>) {
+        if !self.quiet {
+            self.complain(text);
+        }
+    }
+
     /// Writes one line of JSON to standard output.
     ///
     /// # Errors

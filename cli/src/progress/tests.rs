@@ -113,9 +113,22 @@ fn the_bar_says_it_in_a_line() {
         phase: "packs".into(),
         ..glance
     };
-    let told =
-        "[1:12] 75.0% packs: 3 packs 96.000 MiB of 4 packs 128.000 MiB, 1.000 MiB/s, 24.000 MiB skipped, 0:24 left";
+    let told = "[1:12] 75.0%, 0:24 left: 3/4 packs, 96.0/128.0 MiB, 1.0 MiB/s, 24.0 MiB skipped";
     assert_eq!(glance.text(Job::Transfer), told);
+    // A large push, on a terminal of 80 columns: all but what was skipped.
+    glance = Glance {
+        elapsed: Duration::from_secs(35_999),
+        remaining: Some(Duration::from_secs(359_999)),
+        files: 31_234,
+        total_files: 32_768,
+        bytes: 1000 << 30,
+        total_bytes: 1023 << 30,
+        stored: 900 << 30,
+        ..glance
+    };
+    let text = glance.text(Job::Transfer);
+    assert!(text.find("/s").is_some_and(|at| at + 2 <= 80), "{text}");
+    assert_eq!(glance.text(Job::Transfer).matches("packs").count(), 1, "{text}");
 }
 
 #[test]

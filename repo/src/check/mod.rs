@@ -24,7 +24,7 @@ pub use repair::{Repaired, repair_log};
 
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
-use crate::format::record::State;
+use crate::format::record::{SnapshotState, State};
 use crate::id::{PackId, SnapshotId};
 use crate::monitor::{Event, Monitor};
 use crate::open::Repository;
@@ -161,6 +161,8 @@ struct Check<'a> {
     /// Packs known as damaged that were found whole.
     whole: Vec<PackId>,
     outcome: Outcome,
+    /// Where only one tenant's snapshots are checked: its number, and the packs that they reach.
+    only: Option<(u32, BTreeSet<PackId>)>,
 }
 
 /// Checks the repository. Everything found goes to `report`, from this thread.
@@ -173,29 +175,62 @@ pub fn check(
     monitor: &dyn Monitor,
     report: &mut dyn FnMut(&Finding<'_>),
 ) -> Result<Outcome> {
-    let state = refreshed(repo, monitor)?;
-    let listed = Listed::new(repo.backend.as_ref())?;
-    let salt = u32::from_le_bytes(crate::id::random_bytes());
-    let outcome = Outcome { packs: listed.len() as u64, ..Outcome::default() };
-    let mut check = Check {
-        repo,
-        monitor,
-        report,
-        state,
-        read,
-        salt,
-        listed,
-        rollups: BTreeSet::new(),
-        bad: BTreeMap::new(),
-        needed: BTreeSet::new(),
-        known_bad: BTreeMap::new(),
-        whole: Vec::new(),
-        outcome,
-    };
+    let mut check = Check::begin(repo, read, monitor, report)?;
+    check.outcome.packs = check.listed.len() as u64;
     check.objects()?;
     check.packs()?;
     check.snapshots()?;
     check.conclude()
+}
+
+/// Checks one tenant's snapshots and the packs that they reach, and nothing else of a pool. Damage that is found goes to the log; that
+/// there was a check does not, since most of the pool was not looked at.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_tenant(
+    repo: &Repository,
+    read: ReadData,
+    tenant: u32,
+    monitor: &dyn Monitor,
+    report: &mut dyn FnMut(&Finding<'_>),
+) -> Result<Outcome> {
+    let mut check = Check::begin(repo, read, monitor, report)?;
+    let reached = check.reached(tenant)?;
+    check.outcome.packs = reached.len() as u64;
+    check.only = Some((tenant, reached));
+    check.packs()?;
+    check.snapshots()?;
+    check.conclude()
+}
+
+impl<'a> Check<'a> {
+    fn begin(
+        repo: &'a Repository,
+        read: ReadData,
+        monitor: &'a dyn Monitor,
+        report: &'a mut dyn FnMut(&Finding<'_>),
+    ) -> Result<Check<'a>> {
+        let state = refreshed(repo, monitor)?;
+        let listed = Listed::new(repo.backend.as_ref())?;
+        let salt = u32::from_le_bytes(crate::id::random_bytes());
+        Ok(Check {
+            repo,
+            monitor,
+            report,
+            state,
+            read,
+            salt,
+            listed,
+            rollups: BTreeSet::new(),
+            bad: BTreeMap::new(),
+            needed: BTreeSet::new(),
+            known_bad: BTreeMap::new(),
+            whole: Vec::new(),
+            outcome: Outcome::default(),
+            only: None,
+        })
+    }
 }
 
 impl Check<'_> {
@@ -215,6 +250,17 @@ impl Check<'_> {
         } else {
             (self.report)(&Finding::Pack { id, error: &error });
         }
+    }
+
+    /// Whether this pack is among those to be checked.
+    fn is_meant(&self, id: &PackId) -> bool {
+        self.only.as_ref().is_none_or(|(_, packs)| packs.contains(id))
+    }
+
+    /// Whether this snapshot is.
+    fn is_meant_snapshot(&self, snapshot: &SnapshotState) -> bool {
+        let tenant = snapshot.origin.map(|origin| origin.tenant);
+        self.only.as_ref().is_none_or(|(number, _)| tenant == Some(*number))
     }
 
     fn notice(&self, text: &str) {

@@ -34,13 +34,16 @@ impl Check<'_> {
         self.monitor.event(Event::Phase("checking packs"));
         Counters::add(&self.monitor.counters().total_files, self.listed.len() as u64);
         self.missing_packs()?;
-        self.unrolled_packs()?;
+        if self.only.is_none() {
+            self.unrolled_packs()?;
+        }
         let repo = self.repo;
         let (backend, keys, index, state) =
             (repo.backend.as_ref(), repo.keys.as_ref(), &repo.index, self.state.clone());
         // (id, read whole)
+        let meant = self.listed.all().map(|(id, _)| id).filter(|id| self.is_meant(id));
         let items: Vec<(PackId, bool)> =
-            self.listed.all().map(|(id, _)| (id, self.chosen(&id) || state.damaged.contains_key(&id))).collect();
+            meant.map(|id| (id, self.chosen(&id) || state.damaged.contains_key(&id))).collect();
         let look = |(id, whole): (PackId, bool), emit: Emit<'_, (PackId, bool, Result<Seen>)>| {
             let seen = match index.pack_by_id(&id) {
                 Ok(Some(info)) => indexed(backend, keys, index, &info, whole),
@@ -87,7 +90,7 @@ impl Check<'_> {
     fn missing_packs(&mut self) -> Result<()> {
         let mut missing = Vec::new();
         self.repo.index.packs(&mut |info| {
-            if self.listed.size(&info.id).is_none() {
+            if self.listed.size(&info.id).is_none() && self.is_meant(&info.id) {
                 missing.push(info.id);
             }
             Ok(())

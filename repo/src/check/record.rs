@@ -60,6 +60,8 @@ impl Check<'_> {
         let mut gone = Vec::new();
         for id in self.bad.keys() {
             match self.known_bad.get(id) {
+                // What this tenant does not need, another may.
+                Some(_) if !self.needed.contains(id) && self.only.is_some() => continue,
                 Some(_) if !self.needed.contains(id) => {
                     self.outcome.healed += 1;
                     (self.report)(&Finding::Unneeded(*id));
@@ -73,7 +75,7 @@ impl Check<'_> {
         }
         // Known as damaged, in no listing, in no index: nothing was left of it but the record.
         for id in self.state.damaged.keys() {
-            if self.listed.size(id).is_none() && !self.needed.contains(id) {
+            if self.only.is_none() && self.listed.size(id).is_none() && !self.needed.contains(id) {
                 gone.push(*id);
             }
         }
@@ -113,7 +115,9 @@ impl Check<'_> {
         }
         let data = self.read != ReadData::None;
         let ok = self.outcome.problems == 0;
-        repo.log.append(&commit, Record::CheckDone { at, data, ok, subset: self.read.subset() })?;
+        if self.only.is_none() {
+            repo.log.append(&commit, Record::CheckDone { at, data, ok, subset: self.read.subset() })?;
+        }
         drop(commit);
         // The index learns which packs satisfy no deduplication any more.
         repo.refresh(self.monitor).map(drop)

@@ -4,6 +4,7 @@
 //! snapshot that reaches it goes down again to name what is lost under its own paths.
 
 mod content;
+mod reach;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -130,6 +131,9 @@ impl Check<'_> {
             seen,
         };
         for (id, snapshot) in &state.snapshots {
+            if !walk.check.is_meant_snapshot(snapshot) {
+                continue;
+            }
             let tenant = tenant_of(&state, snapshot);
             walk.snapshot(id, snapshot, tenant.as_deref())?;
         }

@@ -36,6 +36,17 @@ pub struct Sum {
     pub stored: u64,
 }
 
+impl Sum {
+    /// This without a part of it. What is stored is shared out by length, so it may be off by a byte a frame.
+    pub(crate) fn less(&self, part: &Sum) -> Sum {
+        Sum {
+            chunks: self.chunks.saturating_sub(part.chunks),
+            raw: self.raw.saturating_sub(part.raw),
+            stored: self.stored.saturating_sub(part.stored),
+        }
+    }
+}
+
 impl Marks {
     /// Marks a chunk; whether it was not marked before.
     pub(crate) fn chunk(&mut self, store: &PackStore, h: &ContentHash) -> Result<bool> {

@@ -26,6 +26,9 @@ const ENOSPC: i32 = 28;
 /// Jobs waiting; a client that is ahead of the work by more is not listened to.
 const WAITING: usize = 1024;
 
+/// What is noted of a push whose client ended without a word.
+pub const LEFT: &str = "the client went away before it had ended the push";
+
 /// A push that may go on: no other of this tenant does.
 pub struct Begun<'a> {
     pool: &'a Pool,
@@ -39,7 +42,7 @@ impl<'a> Begun<'a> {
     ///
     /// # Errors
     /// `Locked` while another runs; `Refused` if it is another repository than the tenant's, or the tenant cannot deliver.
-    pub fn new(pool: &'a Pool, tenant: u32, repository: RepoId) -> Result<Begun<'a>> {
+    pub fn new(pool: &'a Pool, tenant: u32, repository: RepoId, visit: &Arc<Visit>) -> Result<Begun<'a>> {
         pool.repo.refresh(&repo::monitor::Void::default())?;
         let state = pool.repo.log.state();
         if party(&state, tenant).and_then(|t| t.repository) != Some(repository) {
@@ -52,7 +55,7 @@ impl<'a> Begun<'a> {
         }
         let sender = Tenant::of(&pool.repo, tenant)?;
         let spool = Spool::open(pool.spool.join(tenant.to_string()))?;
-        let pushing = Arc::new(Pushing::new(sender, spool));
+        let pushing = Arc::new(Pushing::new(sender, spool, Arc::clone(visit)));
         match pool.pushing.lock().entry(tenant) {
             Entry::Vacant(entry) => drop(entry.insert(Arc::clone(&pushing))),
             Entry::Occupied(_) => {
@@ -153,7 +156,11 @@ pub fn serve(
         out.fail(e);
     }
     // What the work met is why nobody listened any more.
-    if worked.and(listened)? {
+    let ended = worked.and(listened)?;
+    if !ended {
+        visit.trouble(LEFT);
+    }
+    if ended {
         if let Some(again) = begun.again {
             pool.asked_again.lock().insert(pushing.tenant.number, again);
         }

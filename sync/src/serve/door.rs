@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use repo::audit;
 use repo::error::{Error, Kind, Result};
-use repo::format::record::{AuditEntry, PrivateKey, Record};
+use repo::format::record::{AuditEntry, PrivateKey, Record, TenantState};
 use repo::lock::COMMIT_WAIT;
 use repo::open::Repository;
 use repo::tenants;
@@ -63,29 +63,32 @@ impl Door {
         let (taken, given) = visit.bytes();
         let mut entry = AuditEntry {
             who: caller.key.fingerprint(),
-            from: caller.peer.to_string(),
+            from: place(caller.peer),
             operation: visit.operation().to_owned(),
             taken,
             given,
             snapshots: visit.snapshots(),
-            failure: done.as_ref().err().map(Error::to_string).unwrap_or_default(),
+            failure: done.as_ref().err().map_or_else(|| visit.failure(), Error::to_string),
             millis: begun.elapsed().as_millis() as u64,
             ..AuditEntry::default()
         };
-        let stranger = known.is_none() && matches!(caller.grant.downcast_ref::<Grant>(), Some(Grant::Guest { .. }));
+        let outside = matches!(caller.grant.downcast_ref::<Grant>(), Some(Grant::Guest { .. } | Grant::Removed));
+        let stranger = known.is_none() && outside;
         if let Some((number, name, label)) = known.or_else(|| self.late(caller)) {
             (entry.tenant, entry.name, entry.label) = (Some(number), name, label);
         }
+        let agent = entry.tenant.is_some_and(|number| state.agents.contains_key(&number));
         self.tell(
             match done {
-                Ok(()) => "served",
+                Ok(()) if entry.failure.is_empty() => "served",
+                Ok(()) => "failed",
                 Err(e) if e.kind() == Kind::Unreachable => "lost",
                 Err(_) => "failed",
             },
-            fields(&entry),
+            fields(&entry, agent),
         );
-        // A stranger must not write to the log, nor somebody without end.
-        if stranger || entry.operation.is_empty() {
+        // A stranger must not write to the log, nor somebody without end; a part is in what is recorded of the whole.
+        if stranger || entry.operation.is_empty() || visit.is_part() {
             return;
         }
         let Some(left_out) = self.ration.take(&entry.who, Instant::now()) else { return };
@@ -109,6 +112,13 @@ impl Door {
         if let Some((tenant, _, key)) = tenants::credential(&state, public) {
             return Ok(Some(Grant::Tenant { tenant, roles: key.roles }));
         }
+        // Whose key is known, and only they, may hear that their tenant is being removed.
+        let removed = |party: &TenantState| {
+            party.removed.is_some() && party.keys.iter().any(|key| key.public == public && key.revoked.is_none())
+        };
+        if state.tenants.values().any(removed) {
+            return Ok(Some(Grant::Removed));
+        }
         // A stranger is let in as far as a token can be shown, and only while some invitation is open.
         let now = self.pool.repo.clock.now();
         let mut live = tenants::parties(&state).map(|(_, party)| party).filter(|party| tenants::is_live(party));
@@ -122,11 +132,16 @@ pub fn bare(key: &PublicKey) -> String {
     key.text().split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
+/// Where somebody calls from: an IPv4 address as one, also where the server listens on IPv6.
+fn place(peer: SocketAddr) -> String {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string()
+}
+
 /// An entry as the structured log shows it.
-fn fields(entry: &AuditEntry) -> Vec<(&'static str, String)> {
+fn fields(entry: &AuditEntry, agent: bool) -> Vec<(&'static str, String)> {
     let seconds = format!("{:.3}", entry.millis as f64 / 1000.0);
     let all = [
-        ("tenant", entry.name.clone()),
+        (if agent { "agent" } else { "tenant" }, entry.name.clone()),
         ("key", entry.who.clone()),
         ("label", entry.label.clone()),
         ("from", entry.from.clone()),
@@ -152,13 +167,13 @@ impl Gate for Door {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let of = |caller: &Caller| vec![("key", caller.key.fingerprint()), ("from", caller.peer.to_string())];
+        let of = |caller: &Caller| vec![("key", caller.key.fingerprint()), ("from", place(caller.peer))];
         match event {
             Event::Refused { peer, fingerprint, user } => {
-                let (key, from, user) = (fingerprint.clone(), peer.to_string(), (*user).to_owned());
+                let (key, from, user) = (fingerprint.clone(), place(*peer), (*user).to_owned());
                 self.tell("refused", vec![("key", key), ("from", from), ("user", user)]);
             }
-            Event::Crowded { peer } => self.tell("crowded", vec![("from", peer.to_string())]),
+            Event::Crowded { peer } => self.tell("crowded", vec![("from", place(*peer))]),
             Event::Full(caller) => self.tell("full", of(caller)),
             Event::Panicked(caller) => self.tell("panicked", of(caller)),
             Event::Warning(text) => self.tell("warning", vec![("error", (*text).to_owned())]),
@@ -173,5 +188,21 @@ impl Service for Door {
         let (visit, begun) = (Arc::new(Visit::default()), Instant::now());
         let done = throttle::tamed(channel).and_then(|channel| serve_visit(&self.pool, grant, channel, &stop, &visit));
         self.note(&caller, &visit, begun, &done);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_told_as_what_it_is() {
+        for (peer, told) in [
+            ("[::ffff:192.0.2.7]:4711", "192.0.2.7:4711"),
+            ("192.0.2.7:4711", "192.0.2.7:4711"),
+            ("[2001:db8::7]:4711", "[2001:db8::7]:4711"),
+        ] {
+            assert_eq!(place(peer.parse().unwrap()), told);
+        }
     }
 }

@@ -11,7 +11,7 @@ use repo::pack::source::FrameSource;
 use repo::receive::Sender as Tenant;
 use repo::snapshots;
 
-use super::{Pool, Visit, require_live, stopping};
+use super::{Pool, Visit, asked, require_live, stopping};
 use crate::ssh::server::StopFlag;
 use crate::wire::limits::MAX_SNAPSHOTS;
 use crate::wire::{Connection, Message, Piece, PieceName, Reason, Session, SnapshotEntry};
@@ -39,7 +39,7 @@ pub fn serve(pool: &Pool, tenant: &Tenant, connection: &mut Connection, stop: &S
     })?;
     connection.flush()?;
     let mut packer = Packer::new(LEVEL)?;
-    while let Some(message) = connection.receive()? {
+    while let Some(message) = asked(connection)? {
         if message.is_question() {
             require_live(pool, tenant.number)?;
         }

@@ -16,14 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use repo::backend::{Area as Stored, Backend};
 use repo::error::{Error, Kind, Result};
-use repo::format::record::Record;
 use repo::id::{RepoId, random_bytes};
-use repo::lock::COMMIT_WAIT;
 use repo::monitor::Void;
 use repo::policy;
 
 use super::spool::Spool;
-use super::{Pool, stopping};
+use super::{Pool, Visit, asked, stopping};
 use crate::sealed::remote::stored;
 use crate::ssh::server::StopFlag;
 use crate::wire::limits::{MAX_DATA, MAX_LISTING, MAX_PARTIAL};
@@ -64,6 +62,8 @@ pub struct Keeping {
     quota: Mutex<Option<(u64, u64)>>,
     /// The connection of the Begin has ended.
     over: AtomicBool,
+    /// The connection of the Begin, where further ones count.
+    visit: Arc<Visit>,
 }
 
 /// Keeps other pushes of the tenant away.
@@ -88,6 +88,7 @@ pub fn serve(
     access: Access,
     connection: &mut Connection,
     stop: &StopFlag,
+    visit: &Arc<Visit>,
 ) -> Result<()> {
     pool.repo.refresh(&Void::default())?;
     let state = pool.repo.log.state();
@@ -104,8 +105,8 @@ pub fn serve(
     };
     let dir = pool.copies.join(tenant.to_string());
     let (packs, session) = (Spool::open(dir.clone())?, Session(random_bytes()));
-    let shared = Keeping { session, repository, packs, quota: Mutex::default(), over: AtomicBool::new(false) };
-    let shared = Arc::new(shared);
+    let (quota, over, visit) = (Mutex::default(), AtomicBool::new(false), Arc::clone(visit));
+    let shared = Arc::new(Keeping { session, repository, packs, quota, over, visit });
     let _alone = match access {
         Access::Push => match pool.keeping.lock().entry(tenant) {
             Entry::Vacant(entry) => {
@@ -151,28 +152,19 @@ pub fn attach(
     shared: Arc<Keeping>,
     connection: &mut Connection,
     stop: &StopFlag,
+    visit: &Visit,
 ) -> Result<()> {
+    visit.is_part_of(&shared.visit);
     let repository = shared.repository;
     let kept = Kept::open(&copy_dir(&pool.copies, tenant), repository)?;
     let parts = Spool::open(pool.copies.join(tenant.to_string()).join("parts"))?;
     let (access, listing) = (Access::Push, None);
     let mut keeper = Keeper { pool, tenant, repository, kept, shared, parts, access, listing };
-    while let Some(message) = connection.receive()? {
-        match message {
-            Message::Bye => break,
-            _ if stop.is_set() => return Err(stopping()),
-            _ if keeper.shared.over.load(Ordering::Relaxed) => return Err(super::pushing::over()),
-            Message::Put { object: object @ Object::Pack(_), size, from } => {
-                keeper.put(object, size, from, connection)?;
-            }
-            Message::Ping(number) => connection.send(&Message::Pong(number))?,
-            Message::Pong(_) => {}
-            Message::Fail(fail) => return Err(fail.into_error()),
-            other => return Err(super::deliver::misplaced(&other)),
+    keeper.listen_for_packs(connection, stop).inspect_err(|e| {
+        if !keeper.shared.over.load(Ordering::Relaxed) {
+            super::pushing::fell_short(visit, e);
         }
-        connection.flush()?;
-    }
-    Ok(())
+    })
 }
 
 impl Keeping {
@@ -206,9 +198,36 @@ impl Keeper<'_> {
         })
     }
 
-    fn listen(&mut self, connection: &mut Connection, stop: &StopFlag) -> Result<()> {
+    /// The side of a further connection of a push.
+    fn listen_for_packs(&mut self, connection: &mut Connection, stop: &StopFlag) -> Result<()> {
         while let Some(message) = connection.receive()? {
-            let pushes = self.access == Access::Push;
+            match message {
+                Message::Bye => break,
+                _ if stop.is_set() => return Err(stopping()),
+                _ if self.shared.over.load(Ordering::Relaxed) => return Err(super::pushing::over()),
+                Message::Put { object: object @ Object::Pack(_), size, from } => {
+                    self.put(object, size, from, connection)?;
+                }
+                Message::Ping(number) => connection.send(&Message::Pong(number))?,
+                Message::Pong(_) => {}
+                Message::Fail(fail) => return Err(fail.into_error()),
+                other => return Err(super::deliver::misplaced(&other)),
+            }
+            connection.flush()?;
+        }
+        Ok(())
+    }
+
+    fn listen(&mut self, connection: &mut Connection, stop: &StopFlag) -> Result<()> {
+        let pushes = self.access == Access::Push;
+        loop {
+            let message = if pushes { connection.receive()? } else { asked(connection)? };
+            let Some(message) = message else {
+                if pushes {
+                    self.shared.visit.trouble(super::deliver::LEFT);
+                }
+                break;
+            };
             if message.is_question() {
                 super::require_live(self.pool, self.tenant)?;
             }
@@ -296,14 +315,7 @@ impl Keeper<'_> {
             )
             .remedy("push again"));
         }
-        let repo = &self.pool.repo;
-        let commit = repo.locks.commit(COMMIT_WAIT)?;
-        repo.log.refresh()?;
-        let known = repo.log.state().tenants.get(&self.tenant).and_then(|tenant| tenant.watermark);
-        if known != Some(position) {
-            repo.log.append(&commit, Record::Watermark { tenant: self.tenant, position })?;
-        }
-        Ok(())
+        super::note_done(self.pool, self.tenant, position)
     }
 }
 
@@ -311,6 +323,8 @@ impl Keeper<'_> {
 pub struct Verified {
     /// Packs looked at.
     pub packs: u64,
+    /// Packs read whole.
+    pub read: u64,
     /// Bytes read.
     pub bytes: u64,
     /// Packs that are not what they are called; each was set aside, and is asked for again.
@@ -328,7 +342,7 @@ pub fn verify(
     stopped: &dyn Fn() -> bool,
 ) -> Result<Verified> {
     let kept = Kept::open(dir, repository)?;
-    let mut found = Verified { packs: 0, bytes: 0, damaged: Vec::new() };
+    let mut found = Verified { packs: 0, read: 0, bytes: 0, damaged: Vec::new() };
     let mut packs = Vec::new();
     kept.copy().list(Stored::Packs, &mut |object, size| {
         if let repo::backend::Object::Pack(id) = object {
@@ -344,6 +358,7 @@ pub fn verify(
         if size > 0 && !chosen(&id) {
             continue;
         }
+        found.read += 1;
         found.bytes += size;
         let path = kept.copy().path(&repo::backend::Object::Pack(id));
         if !keep::is_named_by_hash(&path, id.as_bytes())? {

@@ -12,7 +12,7 @@ use crate::wire::{Fail, Message, Sender};
 pub struct Out(Mutex<Option<Sender>>, Arc<Visit>);
 
 impl Out {
-    /// Speaks through `sender`, and notes what was accepted.
+    /// Speaks through `sender`, and notes what becomes of what came.
     pub fn new(sender: Sender, visit: Arc<Visit>) -> Out {
         Out(Mutex::new(Some(sender)), visit)
     }
@@ -22,9 +22,7 @@ impl Out {
     /// # Errors
     /// `Interrupted` after [`Out::fail`]; what the link gives.
     pub fn tell(&self, message: &Message) -> Result<()> {
-        if let Message::Accepted { already: false, .. } = message {
-            self.1.snapshot();
-        }
+        self.1.said(message);
         let mut sender = self.0.lock();
         let sender = sender.as_mut().ok_or_else(|| Error::new(Kind::Interrupted, "the push has failed"))?;
         sender.send(message)?;

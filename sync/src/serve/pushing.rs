@@ -29,11 +29,13 @@ pub struct Pushing {
     /// Bytes that jobs hold which are not done.
     held: Mutex<usize>,
     done: Condvar,
+    /// The connection of the Begin, where further ones count.
+    visit: Arc<Visit>,
 }
 
 impl Pushing {
     /// Nothing is done yet.
-    pub fn new(tenant: Tenant, spool: Spool) -> Pushing {
+    pub fn new(tenant: Tenant, spool: Spool, visit: Arc<Visit>) -> Pushing {
         Pushing {
             session: Session(repo::id::random_bytes()),
             tenant: Arc::new(tenant),
@@ -41,6 +43,7 @@ impl Pushing {
             todo: Mutex::new(None),
             held: Mutex::default(),
             done: Condvar::new(),
+            visit,
         }
     }
 
@@ -89,6 +92,14 @@ impl Pushing {
     }
 }
 
+/// Notes what ended a further connection, unless the push goes on without it: a lost link, or a server that stops, says nothing
+/// about what was sent.
+pub fn fell_short(visit: &Visit, e: &Error) {
+    if !matches!(e.kind(), Kind::Unreachable | Kind::Interrupted) {
+        visit.trouble(&e.to_string());
+    }
+}
+
 /// What a connection is told whose push has ended.
 pub fn over() -> Error {
     Error::new(Kind::Interrupted, "the push has ended")
@@ -111,7 +122,7 @@ pub fn attach(
     let Some(pushing) = found else {
         let keeping = pool.keeping.lock().get(&tenant).filter(|keeping| keeping.is(&session)).cloned();
         let done = match keeping {
-            Some(keeping) => objects::attach(pool, tenant, keeping, &mut connection, stop),
+            Some(keeping) => objects::attach(pool, tenant, keeping, &mut connection, stop, visit),
             None => Err(Error::new(Kind::Refused, "there is no such push")),
         };
         return done.inspect_err(|e| {
@@ -119,6 +130,7 @@ pub fn attach(
             let _ = connection.send(&Message::Fail(Fail::of(e))).and_then(|()| connection.flush());
         });
     };
+    visit.is_part_of(&pushing.visit);
     let (sender, mut receiver) = connection.split();
     let out = Arc::new(Out::new(sender, Arc::clone(visit)));
     let mut listener = Listener { pool, pushing: &pushing, out: &out, stop, first: false };
@@ -126,7 +138,10 @@ pub fn attach(
     match &listened {
         // Why is said on the first connection.
         Err(_) if pushing.is_over() => {}
-        Err(e) => out.fail(e),
+        Err(e) => {
+            fell_short(visit, e);
+            out.fail(e);
+        }
         Ok(()) => {}
     }
     listened

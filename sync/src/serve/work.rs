@@ -253,15 +253,7 @@ impl<'a> Work<'a> {
 
     fn done(&mut self, position: Position) -> Result<()> {
         self.settle()?;
-        let repo = &self.pool.repo;
-        let commit = repo.locks.commit(COMMIT_WAIT)?;
-        repo.log.refresh()?;
-        let number = self.tenant.number;
-        let known = party(&repo.log.state(), number).and_then(|tenant| tenant.watermark);
-        if known != Some(position) {
-            repo.log.append(&commit, Record::Watermark { tenant: number, position })?;
-        }
-        drop(commit);
+        super::note_done(self.pool, self.tenant.number, position)?;
         self.tell(&Message::Finished { watermark: position })
     }
 }

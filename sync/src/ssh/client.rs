@@ -241,7 +241,8 @@ impl Seen {
                 )
                 .remedy(
                     "nothing was sent; ask whoever runs it, by another way than this network, whether its key has \
-                     changed, and if so pin the new one",
+                     changed; if so, forget it (`packmule remote remove`, on a host of a site `packmule agent leave`) and take up a new \
+                     invitation of its (`packmule remote add`, `packmule agent join`)",
                 ),
             );
         }

@@ -91,7 +91,9 @@ pub fn leave(ctx: &Context) -> Result<()> {
         Some(written) if written.file.exists() => format!("; {} was changed, and stays", printable(&written.file)),
         _ => String::new(),
     };
-    ctx.output.remark(format!("forgot {}{profile}; what is there stays there", site(&address)))
+    let site = site(&address);
+    let text = format!("forgot {site}{profile}; what is there stays there");
+    ctx.output.did("agent leave", &[("site", site.into())], text)
 }
 
 /// A profile as `agent join` wrote it: noted beside the identity, so that leaving takes it away again.

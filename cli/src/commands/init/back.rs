@@ -120,6 +120,10 @@ fn pooled(
     remote::note(&repo, name, known)?;
     bring_agents(ctx, &repo, name, known);
     profiles::bring_back(ctx, &repo, profiles::Server::Aside);
+    if !ctx.output.json {
+        ctx.output
+            .line(format!("It has no snapshots yet: `packmule sync pull {name}` brings them back, and comes next."))?;
+    }
     repo.remember();
     Ok(())
 }

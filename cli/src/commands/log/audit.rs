@@ -106,11 +106,10 @@ pub fn line(entry: &AuditEntry) -> String {
     if taken + given > 0 {
         text.push_str(&format!(", {} in, {} out", human::size(*taken), human::size(*given)));
     }
-    if *millis >= 1000 {
-        text.push_str(&format!(", {}", human::duration(std::time::Duration::from_millis(*millis))));
+    match millis {
+        0 => {}
+        1..1000 => text.push_str(&format!(", {millis} ms")),
+        _ => text.push_str(&format!(", {}", human::duration(std::time::Duration::from_millis(*millis)))),
     }
-    match failure.is_empty() {
-        true => text,
-        false => format!("{text}: {failure}"),
-    }
+    format!("{text}: {}", if failure.is_empty() { "ok" } else { failure })
 }

@@ -84,5 +84,6 @@ pub fn revoke(ctx: &Context, repo: &Repository, name: &str, begins: &str) -> Res
             }
         }
     })?;
-    ctx.output.remark(format!("tenant {name}: the key {revoked} is refused from now on"))
+    let names = [("tenant", name.into()), ("fingerprint", revoked.clone().into())];
+    ctx.output.did("tenant key revoke", &names, format!("tenant {name}: the key {revoked} is refused from now on"))
 }

@@ -56,16 +56,43 @@ pub fn set(ctx: &Context, repo: &Repository, args: &TenantSetArgs) -> Result<()>
         }
         Ok(())
     })?;
+    let state = repo.log.state();
+    if ctx.output.json {
+        return told(ctx, &state, Some((number, name)));
+    }
     if let Some(Quota(quota)) = args.quota {
         let says = quota
             .map_or_else(|| "has no quota now".to_owned(), |quota| format!("may store {} now", human::size(quota)));
         ctx.output.remark(format!("tenant {name} {says}"))?;
     }
-    let state = repo.log.state();
     if args.hold.is_some() || args.window.is_some() || keeps.is_some() {
         ctx.output.remark(format!("tenant {name}: {}", words(&state, Some(number))))?;
     }
     shortened(ctx, before, policy::window(&state, Some(number)))
+}
+
+/// What holds now, as JSON: for a tenant, or for all of which nothing else is said.
+fn told(ctx: &Context, state: &State, tenant: Option<(u32, &str)>) -> Result<()> {
+    let number = tenant.map(|(number, _)| number);
+    let mut names = vec![
+        ("hold_seconds", policy::hold(state, number).as_secs().into()),
+        ("window_seconds", policy::window(state, number).as_secs().into()),
+        ("keep", kept(state, number).into()),
+    ];
+    match tenant {
+        Some((number, name)) => {
+            names.push(("tenant", name.into()));
+            names.push(("quota", state.tenants.get(&number).and_then(|tenant| tenant.quota).into()));
+        }
+        None => names.push(("default", true.into())),
+    }
+    ctx.output.did("tenant set", &names, "")
+}
+
+/// The rules that hold, such as `daily=7`; none where everything is kept.
+fn kept(state: &State, tenant: Option<u32>) -> Vec<String> {
+    let kept = policy::retention(state, tenant).ok().flatten().as_ref().map(Policy::to_words).unwrap_or_default();
+    kept.lines().map(str::to_owned).collect()
 }
 
 fn set_default(ctx: &Context, repo: &Repository, args: &TenantSetArgs, keeps: Option<String>) -> Result<()> {
@@ -79,6 +106,9 @@ fn set_default(ctx: &Context, repo: &Repository, args: &TenantSetArgs, keeps: Op
         }
     })?;
     let state = repo.log.state();
+    if ctx.output.json {
+        return told(ctx, &state, None);
+    }
     ctx.output.remark(format!("tenants of which nothing else is said: {}", words(&state, None)))?;
     shortened(ctx, before, policy::window(&state, None))
 }
@@ -132,11 +162,10 @@ pub fn holds(state: &State, number: u32) -> Holds {
         ("window", tenant.is_some_and(|t| t.window.is_some())),
         ("keep", tenant.is_some_and(|t| !t.retention.is_empty())),
     ];
-    let kept = policy::retention(state, Some(number)).ok().flatten().as_ref().map(Policy::to_words).unwrap_or_default();
     Holds {
         hold_seconds: policy::hold(state, Some(number)).as_secs(),
         window_seconds: policy::window(state, Some(number)).as_secs(),
-        keep: kept.lines().map(str::to_owned).collect(),
+        keep: kept(state, Some(number)),
         own: own.into_iter().filter(|(_, own)| *own).map(|(name, _)| name).collect(),
     }
 }

@@ -66,6 +66,14 @@ pub fn remove(ctx: &Context, repo: &Repository, name: &str, release_held: bool, 
         }
         let (count, when) = (human::count(order.snapshots, "snapshot"), human::time(human::timestamp(due)));
         ctx.output.line(format!("tenant {name} is refused from now on, and what it has is forgotten: {count}"))?;
+        if release_held {
+            let window = super::policy::span(repo::policy::window(&state, Some(number)));
+            return ctx.output.line(format!(
+                "its window, in which nobody may delete what came in it, is not over, and --release-held does not end it: it is \
+                 {window} now, and the last of what it has is held until {when}; `packmule tenant resume {name}` takes this back; \
+                 after that, this command again or `packmule prune` deletes it and certifies that"
+            ));
+        }
         return ctx.output.line(format!(
             "all of it is held until {when}: `packmule tenant resume {name}` takes this back; after that, this command again or \
              `packmule prune` deletes it and certifies that"
@@ -82,14 +90,18 @@ pub fn remove(ctx: &Context, repo: &Repository, name: &str, release_held: bool, 
     }
 }
 
-/// Takes the order back, if there is one.
-pub fn take_back(ctx: &Context, repo: &Repository, number: u32, name: &str) -> Result<()> {
+/// Takes the order back, if there is one; how many snapshots came back with it.
+pub fn take_back(ctx: &Context, repo: &Repository, number: u32, name: &str) -> Result<Option<u64>> {
     if repo.log.state().tenants.get(&number).is_none_or(|tenant| tenant.removed.is_none()) {
-        return Ok(());
+        return Ok(None);
     }
     let back = removal::take_back(repo, number)?;
-    let count = human::count(back, "snapshot");
-    ctx.output.remark(format!("tenant {name} is not removed, and has {count} back; invitations have to be made anew"))
+    if !ctx.output.json {
+        let count = human::count(back, "snapshot");
+        let text = format!("tenant {name} is not removed, and has {count} back; invitations have to be made anew");
+        ctx.output.remark(text)?;
+    }
+    Ok(Some(back))
 }
 
 /// Tells that a tenant is gone: what its certificate says, and what is the operator's alone to know.

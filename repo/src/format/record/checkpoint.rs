@@ -33,6 +33,8 @@ const PROFILES: u8 = 23;
 const FULL_CHECK: u8 = MAY_IGNORE;
 /// Where snapshots were recorded. A program that does not know it keeps it, perhaps out of date: entries are by id.
 const PLACES: u8 = MAY_IGNORE | 1;
+/// When each tenant's or agent's last push ended. A program that does not know it keeps it, perhaps out of date.
+const PUSHES: u8 = MAY_IGNORE | 2;
 
 const _: () = assert!(MAX_TAGS * MAX_TEXT < MAX_LOG_RECORD);
 
@@ -60,6 +62,15 @@ impl State {
                 w.varint(*seq);
             });
             w.u8(PLACES);
+            w.lp_bytes(body.as_slice());
+        }
+        if !self.pushes.is_empty() {
+            let mut body = Writer::new();
+            write_map(&mut body, &self.pushes, |w, tenant, at| {
+                w.varint((*tenant).into());
+                w.i64(at.0);
+            });
+            w.u8(PUSHES);
             w.lp_bytes(body.as_slice());
         }
         for (kind, body) in &self.extra {
@@ -153,7 +164,7 @@ impl State {
             }
             last = kind;
             let body = r.lp_bytes(MAX_LOG_RECORD)?;
-            if kind & MAY_IGNORE != 0 && kind != FULL_CHECK && kind != PLACES {
+            if kind & MAY_IGNORE != 0 && ![FULL_CHECK, PLACES, PUSHES].contains(&kind) {
                 state.extra.push((kind, body.to_vec()));
                 continue;
             }
@@ -269,6 +280,7 @@ impl State {
                 let none = || Error::damaged("a checkpoint's section says nothing");
                 self.last_full_check = Some(read_check(r)?.ok_or_else(none)?);
             }
+            PUSHES => self.pushes = read_map(r, 9, |r| Ok((r.varint_u32()?, time(r)?)))?,
             PLACES => {
                 for (id, seq) in read_map(r, 33, |r| Ok((SnapshotId(r.array()?), r.varint()?)))? {
                     if let Some(snapshot) = self.snapshots.get_mut(&id) {

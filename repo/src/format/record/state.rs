@@ -127,6 +127,8 @@ pub struct State {
     /// The hosts that back up to this repository over connections, by number: as tenants are, but what they deliver is the
     /// repository's own.
     pub agents: BTreeMap<u32, TenantState>,
+    /// When the last push of each tenant or agent ended with everything delivered, by number.
+    pub pushes: BTreeMap<u32, Time>,
     /// What tenants want back, beside their snapshots, when their repositories are lost.
     pub belongings: BTreeMap<u32, Belongings>,
     /// The profiles by which this repository is used.
@@ -172,6 +174,7 @@ impl Default for State {
             owners: BTreeMap::new(),
             orders: BTreeMap::new(),
             agents: BTreeMap::new(),
+            pushes: BTreeMap::new(),
             belongings: BTreeMap::new(),
             profiles: Profiles::default(),
             policy: PolicyState::default(),
@@ -345,6 +348,7 @@ impl State {
                 self.certificates.insert(*tenant, (entry.seq, Certificate::clone(certificate)));
                 self.belongings.remove(tenant);
                 self.owners.remove(tenant);
+                self.pushes.remove(tenant);
                 self.orders.remove(tenant);
             }
             Record::OwnerPinned { tenant, key } => {
@@ -353,9 +357,10 @@ impl State {
             Record::OrderObeyed { tenant, order } => {
                 self.orders.insert(*tenant, *order);
             }
-            Record::Watermark { tenant, position } => {
-                if let Some(tenant) = self.tenants.get_mut(tenant).or_else(|| self.agents.get_mut(tenant)) {
+            Record::Watermark { tenant: number, position } => {
+                if let Some(tenant) = self.tenants.get_mut(number).or_else(|| self.agents.get_mut(number)) {
                     tenant.watermark = Some(*position);
+                    self.pushes.insert(*number, entry.time);
                 }
             }
             Record::RemoteSet { name, state } => {

@@ -53,8 +53,17 @@ impl Keeper<'_> {
             },
         };
         match why {
-            None => connection.send(&Message::Durable { object, bytes: size }),
-            Some(why) => connection.send(&Message::Refused { object, why: why.to_owned() }),
+            None => {
+                if matches!(object, Object::Snapshot(_)) {
+                    self.shared.visit.snapshot();
+                }
+                connection.send(&Message::Durable { object, bytes: size })
+            }
+            Some(why) => {
+                let refused = Message::Refused { object, why: why.to_owned() };
+                self.shared.visit.said(&refused);
+                connection.send(&refused)
+            }
         }
     }
 
