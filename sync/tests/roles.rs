@@ -357,13 +357,15 @@ fn every_key_and_every_beginning() {
     callers.push(caller("suspended tenant's", &frozen, &globex, site.and(Roles::RESTORE)));
     callers.push(caller("removed tenant's", &gone, &globex, site.and(Roles::RESTORE)));
     let at = scene.pool.clock.now();
-    let revoke = |who: &Caller<'_>| {
-        let Some(public) = who.key.as_ref().map(|key| bare(&key.public())) else { return };
-        change(&scene, who.own, |tenant| {
-            tenant.keys.iter_mut().filter(|key| key.public == public).for_each(|key| key.revoked = Some(at));
+    let publics = callers.iter().filter(|who| who.name.starts_with("revoked"));
+    let shut: BTreeSet<String> = publics.filter_map(|who| Some(bare(&who.key.as_ref()?.public()))).collect();
+    // A site that is made anew has put an end to all other keys, and a key that was refused may have become one again.
+    let as_it_was = |party: &Party| {
+        change(&scene, party, |tenant| {
+            tenant.keys.iter_mut().for_each(|key| key.revoked = shut.contains(&key.public).then_some(at));
         });
     };
-    callers.iter().filter(|who| who.name.starts_with("revoked")).for_each(revoke);
+    [&acme, &vault].into_iter().for_each(as_it_was);
     change(&scene, &frozen, |tenant| tenant.suspended = true);
     repo::removal::order(&scene.pool, gone.number, true, &Void::default()).unwrap();
 
@@ -386,8 +388,8 @@ fn every_key_and_every_beginning() {
     // Keeps the door open for guests.
     let _open = scene.token(acme.number, Roles::PULL, HOUR);
     let mut seen = begin_all(&scene, &callers, &used, &|who| {
-        if who.name.starts_with("revoked") {
-            revoke(who);
+        if who.own.number == acme.number || who.own.number == vault.number {
+            as_it_was(who.own);
         }
     });
 
