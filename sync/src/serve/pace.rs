@@ -54,8 +54,9 @@ pub struct Pace(Mutex<[Cost; 2]>);
 impl Default for Pace {
     /// Before anything was measured: a usual machine's.
     fn default() -> Pace {
-        let byte = 1.0 / 300e6;
-        Pace(Mutex::new([Cost { each: 0.005, byte }, Cost { each: 0.03, byte }]))
+        let absorb = Cost { each: 0.005, byte: 1.0 / 300e6 };
+        // The packs that this ends are written while others are absorbed.
+        Pace(Mutex::new([absorb, Cost { each: 0.03, byte: 1.0 / 5e9 }]))
     }
 }
 
