@@ -122,7 +122,7 @@ fn usage_errors_are_2_and_say_how() {
         (vec!["serve", "--listen", "nowhere"], "invalid socket address"),
         (vec!["tenant", "set", "acme"], "nothing says what to set; give --quota, --hold"),
         (vec!["tenant", "set", "--hold", "1h"], "<NAME>"),
-        (vec!["sync", "push", "cloud", "--limit", "pause"], "--between <HOURS>"),
+        (vec!["sync", "push", "cloud", "--limit", "pause"], "limit and between belong together"),
         (vec!["sync", "push", "cloud", "--limit-upload", "fast"], "is not a rate such as 10Mbit"),
         (vec!["sync", "push", "cloud", "--limit", "pause", "--between", "9-17"], "is not hours such as"),
     ] {

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use crate::backend::{is_locked, try_lock};
 use crate::error::{Error, Kind, Result};
+use crate::monitor::Monitor;
 
 /// How long a commit waits for others' commits, each of which takes a few writes.
 pub const COMMIT_WAIT: Duration = Duration::from_secs(60);
@@ -56,6 +57,8 @@ const PRUNE: u64 = 1;
 // Byte 2 is the local backend's, for publishing where a filesystem cannot rename without replacing.
 /// A session holds the byte this far up, plus its number.
 const SESSIONS: u64 = 1 << 32;
+/// Who derives what a tenant owns holds the byte this far up, plus the tenant's number.
+const DERIVING: u64 = 1 << 33;
 
 /// The locks of one repository. Clones are the same locks; every guard is separate, also within one process.
 #[derive(Clone)]
@@ -121,6 +124,20 @@ impl Locks {
     /// `Locked` when the wait is over.
     pub fn prune(&self, wait: Duration) -> Result<PruneGuard> {
         self.hold(PRUNE, wait, "another prune is running").map(PruneGuard)
+    }
+
+    /// The lock for deriving what the tenant with this number owns, waiting as long as that takes.
+    ///
+    /// # Errors
+    /// `Interrupted`; `ReadOnly` where nothing can be locked.
+    pub fn deriving(&self, tenant: u32, monitor: &dyn Monitor) -> Result<DerivingGuard> {
+        loop {
+            match self.hold(DERIVING + u64::from(tenant), Duration::from_millis(200), "another derives that") {
+                Err(e) if e.kind() == Kind::Locked && monitor.cancelled() => return Err(e.with_kind(Kind::Interrupted)),
+                Err(e) if e.kind() == Kind::Locked => {}
+                other => return other.map(DerivingGuard),
+            }
+        }
     }
 
     /// The lock of the session with this number; none if another holds it.
@@ -204,6 +221,9 @@ impl Drop for Held {
         }
     }
 }
+
+/// Held while it is derived what a tenant owns.
+pub struct DerivingGuard(#[expect(dead_code, reason = "held for its drop")] Held);
 
 /// The commit lock: appending to the log asks for it. Held for a few writes at most.
 pub struct CommitGuard(#[expect(dead_code, reason = "held for its drop")] Held);

@@ -13,10 +13,12 @@ use parties::{join, pool};
 use repo::backend::{Backend, Object};
 use repo::check::ReadData;
 use repo::crypto::hash::ChunkKind;
-use repo::crypto::keys::FrameKind;
+use repo::crypto::keys::{FrameKind, Object as Sealed};
 use repo::error::Kind;
 use repo::forget::{self, forget_named};
+use repo::format::manifest::Manifest;
 use repo::format::record::Origin;
+use repo::format::tree::{Content, DirRef};
 use repo::id::{ContentHash, PackId, SnapshotId};
 use repo::limits::MAX_MANIFEST;
 use repo::monitor::Void;
@@ -393,4 +395,31 @@ fn a_receiver_says_when_a_prune_waits_for_it() {
     receiver.end().unwrap();
     prune(&pool, &options, &Void::default()).unwrap();
     assert!(pool.log.state().sessions.is_empty() && pool.log.state().condemned.is_empty());
+}
+
+#[test]
+fn who_calls_data_a_tree_does_not_have_the_pools_packs_doubted() {
+    let (_disk, pool) = pool();
+    let site = Site::filled();
+    let repo = site.open();
+    let tenant = join(&pool, "acme", &repo);
+    deliver(&pool, &tenant, &site, &repo);
+    let id = snapshots(&repo)[0];
+    let honest = repo::snapshots::manifest(&repo, &id).unwrap();
+    let mut data = Vec::new();
+    repo::tree::closure::walk(repo.store().as_ref(), &honest, &Void::default(), &mut |h, kind| {
+        data.extend((kind == ChunkKind::Data).then_some(*h));
+        Ok(true)
+    })
+    .unwrap();
+    let lie = SnapshotId([9; 32]);
+    let mut manifest = Manifest { id: lie, sidecar: None, ..honest };
+    let Content::Dir(root) = &manifest.root.content else { panic!("a snapshot's root is a directory") };
+    manifest.root.content = Content::Dir(DirRef { h: data[0], depth: 0, ..root.clone() });
+    let sealed = repo.keys.seal(Sealed::Manifest, lie.as_bytes(), &manifest.encode());
+    let mut receiver = Receiver::begin(Arc::clone(&pool), &Void::default()).unwrap();
+    let answer = receiver.accept(&tenant, lie, &sealed, &Void::default()).unwrap();
+    assert!(matches!(answer, Answer::Invalid(_)));
+    receiver.end().unwrap();
+    assert!(pool.log.state().damaged.is_empty(), "no pack is noted as damaged");
 }

@@ -44,7 +44,7 @@ const USER: &str = "packmule";
 /// than it says; `Unreachable`.
 pub fn add(repo: &Repository, name: &str, invitation: &Invitation, host: &str) -> Result<RemoteState> {
     valid_name(name)?;
-    let known = known_as(repo, name, invitation)?;
+    require_new_or_same(repo, name, invitation)?;
     let key = new_key(host)?;
     let mut tries = 1..TRIES;
     let given = loop {
@@ -55,21 +55,18 @@ pub fn add(repo: &Repository, name: &str, invitation: &Invitation, host: &str) -
             other => break other?,
         }
     };
-    let mut state = state_of(invitation, &key, given.tenant, given.sealed)?;
-    (state.pushed, state.pushed_at) = known.map_or((None, None), |known| (known.pushed, known.pushed_at));
+    // How far all is there, the next push finds out: the tenant may have been made anew meanwhile.
+    let state = state_of(invitation, &key, given.tenant, given.sealed)?;
     set(repo, name, &state)?;
     Ok(state)
 }
 
-/// The remote of this name, if it is the one that invites again.
-fn known_as(repo: &Repository, name: &str, invitation: &Invitation) -> Result<Option<RemoteState>> {
+/// Refuses a name that another remote has than the one that invites again.
+fn require_new_or_same(repo: &Repository, name: &str, invitation: &Invitation) -> Result<()> {
     repo.log.refresh()?;
-    let known = repo.log.state().remotes.get(name).cloned();
-    match known {
-        Some(known) if known.tenant == invitation.tenant && known.host_key == invitation.host_key.text() => {
-            Ok(Some(known))
-        }
-        _ => require_new(repo, name).map(|()| None),
+    match repo.log.state().remotes.get(name) {
+        Some(known) if known.tenant == invitation.tenant && known.host_key == invitation.host_key.text() => Ok(()),
+        _ => require_new(repo, name),
     }
 }
 

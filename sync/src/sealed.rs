@@ -95,6 +95,9 @@ pub fn push_to(source: &Repository, target: &dyn Target, options: Options, monit
         // That it was pushed is all that happened: to push that would have to be told in its turn.
         report.bytes += push.copy_keys()?;
         target.settle()?;
+        // The last that a push puts there: one that was cut off just before has left all but this.
+        push.copy_config()?;
+        target.settle()?;
         report.deleted = target.owned().map_or(Ok(0), |copy| push.delete_keys(copy))?;
         report.now = at;
         return Ok(report);

@@ -15,7 +15,7 @@ mod work;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use repo::crypto::keys::Keyring;
@@ -163,9 +163,10 @@ impl Pool {
     }
 
     /// Makes durable what the receiver of this generation, or a later one, has absorbed. False if that one had failed: what
-    /// it had absorbed and not settled is lost.
-    fn settle(&self, generation: u64) -> Result<bool> {
+    /// it had absorbed and not settled is lost. And how long that took, without waiting for others.
+    fn settle(&self, generation: u64) -> Result<(bool, Duration)> {
         let mut receiving = self.receiving.lock();
+        let begun = Instant::now();
         if receiving.generation == generation
             && let Some(receiver) = receiving.receiver.as_mut()
         {
@@ -174,11 +175,11 @@ impl Pool {
                 return Err(again_if_spent(e));
             }
             if receiver.is_spent()? {
-                receiving.end()?;
+                receiving.end().map_err(again_if_spent)?;
             }
         }
         // One that has ended had settled all.
-        Ok(!receiving.failed.contains(&generation))
+        Ok((!receiving.failed.contains(&generation), begun.elapsed()))
     }
 
     /// Ends the session of receiving when nobody pushes any more, so that a prune gets its turn.

@@ -55,7 +55,8 @@ impl RateArgs {
     /// `Usage` for a rate without hours, or hours without one: a profile may have said so.
     pub fn apply(&self) -> repo::error::Result<()> {
         if self.limit.is_some() != self.between.is_some() {
-            return Err(Error::new(Kind::Usage, "limit and between belong together").remedy("give both, or neither"));
+            return Err(Error::new(Kind::Usage, "limit and between belong together")
+                .remedy("give --limit and --between, or neither"));
         }
         let up = self.limit_upload.and_then(|Rate(rate)| rate);
         let down = self.limit_download.and_then(|Rate(rate)| rate);

@@ -114,7 +114,9 @@ impl Check<'_> {
             repo.log.append(&commit, Record::Swept { packs: gone.to_vec(), snapshots: Vec::new() })?;
         }
         let data = self.read != ReadData::None;
-        let ok = self.outcome.problems == 0;
+        // What was found meanwhile is not judged here.
+        let judged = |id: &PackId| self.state.damaged.contains_key(id) || self.bad.contains_key(id);
+        let ok = self.outcome.problems == 0 && now.damaged.keys().all(judged);
         if self.only.is_none() {
             repo.log.append(&commit, Record::CheckDone { at, data, ok, subset: self.read.subset() })?;
         }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{Receiver, Sender};
+use crate::clock::Time;
 use crate::crypto::hash::ChunkKind;
 use crate::crypto::keys::Object;
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Manifest;
 use crate::format::record::{Origin, Record};
 use crate::id::{ChunkId, ContentHash, PackId, SnapshotId};
-use crate::index::{Location, Ownership};
+use crate::index::{Location, Ownership, PackInfo};
 use crate::lock::COMMIT_WAIT;
 use crate::monitor::{Event, Monitor, Void};
 use crate::open::Repository;
@@ -125,11 +126,15 @@ impl Receiver {
                 Err(e) if e.kind() == Kind::Damaged => e,
                 other => return other.map(Answer::Missing),
             };
+            // Each chunk proved to be what it is called when it came: what does not read well together, or is not of the
+            // sort that is named, is the sender's.
             let bad = store.bad.into_inner();
-            // Each chunk proved to be what it is called when it came: what does not read well together is the sender's.
             let Some(h) = bad.first() else { return Ok(Answer::Invalid(e.to_string())) };
             let found = self.repo.packs().locate(h)?.filter(|(_, info)| info.usable());
-            let Some((_, info)) = found else { return Err(e) };
+            let Some((at, info)) = found else { return Err(e) };
+            if is_whole(&self.repo.packs(), h, at, &info) {
+                return Ok(Answer::Invalid(e.to_string()));
+            }
             note_damage(&self.repo, info.id, monitor)?;
             monitor.event(Event::Warning(&format!("pack {} is damaged: {e}", info.id.short())));
         }
@@ -207,12 +212,25 @@ impl FrameSource for Noting {
     }
 }
 
+/// Whether the chunk reads as what it is, whatever anybody calls it.
+fn is_whole(store: &PackStore, h: &ContentHash, at: Location, info: &PackInfo) -> bool {
+    let kind = store.pack(info).ok().and_then(|pack| {
+        let frame = pack.footer.frames.get(at.frame as usize)?;
+        Some(pack.footer.chunks[frame.chunks()].get(usize::from(at.slot))?.kind)
+    });
+    kind.is_some_and(|kind| store.chunk(h, kind).is_ok())
+}
+
 /// Records that a pack is damaged, so that what lies in it counts no more.
 fn note_damage(repo: &Repository, pack: PackId, monitor: &dyn Monitor) -> Result<()> {
     let commit = repo.locks.commit(COMMIT_WAIT)?;
     repo.log.refresh()?;
-    if !repo.log.state().damaged.contains_key(&pack) {
-        repo.log.append(&commit, Record::Damage { packs: vec![pack], at: repo.clock.now() })?;
+    let state = repo.log.state();
+    if !state.damaged.contains_key(&pack) {
+        // Later than any check that did not know of it, whatever the clock says.
+        let checked = state.last_check.as_ref().map_or(i64::MIN, |check| check.at.0.saturating_add(1));
+        let at = Time(repo.clock.now().0.max(checked));
+        repo.log.append(&commit, Record::Damage { packs: vec![pack], at })?;
     }
     drop(commit);
     repo.refresh(monitor).map(drop)
@@ -292,6 +310,11 @@ pub fn derive_owned(repo: &Repository, of: &Sender, monitor: &dyn Monitor) -> Re
     }
     let one_at_a_time = Arc::clone(repo.deriving.lock().entry(of.number).or_default());
     let _turn = one_at_a_time.lock();
+    // Of other processes, too; where there are no locks, nobody else writes.
+    let _theirs = match repo.locks.deriving(of.number, monitor) {
+        Err(e) if e.kind() == Kind::ReadOnly => None,
+        other => Some(other?),
+    };
     // Each prune may come between; a monitor that is cancelled ends this too.
     loop {
         if let Some(known) = repo.index.ownership(of.number)? {

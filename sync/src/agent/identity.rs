@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::fetch::Dial;
 use crate::invitation::Invitation;
 use crate::remote::{Joined, reach, show_token};
+use crate::ssh::is_transient;
 use crate::ssh::keys::{KeyPair, PublicKey};
 use crate::ssh::url::Address;
 
@@ -146,6 +147,10 @@ pub fn join(invitation: &Invitation, dir: &Path) -> Result<Identity> {
             .remedy("to join it anew, leave it first: `packmule agent leave`"));
         }
     }
+    // Shown before, and perhaps taken: the site takes it again by the same key.
+    if let Some(before) = pending(&new).filter(|b| b.host == identity.host && b.host_key == identity.host_key) {
+        identity = before;
+    }
     // What could fail here fails before the invitation is used up.
     let absent: Vec<&Path> = dir.ancestors().take_while(|dir| dir.symlink_metadata().is_err()).collect();
     let made = write_new(&identity, dir, &new).and_then(|()| {
@@ -153,6 +158,10 @@ pub fn join(invitation: &Invitation, dir: &Path) -> Result<Identity> {
         show_token(invitation, &joined, &identity.key)
     });
     if let Err(e) = made {
+        // The site may have taken it, and the answer be lost.
+        if is_transient(&e) {
+            return Err(e.or_remedy("run the same command again, with the same invitation"));
+        }
         let _ = fs::remove_file(&new);
         // Deepest first; one in which there is something else by now stays.
         absent.iter().for_each(|dir| drop(fs::remove_dir(dir)));
@@ -160,6 +169,13 @@ pub fn join(invitation: &Invitation, dir: &Path) -> Result<Identity> {
     }
     fs::rename(&new, &path).and_then(|()| File::open(dir)?.sync_all()).map_err(|e| Error::io("write", &path, e))?;
     Ok(identity)
+}
+
+/// The identity of a try that did not come to its end.
+fn pending(new: &Path) -> Option<Identity> {
+    let found = fs::metadata(new).ok().filter(|found| found.mode() & 0o077 == 0 && found.len() <= LONGEST)?;
+    let text = fs::read_to_string(new).ok().filter(|_| found.is_file()).map(Zeroizing::new)?;
+    parse(&text)
 }
 
 fn write_new(identity: &Identity, dir: &Path, new: &Path) -> Result<()> {

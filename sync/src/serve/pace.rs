@@ -1,7 +1,7 @@
 //! So that time does not tell a tenant what others have: what is stored already costs the pool less work than what is new, and
 //! who waits for an answer could see it. So work on a push takes as long as if all of it had been new.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use repo::id::random_bytes;
@@ -14,7 +14,7 @@ const NEWEST: f64 = 0.2;
 /// A push that was slower than usual is let off so much of what it is to wait, in seconds.
 const CREDIT: f64 = 1.0;
 /// Nobody waits longer at once; the rest comes with what is worked on next.
-const MOST: Duration = Duration::from_secs(20);
+const MOST: Duration = Duration::from_secs(5);
 
 /// What a kind of work has cost when everything was new.
 #[derive(Clone, Copy, Debug)]
@@ -68,10 +68,10 @@ pub struct Account {
 }
 
 impl Pace {
-    /// Counts work on so many bytes that began at `begun`, and waits as long as it was faster than if all had been new.
+    /// Counts work on so many bytes that took so long, and waits as long as it was faster than if all had been new.
     /// `all_new`: it was.
-    pub fn even(&self, account: &mut Account, sort: Sort, bytes: u64, begun: Instant, all_new: bool) {
-        let wait = self.count(account, sort, bytes, begun.elapsed().as_secs_f64(), all_new);
+    pub fn even(&self, account: &mut Account, sort: Sort, bytes: u64, took: Duration, all_new: bool) {
+        let wait = self.count(account, sort, bytes, took.as_secs_f64(), all_new);
         if let Some(wait) = wait {
             std::thread::sleep(wait);
         }

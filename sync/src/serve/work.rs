@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender as Told;
 use repo::crypto::hash::ChunkKind;
@@ -66,8 +66,8 @@ pub struct Work<'a> {
     tenant: Arc<Tenant>,
     pub spool: &'a Spool,
     pub out: Arc<Out>,
-    /// Absorbed by a receiver, and not yet settled there.
-    absorbed: Vec<(PackId, u64)>,
+    /// Absorbed by a receiver, and not yet settled there; without a name: refused, but for what was good in it.
+    absorbed: Vec<(Option<PackId>, u64)>,
     bytes: u64,
     /// Whether all of that was new to the pool.
     all_new: bool,
@@ -127,26 +127,29 @@ impl<'a> Work<'a> {
 
     fn absorb(&mut self, id: PackId) -> Result<()> {
         // Read when it is this push's turn: however many wait, one pack is in memory.
-        let done = self.pool.receive(|receiver| {
+        let ((done, len, took), generation) = self.pool.receive(|receiver| {
             let begun = Instant::now();
             let bytes = self.spool.read(&id)?;
-            let all_new = receiver.absorb(&self.tenant, &id, &bytes)?;
-            Ok((bytes.len() as u64, all_new, begun))
-        });
+            let done = match receiver.absorb(&self.tenant, &id, &bytes) {
+                Err(e) if e.kind() == Kind::Damaged => Err(e),
+                other => Ok(other?),
+            };
+            Ok((done, bytes.len() as u64, begun.elapsed()))
+        })?;
+        // Of one that is refused, too, what was good may be stored, or have been there.
+        let all_new = matches!(done, Ok(true));
+        self.pool.pace.even(&mut self.pace, Sort::Absorb, len, took, all_new);
+        self.all_new &= all_new;
+        self.bytes += len;
         match done {
-            Ok(((len, all_new, begun), generation)) => {
-                self.pool.pace.even(&mut self.pace, Sort::Absorb, len, begun, all_new);
-                self.all_new &= all_new;
-                self.absorbed.push((id, generation));
-                self.bytes += len;
-                if self.bytes > SETTLE { self.settle() } else { Ok(()) }
-            }
-            Err(e) if e.kind() == Kind::Damaged => {
+            Ok(_) => self.absorbed.push((Some(id), generation)),
+            Err(e) => {
                 self.spool.remove(&id)?;
-                self.tell(&Message::Refused { object: Object::Pack(id), why: e.message().to_owned() })
+                self.absorbed.push((None, generation));
+                self.tell(&Message::Refused { object: Object::Pack(id), why: e.message().to_owned() })?;
             }
-            Err(e) => Err(e),
         }
+        if self.bytes > SETTLE { self.settle() } else { Ok(()) }
     }
 
     /// Makes what was absorbed the pool's own; what a failed receiver lost is absorbed again.
@@ -157,19 +160,22 @@ impl<'a> Work<'a> {
         if self.absorbed.is_empty() {
             return Ok(());
         }
-        let (begun, bytes) = (Instant::now(), std::mem::take(&mut self.bytes));
+        let (mut took, mut bytes) = (Duration::ZERO, 0);
         while !self.absorbed.is_empty() {
-            self.bytes = 0;
+            bytes += std::mem::take(&mut self.bytes);
             for (id, generation) in std::mem::take(&mut self.absorbed) {
-                if self.pool.settle(generation)? {
-                    self.spool.remove(&id)?;
-                } else {
-                    self.absorb(id)?;
+                let (settled, lasted) = self.pool.settle(generation)?;
+                took += lasted;
+                match id {
+                    Some(id) if settled => self.spool.remove(&id)?,
+                    Some(id) => self.absorb(id)?,
+                    // It is sent again, if it is wanted.
+                    None => {}
                 }
             }
         }
         let all_new = std::mem::replace(&mut self.all_new, true);
-        self.pool.pace.even(&mut self.pace, Sort::Settle, bytes, begun, all_new);
+        self.pool.pace.even(&mut self.pace, Sort::Settle, bytes, took, all_new);
         Ok(())
     }
 

@@ -108,13 +108,17 @@ fn pooled(
 ) -> Result<()> {
     let root = ctx.target()?;
     let place = Place { root: root.to_owned(), ..place(ctx)? };
-    // Where the first try came so far, its recovery code was shown.
-    if !root.join("config").exists() {
-        let id = identity.id;
+    let id = identity.id;
+    if root.join("config").exists() {
+        let text = "packmule: the repository was made by an earlier try, which showed its recovery code; if it did not come so far, \
+                    `packmule key recovery-code` makes another";
+        ctx.output.complain(text.to_owned());
+    } else {
+        // Shown at once: nothing that fails later may keep it back.
         let code = open::init_anew(root, &wanted(args, &password), identity)?;
-        open::forget_seen(&place, id)?;
         tell(ctx, "repository", id, code.as_ref())?;
     }
+    open::forget_seen(&place, id)?;
     let sealed = Sealed::open(place, Access::Write)?;
     let repo = sealed.unlock(&Secret::Passphrase(password), &ctx.monitor(Job::Look("packs")))?;
     remote::note(&repo, name, known)?;

@@ -62,7 +62,7 @@ pub fn show(ctx: &Context, repo: &Repository, name: &str) -> Result<()> {
         key,
         pending_snapshots: pending(&repo.log.state(), &known),
         pushed: known.pushed_at.map(json::Time::of),
-        complete_to: known.pushed.map(|at| at.seq),
+        complete_to: known.pushed.map(|at| at.seq).filter(|seq| *seq > 0),
     };
     if ctx.output.json {
         return ctx.output.message(&shown);
