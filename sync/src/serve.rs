@@ -275,7 +275,10 @@ fn first<'a>(
         (Some(Message::Begin { purpose: Purpose::Pull, repository, .. }), Grant::Tenant { tenant, roles }) => {
             if !roles.allow(Roles::PULL) && !roles.allow(Roles::AGENT.and(Roles::RESTORE)) {
                 let e = Error::new(Kind::Refused, "this key may not fetch what was delivered");
-                return Err(e.remedy("ask for an invitation that allows it (`packmule agent invite --allow restore`)"));
+                return Err(e.remedy(
+                    "ask for an invitation that allows it (`packmule tenant invite --allow pull`; \
+                     for a host, `packmule agent invite --allow restore`)",
+                ));
             }
             if is_sealed(pool, *tenant)? {
                 let access = objects::Access::Pull;
@@ -330,7 +333,8 @@ fn require_push(roles: Roles) -> Result<()> {
     if roles.allow(Roles::PUSH) || roles.allow(Roles::AGENT) {
         return Ok(());
     }
-    Err(Error::new(Kind::Refused, "this key may not deliver snapshots"))
+    Err(Error::new(Kind::Refused, "this key may not deliver snapshots")
+        .remedy("ask for an invitation that allows it (`packmule tenant invite --allow push`)"))
 }
 
 /// Refuses who was removed or suspended after they had come in.

@@ -127,15 +127,20 @@ impl<'a> Work<'a> {
 
     fn absorb(&mut self, id: PackId) -> Result<()> {
         // Read when it is this push's turn: however many wait, one pack is in memory.
-        let ((done, len, took), generation) = self.pool.receive(|receiver| {
+        let (absorbed, generation) = self.pool.receive(|receiver| {
             let begun = Instant::now();
-            let bytes = self.spool.read(&id)?;
+            let bytes = match self.spool.read(&id) {
+                // It was sent twice, and is done with.
+                Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+                other => other?,
+            };
             let done = match receiver.absorb(&self.tenant, &id, &bytes) {
                 Err(e) if e.kind() == Kind::Damaged => Err(e),
                 other => Ok(other?),
             };
-            Ok((done, bytes.len() as u64, begun.elapsed()))
+            Ok(Some((done, bytes.len() as u64, begun.elapsed())))
         })?;
+        let Some((done, len, took)) = absorbed else { return Ok(()) };
         // Of one that is refused, too, what was good may be stored, or have been there.
         let all_new = matches!(done, Ok(true));
         self.pool.pace.even(&mut self.pace, Sort::Absorb, len, took, all_new);
