@@ -190,9 +190,9 @@ fn work_off(mut work: Work<'_>, pushing: &Pushing, jobs: &Jobs<Job>, stop: &Stop
             work.settle()?;
             return Err(stopping());
         }
-        let held = job.held();
+        let (held, pack) = (job.held(), job.pack());
         let done = work.work(job);
-        pushing.release(held);
+        pushing.release(held, pack);
         done?;
     }
     work.settle()
@@ -261,6 +261,7 @@ impl Listener<'_> {
         if size > LARGEST {
             return Err(Error::new(Kind::Io, "a pack was announced that is larger than any may be"));
         }
+        self.pushing.wait_for(id)?;
         let mut arriving = self.pushing.spool.arrive(id, start, announced)?;
         let told = |arriving: &mut Arriving| {
             arriving.sync()?;

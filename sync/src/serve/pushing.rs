@@ -1,11 +1,13 @@
 //! A push under way, as its connections share it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender as ToDo;
 use parking_lot::{Condvar, Mutex};
 use repo::error::{Error, Kind, Result};
+use repo::id::PackId;
 use repo::receive::Sender as Tenant;
 
 use super::deliver::Listener;
@@ -28,6 +30,8 @@ pub struct Pushing {
     todo: Mutex<Option<ToDo<Job>>>,
     /// Bytes that jobs hold which are not done.
     held: Mutex<usize>,
+    /// Packs that are to be absorbed: none of them may be sent again meanwhile.
+    packs: Mutex<BTreeSet<PackId>>,
     done: Condvar,
     /// The connection of the Begin, where further ones count.
     visit: Arc<Visit>,
@@ -42,6 +46,7 @@ impl Pushing {
             spool,
             todo: Mutex::new(None),
             held: Mutex::default(),
+            packs: Mutex::default(),
             done: Condvar::new(),
             visit,
         }
@@ -78,6 +83,9 @@ impl Pushing {
         }
         *held += bytes;
         drop(held);
+        if let Job::Absorb(id) = &job {
+            self.packs.lock().insert(*id);
+        }
         // Not while it is locked: who waits here must not keep the end from being told.
         let todo = self.todo.lock().clone();
         todo.and_then(|todo| todo.send(job).ok()).ok_or_else(over)
@@ -85,10 +93,28 @@ impl Pushing {
 }
 
 impl Pushing {
-    /// A job that held so many bytes is done.
-    pub fn release(&self, bytes: usize) {
+    /// A job that held so many bytes is done, of that pack if it was of one.
+    pub fn release(&self, bytes: usize, pack: Option<PackId>) {
         *self.held.lock() -= bytes;
+        pack.map(|id| self.packs.lock().remove(&id));
         self.done.notify_all();
+    }
+
+    /// Waits until this pack is not one that is to be absorbed.
+    ///
+    /// # Errors
+    /// `Interrupted` if the push has ended.
+    pub fn wait_for(&self, id: &PackId) -> Result<()> {
+        let mut packs = self.packs.lock();
+        while packs.contains(id) {
+            if self.is_over() {
+                return Err(over());
+            }
+            drop(packs);
+            self.done.wait_for(&mut self.held.lock(), Duration::from_millis(100));
+            packs = self.packs.lock();
+        }
+        Ok(())
     }
 }
 

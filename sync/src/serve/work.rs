@@ -50,6 +50,14 @@ pub enum Job {
 }
 
 impl Job {
+    /// The pack that it is about, if it is.
+    pub fn pack(&self) -> Option<PackId> {
+        match self {
+            Job::Absorb(id) => Some(*id),
+            _ => None,
+        }
+    }
+
     /// About how many bytes it holds until it is done.
     pub fn held(&self) -> usize {
         match self {
