@@ -31,15 +31,26 @@ use context::Context;
 use exit::ExitCode;
 use output::{Output, json};
 
-/// Frames are allocated and freed by the thousand, by threads that hand them on: where the system's allocator gives their pages
-/// back each time (musl's does always), a third of the time goes into having them again.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// What this program calls itself, in snapshots and to other sides.
 const PROGRAM: &str = concat!("packmule ", env!("CARGO_PKG_VERSION"));
 
+/// Frames come and go by the thousand: glibc's allocator would have their pages given back, and zeroed again, each time.
+fn keep_pages() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        /// Larger than any frame; packs are given back.
+        const KEPT: libc::c_int = (4 << 20) + (128 << 10);
+        const UNUSED: libc::c_int = 64 << 20;
+        // SAFETY: sets two numbers of the allocator's, before there is another thread. Nothing safe does it.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, UNUSED);
+        }
+    }
+}
+
 fn main() -> std::process::ExitCode {
+    keep_pages();
     signals::default_sigpipe();
     repo::capture::raise_open_files();
     let words: Vec<OsString> = std::env::args_os().collect();
