@@ -224,7 +224,9 @@ fn a_tenants_key_is_replaced_by_one_of_its_sites_making() {
     assert_eq!(pushed(&site)["bytes_sent"], 0);
     // Another tenant's invitation does not take the remote's name.
     add(&site, "cloud", &cloud.invite("globex")).refused(1, &["a remote 'cloud' already"]);
+    let open = cloud.invite("acme");
     add(&site, "cloud", &line).ok();
+    add(&site, "again", &open).refused(1, &["this invitation is void"]);
     assert_eq!(print(0), (2, old.clone(), true), "the old one is revoked");
     let (_, new, revoked) = print(1);
     assert!(new != old && !revoked);

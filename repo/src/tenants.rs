@@ -323,6 +323,10 @@ pub fn redeem(repo: &Repository, token: &[u8; 32], with: &Redeemed<'_>) -> Resul
         if invite.roles.allow(Roles::ALONE) {
             revoke_all(tenant, now);
         }
+        // Whoever holds another one could put an end to this key in its turn.
+        if invite.roles.allow(Roles::ALONE) || invite.roles.allow(Roles::RESTORE) {
+            tenant.invites.clear();
+        }
         if !tenant.sealed
             && let Some(keyring) = &keyring
         {
