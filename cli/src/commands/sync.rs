@@ -204,18 +204,6 @@ fn tell_remote(ctx: &Context, done: &sync::push::Report, name: &str, elapsed: Du
     ctx.output.flush()
 }
 
-/// Has a pool's audit tell that what it has went to a copy, with the keys of all its tenants. A push that takes no data along is not
-/// noted: the note would have to be pushed in its turn.
-fn note_copy(ctx: &Context, repo: &Repository, noted: Noted, done: std::result::Result<&Report, &Error>) {
-    let nothing = done.is_ok_and(|report| report.packs == 0 && report.snapshots == 0);
-    if nothing || repo.access != Access::Write {
-        return;
-    }
-    let snapshots = done.map_or(0, |report| report.snapshots);
-    let failed = done.map_err(|e| Error::new(e.kind(), e.to_string())).map(drop);
-    noted.end(ctx, repo, None, snapshots, &failed);
-}
-
 /// The end of a push to a copy: damage here is told at last.
 fn or_damaged(done: &Report) -> Result<ExitCode> {
     if done.damaged.is_empty() {

@@ -16,10 +16,9 @@ use sync::heal::renew_packs;
 use sync::sealed::{Directory, Options, Report, mirror};
 use sync::serve::objects::copy_dir;
 
-use super::super::noted::Noted;
 use super::super::open::open_repository;
 use super::sealed::each_tenant;
-use super::{note_copy, or_damaged, tell};
+use super::{or_damaged, tell};
 use crate::args::SyncPushArgs;
 use crate::context::Context;
 use crate::exit::ExitCode;
@@ -40,10 +39,9 @@ pub fn to_path(ctx: &Context, args: &SyncPushArgs, to: &Path, started: Instant) 
     if repo.access == Access::Write {
         super::super::profiles::keep(ctx, &repo);
     }
-    let (noted, progress) = (Noted::begin("sync push"), ctx.monitor(Job::Other("packs")));
+    let progress = ctx.monitor(Job::Other("packs"));
     let done = push(&repo, &copy, ReadData::None, Options { audit: args.audit, delete: args.delete }, &progress);
     drop(progress);
-    note_copy(ctx, &repo, noted, done.as_ref());
     repo.remember();
     let done = done?;
     let to = human::path(copy.root().as_os_str().as_encoded_bytes());

@@ -20,8 +20,7 @@ use sync::sealed::{Options, Report, Target, mirror, push_to};
 use sync::serve::objects::{copy_dir, nested_copies};
 
 use super::super::again::again;
-use super::super::noted::Noted;
-use super::{note_copy, or_damaged, tell};
+use super::{or_damaged, tell};
 use crate::PROGRAM;
 use crate::args::SyncPushArgs;
 use crate::context::Context;
@@ -45,13 +44,10 @@ pub fn to_remote(
         false => None,
     };
     let options = Options { audit: args.audit, delete: args.delete };
-    let noted = Noted::begin("sync push");
-    let pushed = again(ctx, args.retry, &mut || {
+    let (report, deleted) = again(ctx, args.retry, &mut || {
         let progress = ctx.monitor(Job::Other("packs"));
         push_once(repo, name, known, options, code.as_ref(), &progress)
-    });
-    note_copy(ctx, repo, noted, pushed.as_ref().map(|(report, _)| report));
-    let (report, deleted) = pushed?;
+    })?;
     remote::pushed(repo, name, report.now)?;
     repo.remember();
     let report = Report { deleted: report.deleted + deleted.objects, ..report };
