@@ -415,7 +415,7 @@ fn who_calls_data_a_tree_does_not_have_the_pools_packs_doubted() {
     let lie = SnapshotId([9; 32]);
     let mut manifest = Manifest { id: lie, sidecar: None, ..honest };
     let Content::Dir(root) = &manifest.root.content else { panic!("a snapshot's root is a directory") };
-    manifest.root.content = Content::Dir(DirRef { h: data[0], depth: 0, ..root.clone() });
+    manifest.root.content = Content::Dir(DirRef { h: data[0], depth: 0, ..*root });
     let sealed = repo.keys.seal(Sealed::Manifest, lie.as_bytes(), &manifest.encode());
     let mut receiver = Receiver::begin(Arc::clone(&pool), &Void::default()).unwrap();
     let answer = receiver.accept(&tenant, lie, &sealed, &Void::default()).unwrap();

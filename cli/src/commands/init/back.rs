@@ -112,7 +112,7 @@ fn pooled(
     if root.join("config").exists() {
         let text = "packmule: the repository was made by an earlier try, which showed its recovery code; if it did not come so far, \
                     `packmule key recovery-code` makes another";
-        ctx.output.complain(text.to_owned());
+        ctx.output.complain(text);
     } else {
         // Shown at once: nothing that fails later may keep it back.
         let code = open::init_anew(root, &wanted(args, &password), identity)?;
