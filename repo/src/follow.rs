@@ -6,7 +6,7 @@ use crate::backend::{Backend, Object as Stored};
 use crate::crypto::keys::{Keys, Object};
 use crate::error::{Kind, Result};
 use crate::format::footer::{Footer, RollupEntry, decode_rollup};
-use crate::format::record::{Entry, PackRef, Position, Record};
+use crate::format::record::{Entry, Load, PackRef, Position, Record};
 use crate::id::{ChunkId, ContentHash, PackId};
 use crate::index::{Flags, Index, NewPack, PackInfo, Place, Reassign};
 use crate::limits::MAX_FOOTER;
@@ -146,6 +146,25 @@ fn introduced(backend: &dyn Backend, keys: &Keys, rollup: u64, refs: &[PackRef])
     Ok(entries)
 }
 
+/// The packs that these loads name. Those of a roll-up that is gone are left out: they are gone as well, or travel otherwise.
+///
+/// # Errors
+/// What the backend gives.
+pub fn loaded(backend: &dyn Backend, keys: &Keys, loads: &[Load]) -> Result<Vec<PackId>> {
+    let mut packs = Vec::new();
+    for load in loads {
+        match read_rollup(backend, keys, load.rollup) {
+            Ok(entries) => {
+                let some = entries.iter().skip(load.first as usize).take(load.count as usize);
+                packs.extend(some.map(|entry| entry.id));
+            }
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) || e.errno() == Some(libc::EIO) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(packs)
+}
+
 /// Applies to the index what the log says past its stamp. Returns the hashes of the chunks that came with new packs.
 ///
 /// # Errors
@@ -202,6 +221,10 @@ fn apply(
         Record::PacksAdded { rollup, packs: refs, .. } => {
             let mut packs = Vec::new();
             for entry in introduced(backend, keys, *rollup, refs)? {
+                // On a drive a roll-up may list packs that are on another one, or come later.
+                if !refs.iter().any(|pack| pack.id == entry.id) {
+                    continue;
+                }
                 let footer = open_footer(keys, &entry.sealed_footer, entry.size)
                     .map_err(|e| e.at(backend.path(&Stored::Pack(entry.id))))?;
                 added.extend(footer.chunks.iter().map(|c| c.h));
@@ -226,6 +249,8 @@ fn apply(
             index.set_flags(packs, flags(None, Some(true)), at)?
         }
         Record::Healed { packs } => index.set_flags(packs, flags(None, Some(false)), at)?,
+        Record::DriveLoaded { drive, loads } => index.post(drive, &loaded(backend, keys, loads)?, at)?,
+        Record::DriveSet { drive, state } if !state.custody().is_under_way() => index.unpost(drive, at)?,
         Record::Swept { packs, snapshots } => {
             if !snapshots.is_empty() {
                 index.bury(snapshots)?;

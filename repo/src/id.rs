@@ -81,6 +81,10 @@ public_id!(
     SessionId
 );
 public_id!(
+    /// A transfer drive; chosen when it is made.
+    DriveId
+);
+public_id!(
     /// BLAKE3 of a sealed log record's bytes; the next record carries it.
     LogHash
 );

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::backend::{Area, Backend, Object as Stored};
-use crate::crypto::keys::{FrameKind, Keys, Object};
+use crate::crypto::keys::{FrameKind, Keyring, Keys, Object};
 use crate::error::{Error, Kind, Result, printable};
 use crate::follow::read_rollup;
 use crate::format::footer::{Footer, RollupEntry, encode_rollup};
@@ -35,13 +35,24 @@ impl Sealed {
     /// # Errors
     /// `WrongPassword`; `Damaged` for config or log; `RolledBack` when this machine has seen a later state.
     pub fn unlock(self, secret: &Secret, monitor: &dyn Monitor) -> Result<Repository> {
-        let repo = self.open_as_left(secret, monitor)?;
-        if repo.access == Access::Write {
-            mend(&repo, monitor)?;
-        }
-        repo.remember();
-        Ok(repo)
+        mended(self.open_as_left(secret, monitor)?, monitor)
     }
+
+    /// As [`Sealed::unlock`], with keys that are known already.
+    ///
+    /// # Errors
+    /// As [`Sealed::unlock`]; `Damaged` if they are not its keys.
+    pub fn unlock_with(self, keyring: &Keyring, monitor: &dyn Monitor) -> Result<Repository> {
+        mended(self.open_with(keyring, monitor)?, monitor)
+    }
+}
+
+fn mended(repo: Repository, monitor: &dyn Monitor) -> Result<Repository> {
+    if repo.access == Access::Write {
+        mend(&repo, monitor)?;
+    }
+    repo.remember();
+    Ok(repo)
 }
 
 /// Mends what crashes left. `repo` is open for writing.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::backend::local::{Local, Unmade, cannot_look};
-use crate::backend::{Backend, Object};
+use crate::backend::{Area, Backend, Object};
 use crate::chunker::ChunkerParams;
 use crate::clock::Clock;
 use crate::crypto::FORMAT_VERSION;
@@ -23,7 +23,7 @@ use crate::crypto::slot::RecoveryCode;
 use crate::error::{Error, Kind, Result};
 use crate::format::config::{Config, UnverifiedConfig};
 use crate::format::record::{Position, State};
-use crate::id::{RepoId, hex};
+use crate::id::{DriveId, RepoId, hex};
 use crate::index::{Index, IndexIdentity, claim};
 use crate::keyslots::{self, NewSlots, Secret, Unlocked};
 use crate::limits::PACK_SIZE;
@@ -138,6 +138,32 @@ pub fn init_anew(root: &Path, wanted: &Init<'_>, identity: Identity) -> Result<O
     init_over(&Unmade::look(root), root, wanted, identity).map(|(_, code)| code)
 }
 
+/// Makes a transfer drive in `root`: a repository with this identity, in which nothing is yet. What opens it is a recovery code
+/// of its own, to be shown once, and the recipients in `wanted`.
+///
+/// # Errors
+/// As [`Local::new_drive`], and what the system gives.
+pub fn init_drive(root: &Path, wanted: &Init<'_>, identity: Identity) -> Result<(DriveId, RecoveryCode)> {
+    let (backend, id) = Local::new_drive(root, DriveId::random())?;
+    let _only_one = Locks::file(&backend.lock_path()).commit(Duration::ZERO).map_err(|e| match e.kind() {
+        Kind::Locked => another(root),
+        _ => e,
+    })?;
+    // What an interrupted making left.
+    for area in [Area::Keys, Area::Log] {
+        let mut left = Vec::new();
+        backend.list(area, &mut |object, _| {
+            left.push(object);
+            Ok(())
+        })?;
+        left.iter().try_for_each(|object| backend.delete(object))?;
+        backend.sync_deletes(area)?;
+    }
+    let (_, code) = init_with(Arc::new(backend), wanted, identity)?;
+    let code = code.ok_or_else(|| Error::bug("a drive was made without a recovery code"))?;
+    Ok((id, code))
+}
+
 /// Has this machine forget what it has seen of the repository that was at `place` before: it was made anew there, on purpose.
 ///
 /// # Errors
@@ -249,6 +275,10 @@ impl Sealed {
                 none().remedy("the directory is there, but holds no config: check the path, or run `packmule init`")
             );
         }
+        if access != Access::Read && Local::drive_mark(&place.root)?.is_some() {
+            let e = Error::new(Kind::ReadOnly, "this is a transfer drive, which only `packmule drive` writes:");
+            return Err(e.at(&place.root).remedy("work on the repository that it carries a part of"));
+        }
         if access != Access::Read && Local::copy_mark(&place.root)?.is_some() {
             return Err(Error::new(Kind::ReadOnly, "this is a copy, which only pushes write:").at(&place.root).remedy(
                 "work on the repository it is a copy of; if that is lost, `packmule sync promote` makes this one it",
@@ -260,6 +290,19 @@ impl Sealed {
             _ => Locks::read_only(&place.root),
         };
         Sealed::from_backend(Arc::new(backend), locks, place, access)
+    }
+
+    /// Finds a transfer drive's part of a repository.
+    ///
+    /// # Errors
+    /// As [`Sealed::open`] and [`Local::open_drive`].
+    pub fn open_drive(place: Place, access: Access) -> Result<(Sealed, DriveId)> {
+        let (backend, id) = Local::open_drive(&place.root, access == Access::Read)?;
+        let locks = match access {
+            Access::Read => Locks::read_only(&place.root),
+            _ => Locks::file(&backend.lock_path()),
+        };
+        Ok((Sealed::from_backend(Arc::new(backend), locks, place, access)?, id))
     }
 
     /// As [`Sealed::open`], over any backend.
@@ -307,10 +350,14 @@ impl Sealed {
     /// # Errors
     /// As [`Sealed::unlock`]; `Damaged` if they are not its keys.
     pub fn read_with(self, keyring: &Keyring, monitor: &dyn Monitor) -> Result<Repository> {
-        let unlocked = Unlocked { keyring: keyring.duplicate(), slot: String::new() };
-        let repo = Sealed { access: Access::Read, ..self }.open_unlocked(unlocked, monitor)?;
+        let repo = Sealed { access: Access::Read, ..self }.open_with(keyring, monitor)?;
         repo.remember();
         Ok(repo)
+    }
+
+    /// As [`Sealed::open_as_left`], with keys that are known already.
+    pub(crate) fn open_with(self, keyring: &Keyring, monitor: &dyn Monitor) -> Result<Repository> {
+        self.open_unlocked(Unlocked { keyring: keyring.duplicate(), slot: String::new() }, monitor)
     }
 
     fn open_unlocked(self, mut unlocked: Unlocked, monitor: &dyn Monitor) -> Result<Repository> {
@@ -496,8 +543,12 @@ impl Seen {
     }
 }
 
-/// A repository's id and a hash of where it is: a name for what this machine keeps about one copy of it.
+/// A repository's id and a hash of where it is: a name for what this machine keeps about one copy of it. Transfer drives come
+/// and go in one place; each has a name of its own.
 fn name_of_copy(repo: RepoId, root: &Path) -> String {
+    if let Ok(Some(drive)) = Local::drive_mark(root) {
+        return format!("{}-drive-{}", repo.to_hex(), hex(&drive.as_bytes()[..8]));
+    }
     let real = root.canonicalize().unwrap_or_else(|_| root.to_owned());
     let place = blake3::hash(real.as_os_str().as_encoded_bytes());
     format!("{}-{}", repo.to_hex(), hex(&place.as_bytes()[..8]))

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::backend::{Area, Backend, Object as Stored};
 use crate::crypto::keys::{FrameKind, Keys};
 use crate::error::{Error, Kind, Result, printable};
-use crate::follow::{Followed, follow, new_pack, read_rollup};
+use crate::follow::{Followed, follow, loaded, new_pack, read_rollup};
 use crate::format::footer::RollupEntry;
 use crate::format::record::{Record, State};
 use crate::id::{PackId, SessionId};
@@ -30,6 +30,8 @@ use crate::pack::read::{open_footer, sealed_footer};
 
 /// Bytes of roll-ups read, opened, sorted and entered in a second; measured, and only for the estimate.
 const ROLLUP_RATE: u64 = 16 << 20;
+/// Roll-ups of which what is on a drive is noted at a time.
+const LOADS: usize = 16;
 /// The log may be compacted past the index while that is built so often.
 const TRIES: u32 = 3;
 /// Time to read one footer out of its pack; for the estimate.
@@ -123,6 +125,11 @@ fn build(backend: &dyn Backend, keys: &Keys, log: &Log, dir: &Path, monitor: &dy
     work.rollups(numbers, bytes)?;
     work.bare_packs()?;
     work.require_backend()?;
+    for (drive, known) in state.drives.iter().filter(|(_, known)| known.custody().is_under_way()) {
+        for loads in known.loads.chunks(LOADS) {
+            work.builder.post(drive, &loaded(backend, keys, loads)?)?;
+        }
+    }
     work.builder.finish(Some(state.position))
 }
 

@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::footer::{ChunkInfo, Footer, FrameInfo};
 use crate::format::pack::{HEADER, TRAILER, parse_header, parse_trailer};
 use crate::format::record::{Origin, SnapshotState};
-use crate::id::{ChunkId, PackId, SnapshotId};
+use crate::id::{ChunkId, PackId, SessionId, SnapshotId};
 use crate::limits::MAX_FOOTER;
 use crate::monitor::{Monitor, Void};
 use crate::open::Repository;
@@ -204,6 +204,11 @@ impl Receiver {
             }
         }
         Ok(())
+    }
+
+    /// Its session.
+    pub fn session(&self) -> SessionId {
+        self.session.id()
     }
 
     /// Ends the session.

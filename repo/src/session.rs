@@ -183,6 +183,12 @@ fn free_number(state: &State, locks: &Locks, mut draw: impl FnMut() -> u32) -> R
     }
 }
 
+/// Who works here: a user and a machine.
+pub fn who() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.name);
+    format!("{}@{}", user.as_deref().unwrap_or("unknown"), host_name())
+}
+
 fn host_name() -> String {
     match nix::unistd::gethostname() {
         Ok(name) => name.to_string_lossy().into_owned(),

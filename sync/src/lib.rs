@@ -5,6 +5,7 @@
 pub mod agent;
 mod delta;
 pub mod directory;
+pub mod drive;
 pub mod fetch;
 pub mod heal;
 pub mod invitation;

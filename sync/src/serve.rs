@@ -7,7 +7,7 @@ pub mod objects;
 mod out;
 mod pace;
 mod pushing;
-mod quota;
+pub(crate) mod quota;
 mod spool;
 mod visit;
 mod work;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod backup;
+mod drive;
 mod filter;
 mod init;
 mod key;
@@ -17,6 +18,7 @@ mod values;
 
 pub use agent::{AgentAction, AgentArgs, AgentInviteArgs, AgentJoinArgs};
 pub use backup::{BackupArgs, Sources};
+pub use drive::{DriveAction, DriveArgs, DriveExportArgs, DriveInitArgs};
 pub use filter::{Filter, FilterRest, HistoryFilter};
 pub use init::InitArgs;
 pub use key::{KeyAction, KeyAddArgs, KeyArgs, KeyPasswdArgs, KeyRemoveArgs, NewSecretArgs};
@@ -197,6 +199,8 @@ pub enum Command {
     Remote(RemoteArgs),
     /// Manage the tenants of a pool
     Tenant(TenantArgs),
+    /// Carry the first terabytes to a pool, or back from one, on disks by post
+    Drive(DriveArgs),
     /// Manage the hosts that back up to this repository over SSH; on such a host: join a site
     Agent(AgentArgs),
     /// Serve a pool to its tenants' sites, or a site to its agents, over SSH, until stopped

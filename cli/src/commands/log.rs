@@ -184,6 +184,16 @@ fn describe(record: &Record, whose: &str) -> (&'static str, String) {
         Record::ProfilesKept { profiles } => {
             ("profiles-kept", format!("{} kept", human::count(profiles.iter().len() as u64, "profile")))
         }
+        Record::DriveSet { drive, state } => {
+            let (label, whom) = (&state.label, if state.party.is_empty() { "nobody" } else { &state.party });
+            let by = state.steps.last().map_or("", |step| &step.by);
+            let how = state.custody().name();
+            ("drive-set", format!("drive {} ({label}), for {whom}: {how}, says {by}", drive.short()))
+        }
+        Record::DriveLoaded { drive, loads } => {
+            let packs = loads.iter().map(|load| u64::from(load.count)).sum();
+            ("drive-loaded", format!("drive {} carries {} more", drive.short(), human::count(packs, "pack")))
+        }
         Record::HostKey { .. } => ("host-key", "the server has a new host key".to_owned()),
         Record::OwnerPinned { tenant, .. } => {
             ("owner-pinned", format!("tenant number {tenant} is its owner's key's: no other orders deletions"))

@@ -14,6 +14,7 @@ mod agent;
 mod backup;
 mod check;
 mod diff;
+mod drive;
 mod dump;
 mod entry;
 mod find;
@@ -79,6 +80,7 @@ pub fn run(ctx: &Context, command: Command) -> Result<ExitCode> {
         Command::Sync(args) => sync::run(ctx, args),
         Command::Remote(args) => remote::run(ctx, args),
         Command::Tenant(args) => tenant::run(ctx, args),
+        Command::Drive(args) => drive::run(ctx, args),
         Command::Agent(args) => agent::run(ctx, args),
         Command::Serve(args) => serve::run(ctx, &args),
         Command::Log(args) => log::run(ctx, args),

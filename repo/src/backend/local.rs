@@ -4,6 +4,7 @@
 //! it referred to. So whatever moment the process or the machine stops at, a name outside `tmp/` is a complete object.
 
 mod copy;
+mod drive;
 mod layout;
 mod publish;
 mod temp;

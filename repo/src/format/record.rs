@@ -1,6 +1,7 @@
 //! One record of the journal, before it is sealed. `docs/format.md` (Log) is normative.
 
 mod checkpoint;
+mod drives;
 mod governance;
 mod parties;
 mod state;
@@ -9,8 +10,9 @@ use crate::clock::Time;
 use crate::crypto::keys::FrameKind;
 use crate::error::{Error, Kind, Result};
 use crate::format::wire::{Reader, Writer};
-use crate::id::{LogHash, PackId, SessionId, SnapshotId};
+use crate::id::{DriveId, LogHash, PackId, SessionId, SnapshotId};
 
+pub use drives::{Custody, DriveState, Load, MAX_STEPS, Step};
 pub use governance::{AUDIT_SEGMENT, AuditEntry, AuditState, Audited, Certificate, Former, PolicyState, Removal};
 pub use parties::{
     Belongings, Credential, Invite, MAX_BELONGINGS, MAX_CREDENTIALS, Obeyed, Origin, PrivateKey, Profiles, RemoteState,
@@ -151,6 +153,10 @@ pub enum Record {
     Belongings { tenant: u32, name: String, sealed: Vec<u8> },
     /// The profiles by which this repository is used, all of them.
     ProfilesKept { profiles: Profiles },
+    /// What there is to say of a transfer drive, all of it but what it carries.
+    DriveSet { drive: DriveId, state: Box<DriveState> },
+    /// These packs are durable on a drive.
+    DriveLoaded { drive: DriveId, loads: Vec<Load> },
     /// What holds for tenants of which nothing else is said, all of it.
     PolicySet { policy: PolicyState },
     /// Who did what.
@@ -353,6 +359,14 @@ impl Record {
                 w.lp_bytes(sealed);
             }
             Record::ProfilesKept { profiles } => profiles.write(w),
+            Record::DriveSet { drive, state } => {
+                w.bytes(drive.as_bytes());
+                state.write(w);
+            }
+            Record::DriveLoaded { drive, loads } => {
+                w.bytes(drive.as_bytes());
+                Load::write_all(w, loads);
+            }
             Record::Checkpoint { state } => state.write(w),
             Record::Ignored { body, .. } => w.bytes(body),
         }
@@ -398,6 +412,8 @@ impl Record {
             Record::Audited { .. } => 36,
             Record::AuditKept { .. } => 37,
             Record::ProfilesKept { .. } => 38,
+            Record::DriveSet { .. } => 39,
+            Record::DriveLoaded { .. } => 40,
             Record::Ignored { kind, .. } => *kind,
         }
     }
@@ -463,6 +479,8 @@ impl Record {
             36 => Record::Audited { entry: Box::new(AuditEntry::read(r)?) },
             37 => Record::AuditKept { segment: r.u64()?, hash: LogHash(r.array()?) },
             38 => Record::ProfilesKept { profiles: Profiles::read(r)? },
+            39 => Record::DriveSet { drive: DriveId(r.array()?), state: Box::new(DriveState::read(r)?) },
+            40 => Record::DriveLoaded { drive: DriveId(r.array()?), loads: Load::read_all(r)? },
             kind if kind & MAY_IGNORE != 0 => Record::Ignored { kind, body: r.bytes(r.remaining())?.to_vec() },
             _ => return Err(newer()),
         })

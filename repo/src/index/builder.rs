@@ -13,7 +13,7 @@ use super::sort::{Entry, Sorter};
 use super::write::{enter_pack, put_position};
 use super::{Flags, Index, IndexIdentity, Location, NewPack, PackNo};
 use crate::error::{Error, Result};
-use crate::id::{SnapshotId, random_bytes};
+use crate::id::{DriveId, PackId, SnapshotId, random_bytes};
 use crate::log::Position;
 
 /// Chunks appended in one transaction.
@@ -89,6 +89,11 @@ impl Builder {
             }
         }
         Ok(())
+    }
+
+    /// As [`Index::post`].
+    pub fn post(&mut self, drive: &DriveId, packs: &[PackId]) -> Result<()> {
+        self.env()?.commit(&mut |tables, txn| super::posted::put(tables, txn, drive, packs))
     }
 
     /// Loads the chunks, makes everything durable, puts it in place of the index in use and opens it. Processes that have

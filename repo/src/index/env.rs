@@ -20,7 +20,7 @@ use crate::id::RepoId;
 /// The map starts at, and grows by multiples of, this many bytes of address space (not of memory or disk).
 const MAP_STEP: usize = 256 << 20;
 const READERS: u32 = 512;
-const FORMAT: &[u8] = b"packmule index 2";
+const FORMAT: &[u8] = b"packmule index 3";
 /// The length of LMDB's lock file: one cache line a reader, and a head. LMDB takes the number of readers from it.
 const LOCK_FILE: usize = 64 * READERS as usize + 4096;
 
@@ -44,6 +44,8 @@ pub(super) struct Tables {
     pub owned: Table,
     /// Tenant number, big-endian → how many chunks and bytes it owns.
     pub owners: Table,
+    /// Drive and pack id → nothing: packs that are on their way on a drive.
+    pub posted: Table,
     /// Format, repository, position.
     pub meta: Table,
 }
@@ -362,14 +364,15 @@ fn blank(path: &std::path::Path) -> std::io::Result<()> {
 }
 
 fn tables(env: &heed::Env<WithoutTls>, create: bool) -> Inner<Tables> {
-    const NAMES: [&str; 8] = ["chunks", "packs", "pack_ids", "footers", "snapshots", "owned", "owners", "meta"];
-    let tables: [Table; 8] = if create {
+    const NAMES: [&str; 9] =
+        ["chunks", "packs", "pack_ids", "footers", "snapshots", "owned", "owners", "posted", "meta"];
+    let tables: [Table; 9] = if create {
         env.create_databases_and_commit(env.write_txn()?, |dbo, txn| -> Inner<_> {
             let mut made = Vec::with_capacity(NAMES.len());
             for name in NAMES {
                 made.push(dbo.create_database::<Bytes, Bytes>(txn, Some(name))?);
             }
-            let made: [_; 8] = made.try_into().map_err(|_| Error::bug("eight tables"))?;
+            let made: [_; 9] = made.try_into().map_err(|_| Error::bug("nine tables"))?;
             Ok(CommitOrAbort::<_, ()>::Commit(made))
         })?
         .commit()
@@ -380,14 +383,14 @@ fn tables(env: &heed::Env<WithoutTls>, create: bool) -> Inner<Tables> {
                 let table = dbo.open_database::<Bytes, Bytes>(txn, Some(name))?;
                 found.push(table.ok_or(Fault::Corrupt("the index lacks a table"))?);
             }
-            let found: [_; 8] = found.try_into().map_err(|_| Error::bug("eight tables"))?;
+            let found: [_; 9] = found.try_into().map_err(|_| Error::bug("nine tables"))?;
             Ok(CommitOrAbort::<_, ()>::Commit(found))
         })?
         .commit()
     }
     .ok_or(Fault::Corrupt("the index lacks its tables"))?;
-    let [chunks, packs, pack_ids, footers, snapshots, owned, owners, meta] = tables;
-    Ok(Tables { chunks, packs, pack_ids, footers, snapshots, owned, owners, meta })
+    let [chunks, packs, pack_ids, footers, snapshots, owned, owners, posted, meta] = tables;
+    Ok(Tables { chunks, packs, pack_ids, footers, snapshots, owned, owners, posted, meta })
 }
 
 /// The first reads of a freshly opened generation.

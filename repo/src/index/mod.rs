@@ -33,6 +33,7 @@ mod env;
 mod filter;
 mod guard;
 mod owned;
+mod posted;
 mod read;
 mod sort;
 mod state;

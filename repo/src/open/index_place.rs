@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::backend::Backend;
+use crate::backend::local::Local;
 use crate::crypto::keys::Keys;
 use crate::error::{Error, Kind, Result};
 use crate::follow::{Followed, follow};
@@ -22,7 +23,9 @@ pub(super) fn index_dirs(place: &Place, backend: &dyn Backend, repo: RepoId) -> 
     }
     let inside = place.root.join("index");
     let cached = place.cache.join("index").join(name_of_copy(repo, &place.root));
-    if (backend.writable() || can_write(&inside)) && fits_lmdb(&place.root) {
+    // A transfer drive carries none: it would be of no use where it goes, and no thief's business.
+    let drive = Local::drive_mark(&place.root).is_ok_and(|mark| mark.is_some());
+    if !drive && (backend.writable() || can_write(&inside)) && fits_lmdb(&place.root) {
         return vec![inside, cached];
     }
     vec![cached]

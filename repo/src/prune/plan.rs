@@ -96,8 +96,8 @@ pub fn make(repo: &Repository, marks: &Marker<'_>, bounds: &Bounds<'_>) -> Resul
         Ok(())
     })?;
     plan.tolerance = Tolerance::new(bounds.max_unused, plan.total);
-    let mut partly = Vec::new();
-    let mut small = Vec::new();
+    let (mut partly, mut small) = (Vec::new(), Vec::new());
+    let (under_way, pool) = (repo.log.state().under_way(None), repo.log.state().pool);
     let mut used = 0;
     let pack_size = u64::from(repo.config.pack_size);
     // Shown outside of any transaction of the index, so that footers can be read meanwhile.
@@ -105,7 +105,10 @@ pub fn make(repo: &Repository, marks: &Marker<'_>, bounds: &Bounds<'_>) -> Resul
         if bounds.newest.is_none_or(|newest| info.no > newest) {
             return Ok(());
         }
+        let away = repo.index.posted(&under_way, &info.id)?.is_some();
         match marks.of(&info.id).filter(|bits| bits.count > 0) {
+            // At a pool: what a drive brought, of snapshots that are not whole before others have come.
+            None if away && pool => {}
             None if written_by(repo, info, bounds.sessions)? => {}
             None => plan.unused.push((info.id, info.size)),
             Some(bits) => {
@@ -114,6 +117,10 @@ pub fn make(repo: &Repository, marks: &Marker<'_>, bounds: &Bounds<'_>) -> Resul
                     plan.needed_again.push(info.id);
                 }
                 if info.damaged || (bounds.data_elsewhere && info.kind == FrameKind::Data) {
+                    return Ok(());
+                }
+                // What is on its way on a drive would travel once more from where it is moved to.
+                if away {
                     return Ok(());
                 }
                 if info.size < pack_size / SMALL {

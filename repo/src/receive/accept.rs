@@ -9,6 +9,7 @@ use crate::clock::Time;
 use crate::crypto::hash::ChunkKind;
 use crate::crypto::keys::Object;
 use crate::error::{Error, Kind, Result};
+use crate::follow::loaded;
 use crate::format::manifest::Manifest;
 use crate::format::record::{Origin, Record};
 use crate::id::{ChunkId, ContentHash, PackId, SnapshotId};
@@ -327,10 +328,27 @@ pub fn derive_owned(repo: &Repository, of: &Sender, monitor: &dyn Monitor) -> Re
     }
 }
 
+/// The packs in which lies what drives have brought of this tenant's, before its snapshots are whole.
+fn brought(repo: &Repository, of: &Sender) -> Result<Vec<PackId>> {
+    let (mut packs, state) = (Vec::new(), repo.log.state());
+    for drive in state.drives.values().filter(|drive| !drive.back && drive.party == of.name && of.host.is_none()) {
+        packs.extend(loaded(repo.backend.as_ref(), &repo.keys, &drive.loads)?);
+    }
+    Ok(packs)
+}
+
 /// One derivation; whether it still held at its end.
 fn derive(repo: &Repository, of: &Sender, number: u64, monitor: &dyn Monitor) -> Result<bool> {
     let (store, state) = (repo.packs(), repo.log.state());
     let (mut marks, mut batch, mut holds) = (Marks::default(), Vec::new(), true);
+    for pack in brought(repo, of)? {
+        let Some(info) = repo.index.pack_by_id(&pack)? else { continue };
+        let Ok(pack) = store.pack(&info) else { continue };
+        batch.extend(pack.footer.chunks.iter().map(|chunk| (of.keys.chunk_id(&chunk.h), chunk.len)));
+        if batch.len() >= BATCH {
+            holds &= repo.index.own_derived(of.number, number, &std::mem::take(&mut batch))?;
+        }
+    }
     for (id, _) in state.snapshots.iter().filter(|(_, snapshot)| of.owns(snapshot)) {
         let walked = snapshots::manifest(repo, id).and_then(|manifest| {
             closure::walk(store.as_ref(), &manifest, monitor, &mut |h, _| {

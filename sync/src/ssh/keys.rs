@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use repo::error::{Error, Kind, Result};
-use russh::keys::ssh_key::LineEnding;
+use russh::keys::ssh_key::{LineEnding, SshSig};
 use russh::keys::{Algorithm, HashAlg, PrivateKey};
 use zeroize::Zeroizing;
 
@@ -45,6 +45,12 @@ impl PublicKey {
     /// The line of a .pub file, without its end.
     pub fn text(&self) -> String {
         self.0.to_openssh().expect("an Ed25519 key has a text")
+    }
+
+    /// Whether `signature`, as [`KeyPair::sign`] gives it, is this key's of `message`.
+    pub fn verifies(&self, namespace: &str, message: &[u8], signature: &str) -> bool {
+        let parsed = SshSig::from_pem(signature);
+        parsed.is_ok_and(|signature| self.0.verify(namespace, message, &signature).is_ok())
     }
 
     /// `SHA256:` and 43 characters, as `ssh-keygen -l` shows it.
@@ -152,6 +158,13 @@ impl KeyPair {
         put(&temporary.0, path).map_err(failed)?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::io("make durable", folder, e))
+    }
+
+    /// A signature of `message` for one purpose, as `ssh-keygen -Y sign -n NAMESPACE` makes it: lines of text.
+    pub fn sign(&self, namespace: &str, message: &[u8]) -> Result<String> {
+        let failed = |e| Error::new(Kind::Bug, format!("cannot sign: {e}"));
+        let signature = self.0.sign(namespace, HashAlg::Sha512, message).map_err(failed)?;
+        signature.to_pem(LineEnding::LF).map_err(failed)
     }
 
     /// What may be shown.

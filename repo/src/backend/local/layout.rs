@@ -19,6 +19,7 @@ pub(super) const TMP: &str = "tmp";
 pub(super) const LOCK: &str = "lock";
 pub(super) const RESERVE: &str = "reserve";
 pub(super) const COPY: &str = "copy";
+pub(super) const DRIVE: &str = "drive";
 /// What is kept of an invitation until the repository that it brings back is there.
 pub(super) const INVITATION: &str = "invitation";
 pub(super) const CONFIG: &str = "config";
@@ -68,9 +69,14 @@ pub(super) fn make(root: &Path) -> Result<PathBuf> {
     Ok(root)
 }
 
+/// Whether a repository's config is there.
+pub(super) fn has_config(root: &Path) -> bool {
+    root.join(CONFIG).exists() || root.join(CONFIG_COPY).exists()
+}
+
 /// Refuses a directory with anything in it but the empty layout that an interrupted `create` leaves.
 fn refuse_content(root: &Path) -> Result<()> {
-    if root.join(CONFIG).exists() || root.join(CONFIG_COPY).exists() {
+    if has_config(root) {
         return Err(Error::new(Kind::Exists, "a repository exists already in").at(root));
     }
     let foreign = |dir: &Path| {
@@ -81,7 +87,8 @@ fn refuse_content(root: &Path) -> Result<()> {
     for name in sorted_names(root)? {
         let path = root.join(&name);
         match name.as_str() {
-            TMP | LOCK | RESERVE | INVITATION | "lost+found" => {}
+            // The last is made by Windows on whatever is plugged in there.
+            TMP | LOCK | RESERVE | INVITATION | "lost+found" | "System Volume Information" => {}
             "packs" => {
                 for shard in sorted_names(&path)? {
                     if !is_shard(&shard) || !sorted_names(&path.join(shard))?.is_empty() {

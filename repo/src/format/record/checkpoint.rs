@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::parties::{read_time, write_time};
 use super::state::{MAX_ANCHORS, MAX_RECENT};
 use super::{
-    AuditState, Belongings, Certificate, CheckState, Former, MAX_TAGS, MAX_TEXT, MAY_IGNORE, Obeyed, Origin,
+    AuditState, Belongings, Certificate, CheckState, DriveState, Former, Load, MAX_TAGS, MAX_TEXT, MAY_IGNORE, Obeyed, Origin,
     PolicyState, Position, PrivateKey, Profiles, RemoteState, SessionState, SnapshotState, State, Sweep, TenantState,
     ids, newer, option, text, time, write_ids, write_option, write_texts,
 };
 use crate::error::{Error, Result};
 use crate::format::wire::{Reader, Writer};
-use crate::id::{LogHash, PackId, SessionId, SnapshotId};
+use crate::id::{DriveId, LogHash, PackId, SessionId, SnapshotId};
 use crate::limits::MAX_LOG_RECORD;
 
 /// Sections that are absent where they would say nothing; programs that do not know them refuse them.
@@ -29,6 +29,7 @@ const FORMER: u8 = 20;
 const CERTIFICATES: u8 = 21;
 const AUDIT: u8 = 22;
 const PROFILES: u8 = 23;
+const DRIVES: u8 = 24;
 /// Sections that came later; programs before them keep them as they are. Absent where they would say nothing.
 const FULL_CHECK: u8 = MAY_IGNORE;
 /// Where snapshots were recorded. A program that does not know it keeps it, perhaps out of date: entries are by id.
@@ -152,6 +153,13 @@ impl State {
         });
         section(AUDIT, self.audit != AuditState::default(), &|w| self.audit.write(w));
         section(PROFILES, self.profiles != Profiles::default(), &|w| self.profiles.write(w));
+        section(DRIVES, !self.drives.is_empty(), &|w| {
+            write_map(w, &self.drives, |w, drive, state| {
+                w.bytes(drive.as_bytes());
+                state.write(w);
+                Load::write_all(w, &state.loads);
+            });
+        });
     }
 
     pub(super) fn read(r: &mut Reader<'_>) -> Result<State> {
@@ -276,6 +284,12 @@ impl State {
             }
             AUDIT => self.audit = AuditState::read(r)?,
             PROFILES => self.profiles = Profiles::read(r)?,
+            DRIVES => {
+                self.drives = read_map(r, 100, |r| {
+                    let (drive, state) = (DriveId(r.array()?), DriveState::read(r)?);
+                    Ok((drive, DriveState { loads: Load::read_all(r)?, ..state }))
+                })?;
+            }
             FULL_CHECK => {
                 let none = || Error::damaged("a checkpoint's section says nothing");
                 self.last_full_check = Some(read_check(r)?.ok_or_else(none)?);

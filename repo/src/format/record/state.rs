@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::{
-    AuditState, Audited, Belongings, Certificate, Entry, Former, Obeyed, Origin, PolicyState, Position, PrivateKey,
+    AuditState, Audited, Belongings, Certificate, DriveState, Entry, Former, Obeyed, Origin, PolicyState, Position, PrivateKey,
     Profiles, Record, RemoteState, TenantState,
 };
 use crate::clock::Time;
-use crate::id::{LogHash, PackId, SessionId, SnapshotId};
+use crate::id::{DriveId, LogHash, PackId, SessionId, SnapshotId};
 
 /// A session expires this long after its last durable pack.
 pub const SESSION_LIFE: Duration = Duration::from_secs(72 * 3600);
@@ -133,6 +133,8 @@ pub struct State {
     pub belongings: BTreeMap<u32, Belongings>,
     /// The profiles by which this repository is used.
     pub profiles: Profiles,
+    /// Transfer drives.
+    pub drives: BTreeMap<DriveId, DriveState>,
     /// What holds for tenants of which nothing else is said.
     pub policy: PolicyState,
     /// By tenant, windows that were shortened while something was within them, oldest first.
@@ -177,6 +179,7 @@ impl Default for State {
             pushes: BTreeMap::new(),
             belongings: BTreeMap::new(),
             profiles: Profiles::default(),
+            drives: BTreeMap::new(),
             policy: PolicyState::default(),
             former: BTreeMap::new(),
             certificates: BTreeMap::new(),
@@ -259,6 +262,17 @@ impl State {
             | Record::AgentSet { .. }
             | Record::ProfilesKept { .. }
             | Record::Belongings { .. } => self.apply_to_parties(entry),
+            Record::DriveSet { drive, state } => {
+                let loads = self.drives.remove(drive).map(|known| known.loads).unwrap_or_default();
+                // What is not under way is not asked for any more.
+                let loads = if state.custody().is_under_way() { loads } else { Vec::new() };
+                self.drives.insert(*drive, DriveState { loads, ..DriveState::clone(state) });
+            }
+            Record::DriveLoaded { drive, loads } => {
+                if let Some(drive) = self.drives.get_mut(drive) {
+                    loads.iter().for_each(|load| drive.load(*load));
+                }
+            }
             Record::PolicySet { policy } => {
                 let before = self.windows();
                 self.policy = policy.clone();
@@ -376,6 +390,12 @@ impl State {
             }
             _ => {}
         }
+    }
+
+    /// The drives that are on their way to this remote; to anybody, if none is given.
+    pub fn under_way(&self, party: Option<&str>) -> Vec<DriveId> {
+        let meant = |drive: &DriveState| drive.custody().is_under_way() && party.is_none_or(|name| drive.party == name);
+        self.drives.iter().filter(|(_, drive)| meant(drive)).map(|(id, _)| *id).collect()
     }
 
     /// The window of each tenant, in seconds.

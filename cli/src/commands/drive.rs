@@ -1,0 +1,228 @@
+//! `drive`.
+
+mod import;
+mod moved;
+mod show;
+
+use std::path::Path;
+use std::time::Instant;
+
+use repo::error::{Error, Kind, Result, printable};
+use repo::format::record::{Custody, DriveState};
+use repo::id::DriveId;
+use repo::open::{Access, Place, Repository};
+use serde::Serialize;
+use sync::drive::custody::{self, step};
+use sync::drive::{self, Drive, Label, receipt};
+use zeroize::Zeroizing;
+
+use super::open::{open_repository, place};
+use crate::args::{DriveAction, DriveArgs, DriveInitArgs};
+use crate::context::Context;
+use crate::exit::ExitCode;
+use crate::output::{human, json};
+use crate::progress::Job;
+
+/// A new drive as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "initialized")]
+struct Made<'a> {
+    id: String,
+    label: &'a str,
+    drive: json::PathField,
+    recovery_code: &'a str,
+}
+
+/// A check as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "summary")]
+struct Checked {
+    drive: String,
+    packs: u64,
+    bytes: u64,
+    /// Each with what is wrong.
+    packs_bad: Vec<(String, String)>,
+    /// Fewer packs than it was left with, though none is missed by name.
+    changed: bool,
+    snapshots_whole: u64,
+    /// Each with the pieces met that are not on this drive.
+    snapshots_partly: Vec<(String, u64)>,
+    snapshots_failed: Vec<(String, String)>,
+    total_duration: f64,
+}
+
+/// Runs `drive`.
+pub fn run(ctx: &Context, args: DriveArgs) -> Result<ExitCode> {
+    match args.action {
+        DriveAction::Init(args) => init(ctx, &args),
+        DriveAction::Export(args) => moved::export(ctx, &args),
+        DriveAction::Import { dir } => import::run(ctx, &dir),
+        DriveAction::Check { dir } => check(ctx, &dir),
+        DriveAction::List => show::list(ctx),
+        DriveAction::Show { drive } => show::show(ctx, &drive),
+        DriveAction::Ship { drive } => ship(ctx, &drive),
+        DriveAction::Receipt { from } => take_receipt(ctx, &from),
+        DriveAction::Lost { drive } => lost(ctx, &drive),
+        DriveAction::Retire { dir } => retire(ctx, &dir),
+    }
+}
+
+/// What people call a drive: its label and the first digits of its id.
+fn name(id: &DriveId, state: &DriveState) -> String {
+    format!("{} ({})", state.label.escape_debug(), id.short())
+}
+
+/// Where the drive in `dir` is, with this machine's cache.
+fn at(ctx: &Context, dir: &Path) -> Result<Place> {
+    let dir = std::path::absolute(dir).map_err(|e| Error::io("find the working directory of", dir, e))?;
+    Ok(drive::place_of(&dir, &place(ctx)?))
+}
+
+/// Opens the drive in `dir` with the keys of `repo`.
+fn open_drive(ctx: &Context, repo: &Repository, dir: &Path, access: Access) -> Result<Drive> {
+    let known = (repo.config.repo_id, &repo.unlocked.keyring);
+    drive::open(at(ctx, dir)?, access, known, &repo.clock, &ctx.monitor(Job::Look("packs")))
+}
+
+fn init(ctx: &Context, args: &DriveInitArgs) -> Result<ExitCode> {
+    let label = Label::new(&args.label)?;
+    let repo = open_repository(ctx, Access::Read)?;
+    if repo.log.state().pool {
+        return Err(Error::new(Kind::Unsupported, "drives from a pool back to a tenant are not made yet"));
+    }
+    let known = (repo.config.repo_id, &repo.unlocked.keyring);
+    let made = drive::init(&at(ctx, &args.dir)?, &label, known, &repo, false, &ctx.monitor(Job::Look("packs")));
+    let (id, code) = made?;
+    let code = code.to_text();
+    if ctx.output.json {
+        let drive = json::PathField::new(args.dir.as_os_str().as_encoded_bytes());
+        let made = Made { id: id.to_hex(), label: &args.label, drive, recovery_code: &code };
+        ctx.output.message_now(&made)?;
+        return Ok(ExitCode::Ok);
+    }
+    let said = format!("made drive {} ({}) at {}", args.label.escape_debug(), id.short(), printable(&args.dir));
+    ctx.output.line(said)?;
+    ctx.output.line("")?;
+    ctx.output.line("Recovery code of this drive, shown only this once:")?;
+    ctx.output.line("")?;
+    ctx.output.line(Zeroizing::new(format!("    {}", code.as_str())).as_str())?;
+    ctx.output.line("")?;
+    ctx.output.line("With it anybody opens the drive, without us and without the repository: print it or write it down, keep")?;
+    ctx.output.line("it, and never send it along with the drive. The repository's own keys open the drive as well.")?;
+    ctx.output.flush()?;
+    Ok(ExitCode::Ok)
+}
+
+fn check(ctx: &Context, dir: &Path) -> Result<ExitCode> {
+    let started = Instant::now();
+    let repo = open_repository(ctx, Access::Read)?;
+    let drive = import::open(ctx, &repo, dir, Access::Read)?;
+    let progress = ctx.monitor(Job::Other("packs"));
+    let done = drive::check::check(&drive, &progress);
+    drop(progress);
+    let done = done?;
+    if ctx.output.json {
+        let text = |(id, why): &(repo::id::PackId, String)| (id.to_hex(), why.clone());
+        ctx.output.message(&Checked {
+            drive: drive.id.to_hex(),
+            packs: done.packs,
+            bytes: done.bytes,
+            packs_bad: done.bad.iter().map(text).collect(),
+            changed: done.changed,
+            snapshots_whole: done.whole,
+            snapshots_partly: done.partly.iter().map(|(id, n)| (id.to_hex(), *n)).collect(),
+            snapshots_failed: done.failed.iter().map(|(id, why)| (id.to_hex(), why.clone())).collect(),
+            total_duration: started.elapsed().as_secs_f64(),
+        })?;
+    } else {
+        told(ctx, &done)?;
+    }
+    ctx.output.flush()?;
+    Ok(if done.is_sound() { ExitCode::Ok } else { ExitCode::Found })
+}
+
+fn told(ctx: &Context, done: &drive::check::Checked) -> Result<()> {
+    let packs = human::count(done.packs, "pack");
+    ctx.output.line(format!("{packs}, {}: each is what it is called", human::size(done.bytes)))?;
+    for (id, why) in &done.bad {
+        ctx.output.line(format!("pack {}: {}", id.short(), why.escape_debug()))?;
+    }
+    if done.changed {
+        ctx.output.line("the drive holds fewer packs than it was left with")?;
+    }
+    ctx.output.line(format!("{} whole on this drive", human::count(done.whole, "snapshot")))?;
+    for (id, n) in &done.partly {
+        ctx.output.line(format!("snapshot {}: {} or more are not on this drive", id.short(), human::count(*n, "piece")))?;
+    }
+    for (id, why) in &done.failed {
+        ctx.output.line(format!("snapshot {}: {}", id.short(), why.escape_debug()))?;
+    }
+    Ok(())
+}
+
+fn ship(ctx: &Context, drive: &str) -> Result<ExitCode> {
+    let repo = open_repository(ctx, Access::Write)?;
+    let (id, _) = custody::find(&repo.log.state(), drive).map(|(id, state)| (id, state.clone()))?;
+    let state = step(&repo, id, Custody::Shipped, &ctx.monitor(Job::Look("packs")))?;
+    did(ctx, &repo, "drive ship", &id, format!("drive {} is on its way to {}", name(&id, &state), state.party))
+}
+
+fn lost(ctx: &Context, drive: &str) -> Result<ExitCode> {
+    let repo = open_repository(ctx, Access::Write)?;
+    let (id, before) = custody::find(&repo.log.state(), drive).map(|(id, state)| (id, state.clone()))?;
+    let state = step(&repo, id, Custody::Lost, &ctx.monitor(Job::Look("packs")))?;
+    let carried = format!("{}, {}", human::count(before.packs, "pack"), human::size(before.bytes));
+    let text = format!(
+        "drive {} is given up: the next `packmule sync push {}` or `packmule drive export` takes what it carried ({carried})",
+        name(&id, &state),
+        state.party
+    );
+    did(ctx, &repo, "drive lost", &id, text)
+}
+
+fn take_receipt(ctx: &Context, from: &Path) -> Result<ExitCode> {
+    let none = || {
+        Error::new(Kind::NotFound, "there is no receipt at")
+            .at(from)
+            .remedy("`packmule drive import` at the pool writes one onto the drive, when all on it is there")
+    };
+    let signed = receipt::found(from)?.ok_or_else(none)?;
+    let repo = open_repository(ctx, Access::Write)?;
+    let state = custody::commit(&repo, &signed, &ctx.monitor(Job::Look("packs")))?;
+    let id = signed.drive();
+    did(ctx, &repo, "drive receipt", &id, format!("what drive {} carried is at {}", name(&id, &state), state.party))
+}
+
+fn retire(ctx: &Context, dir: &Path) -> Result<ExitCode> {
+    // Who retires one for others may have no repository.
+    let repo = match ctx.target() {
+        Ok(_) => Some(open_repository(ctx, Access::Write)?),
+        Err(_) => None,
+    };
+    let (id, slots) = drive::retire(dir)?;
+    if let Some(repo) = &repo {
+        if repo.log.state().drives.contains_key(&id) {
+            step(repo, id, Custody::Retired, &ctx.monitor(Job::Look("packs")))?;
+        }
+        repo.remember();
+    }
+    let names = [("drive", id.to_hex().into()), ("slots_destroyed", slots.into())];
+    let text = format!("destroyed {} of drive {}", human::count(slots as u64, "key slot"), id.short());
+    ctx.output.did("drive retire", &names, text)?;
+    if !ctx.output.json {
+        ctx.output.remark("Its recovery code opens nothing any more, and what is on it cannot be read without the keys of the")?;
+        ctx.output.remark("repository that it is of: those still open it. Not revoked: a copy that somebody made of the drive")?;
+        ctx.output.remark("before, and what a flash disk may keep of overwritten blocks, are opened by its recovery code as ever.")?;
+        ctx.output.remark("If code and copy may be in wrong hands, `packmule key rotate` keeps them from what is stored from now on.")?;
+    }
+    ctx.output.flush()?;
+    Ok(ExitCode::Ok)
+}
+
+/// Says what was done to a drive.
+fn did(ctx: &Context, repo: &Repository, action: &str, id: &DriveId, text: String) -> Result<ExitCode> {
+    repo.remember();
+    ctx.output.did(action, &[("drive", id.to_hex().into())], text)?;
+    ctx.output.flush()?;
+    Ok(ExitCode::Ok)
+}

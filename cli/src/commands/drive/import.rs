@@ -1,0 +1,159 @@
+//! `drive import`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use repo::backend::Backend;
+use repo::backend::local::Local;
+use repo::error::{Error, Kind, Result};
+use repo::open::{Access, Repository};
+use repo::tenants;
+use serde::Serialize;
+use sync::drive::import::{Imported, elsewhere, import, tenant_of};
+use sync::drive::{self, Drive};
+
+use super::super::noted::Noted;
+use super::super::open::open_repository;
+use super::{at, name, open_drive};
+use crate::context::Context;
+use crate::exit::ExitCode;
+use crate::output::human;
+use crate::progress::Job;
+
+/// An import as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "summary")]
+struct Summary<'a> {
+    drive: String,
+    label: &'a str,
+    tenant: &'a str,
+    packs: u64,
+    packs_taken: u64,
+    bytes_taken: u64,
+    /// Packs whose contents were there already.
+    packs_known: u64,
+    /// All 64 digits of each pack that was not taken, and why.
+    packs_bad: Vec<(String, String)>,
+    snapshots_taken: u64,
+    /// All 64 digits of each snapshot that lacks something still, and how many pieces at least.
+    snapshots_waiting: Vec<(String, u64)>,
+    snapshots_failed: Vec<(String, String)>,
+    /// Other drives of this tenant that are known here and not whole.
+    elsewhere: Vec<String>,
+    /// What proves to the site that all of it is here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<&'a str>,
+    total_duration: f64,
+}
+
+/// Opens the drive in `dir`, at a pool with the keys of its tenant.
+pub fn open(ctx: &Context, repo: &Repository, dir: &Path, access: Access) -> Result<Drive> {
+    let state = repo.log.state();
+    if !state.pool {
+        return open_drive(ctx, repo, dir, access);
+    }
+    let place = at(ctx, dir)?;
+    let (backend, id) = Local::open_drive(&place.root, true)?;
+    let config = repo::open::Sealed::open_drive(place.clone(), Access::Read)?.0.repo_id();
+    let (number, tenant, sealed) = tenant_of(repo, &backend as &dyn Backend, config)?;
+    if sealed {
+        let what = format!("tenant {tenant} is sealed: what drive {} carries cannot be read here", id.short());
+        return Err(Error::new(Kind::Refused, what).remedy("its site checks it"));
+    }
+    let keyring = tenants::keyring_of(&repo.keys, number, &state.tenants[&number])?;
+    drive::open(place, access, (config, &keyring), &repo.clock, &ctx.monitor(Job::Look("packs")))
+}
+
+/// Takes in what the drive in `dir` carries.
+pub fn run(ctx: &Context, dir: &Path) -> Result<ExitCode> {
+    let started = Instant::now();
+    let repo = Arc::new(open_repository(ctx, Access::Write)?);
+    let drive = open(ctx, &repo, dir, Access::Read)?;
+    let (number, tenant, _) = tenant_of(&repo, drive.repo.backend.as_ref(), drive.repo.config.repo_id)?;
+    let noted = Noted::begin("drive import");
+    let progress = ctx.monitor(Job::Transfer);
+    let done = import(&repo, number, &drive, &progress);
+    drop(progress);
+    let snapshots = done.as_ref().map_or(0, |done| done.snapshots);
+    noted.end(ctx, &repo, Some(&tenant), snapshots, &done);
+    repo.remember();
+    let done = done?;
+    let others = elsewhere(&repo, &tenant, drive.id);
+    tell(ctx, &drive, &tenant, &done, &others, started)?;
+    ctx.output.flush()?;
+    ended(&done)
+}
+
+fn ended(done: &Imported) -> Result<ExitCode> {
+    if done.over_quota {
+        let e = Error::new(Kind::NoSpace, "the tenant's quota is used up: not all snapshots of the drive were taken");
+        return Err(e.remedy("`packmule tenant set --quota` gives it more; then import the drive again"));
+    }
+    if done.bad.is_empty() && done.failed.is_empty() {
+        return Ok(ExitCode::Ok);
+    }
+    Err(Error::damaged("not everything on the drive was taken").remedy(
+        "what is sound is here; at the site, `packmule drive lost` has the rest sent again, over the network or on another drive",
+    ))
+}
+
+fn tell(
+    ctx: &Context,
+    drive: &Drive,
+    tenant: &str,
+    done: &Imported,
+    others: &[String],
+    started: Instant,
+) -> Result<()> {
+    let state = drive.state()?;
+    if ctx.output.json {
+        return ctx.output.message(&Summary {
+            drive: drive.id.to_hex(),
+            label: &state.label,
+            tenant,
+            packs: done.packs,
+            packs_taken: done.taken,
+            bytes_taken: done.bytes,
+            packs_known: done.known,
+            packs_bad: done.bad.iter().map(|(id, why)| (id.to_hex(), why.clone())).collect(),
+            snapshots_taken: done.snapshots,
+            snapshots_waiting: done.waiting.iter().map(|(id, n)| (id.to_hex(), *n)).collect(),
+            snapshots_failed: done.failed.iter().map(|(id, why)| (id.to_hex(), why.clone())).collect(),
+            elsewhere: others.to_vec(),
+            receipt: done.receipt.as_deref(),
+            total_duration: started.elapsed().as_secs_f64(),
+        });
+    }
+    ctx.output.line(format!(
+        "took {} of {}, {}, from drive {} of tenant {tenant} in {}; {} had come before",
+        done.taken,
+        human::count(done.packs, "pack"),
+        human::size(done.bytes),
+        name(&drive.id, &state),
+        human::duration(started.elapsed()),
+        done.known
+    ))?;
+    ctx.output.line(format!("{} new here", human::count(done.snapshots, "snapshot")))?;
+    for (id, why) in &done.bad {
+        ctx.output.line(format!("not taken: pack {}: {}", id.short(), why.escape_debug()))?;
+    }
+    for (id, why) in &done.failed {
+        ctx.output.line(format!("not taken: snapshot {}: {}", id.short(), why.escape_debug()))?;
+    }
+    for (id, n) in &done.waiting {
+        let lacks = human::count(*n, "piece");
+        ctx.output.line(format!("snapshot {} waits: {lacks} or more are not here yet", id.short()))?;
+    }
+    if !done.waiting.is_empty() {
+        let on = match others {
+            [] => "on a drive that has not come yet, or with the site's next push".to_owned(),
+            some => format!("on drive {}, on one that has not come yet, or with the site's next push", some.join(" or ")),
+        };
+        ctx.output.line(format!("what they lack is {on}"))?;
+    }
+    if done.receipt.is_some() {
+        ctx.output.line("all that the drive carries is here; the receipt is on the drive")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! `drive export`.
+
+use std::time::Instant;
+
+use repo::error::{Error, Kind, Result};
+use repo::open::Access;
+use serde::Serialize;
+use sync::drive::export::{Report, Wanted, export as run_export};
+
+use super::super::open::open_repository;
+use super::{name, open_drive};
+use crate::args::DriveExportArgs;
+use crate::context::Context;
+use crate::exit::ExitCode;
+use crate::output::human;
+use crate::progress::Job;
+
+/// An export as JSON.
+#[derive(Serialize)]
+#[serde(tag = "message_type", rename = "summary")]
+struct Summary<'a> {
+    drive: String,
+    label: &'a str,
+    remote: &'a str,
+    packs_written: u64,
+    bytes_written: u64,
+    snapshots_written: u64,
+    /// The drive, or what --max-bytes allows, is used up.
+    full: bool,
+    /// For the next drive.
+    packs_left: u64,
+    bytes_left: u64,
+    /// All 64 digits of each pack that is damaged here and was not written.
+    packs_damaged: Vec<String>,
+    /// Packs that no drive takes, because their roll-up is lost: a push sends them.
+    packs_unlisted: u64,
+    total_duration: f64,
+}
+
+/// Writes to a drive what a remote lacks.
+pub fn export(ctx: &Context, args: &DriveExportArgs) -> Result<ExitCode> {
+    let started = Instant::now();
+    let repo = open_repository(ctx, Access::Write)?;
+    super::super::profiles::keep(ctx, &repo);
+    let drive = open_drive(ctx, &repo, &args.dir, Access::Write)?;
+    let since = args.since.map(|at| repo::clock::Time(at.first().as_nanosecond() as i64));
+    let wanted = Wanted { remote: args.remote.clone(), since, max_bytes: args.max_bytes.map(|max| max.0) };
+    let progress = ctx.monitor(Job::Transfer);
+    let done = run_export(&repo, &drive, &wanted, &progress);
+    drop(progress);
+    repo.remember();
+    let done = done.map_err(|e| match e.kind() {
+        Kind::Io | Kind::ReadOnly => {
+            e.or_remedy("what is on the drive is kept: plug it in again, mount it, and run the command again")
+        }
+        _ => e,
+    })?;
+    let state = drive.state()?;
+    if ctx.output.json {
+        ctx.output.message(&Summary {
+            drive: drive.id.to_hex(),
+            label: &state.label,
+            remote: &args.remote,
+            packs_written: done.packs,
+            bytes_written: done.bytes,
+            snapshots_written: done.snapshots,
+            full: done.full,
+            packs_left: done.left,
+            bytes_left: done.left_bytes,
+            packs_damaged: done.damaged.iter().map(repo::id::PackId::to_hex).collect(),
+            packs_unlisted: done.unlisted,
+            total_duration: started.elapsed().as_secs_f64(),
+        })?;
+    } else {
+        tell(ctx, args, &done, &name(&drive.id, &state), started)?;
+    }
+    ctx.output.flush()?;
+    if done.damaged.is_empty() {
+        return Ok(ExitCode::Ok);
+    }
+    let count = human::count(done.damaged.len() as u64, "pack");
+    Err(Error::damaged(format!("{count} could not be read, and are not on the drive"))
+        .remedy("`packmule check --read-data` tells what is affected"))
+}
+
+fn tell(ctx: &Context, args: &DriveExportArgs, done: &Report, drive: &str, started: Instant) -> Result<()> {
+    let took = started.elapsed();
+    let rate = done.bytes as f64 / took.as_secs_f64().max(0.001);
+    ctx.output.line(format!(
+        "wrote {}, {} and {} to drive {drive} in {}, {}/s",
+        human::count(done.packs, "pack"),
+        human::size(done.bytes),
+        human::count(done.snapshots, "snapshot"),
+        human::duration(took),
+        human::size(rate as u64)
+    ))?;
+    let remote = &args.remote;
+    if done.left > 0 {
+        let why = if done.full { "it is full; " } else { "" };
+        let left = format!("{}, {}", human::count(done.left, "pack"), human::size(done.left_bytes));
+        ctx.output.line(format!(
+            "{why}{left} more for remote {remote}: on another drive, `packmule drive init`, then `packmule drive export {remote}`"
+        ))?;
+    } else {
+        ctx.output.line(format!("everything that remote {remote} lacks is on its way"))?;
+    }
+    if done.unlisted > 0 {
+        let packs = human::count(done.unlisted, "pack");
+        ctx.output.complain(format!("packmule: {packs} travel over the network alone: their roll-ups are lost"));
+    }
+    ctx.output.remark(format!("`packmule drive ship` notes that it was handed over: `packmule drive ship {}`", &drive[..drive.rfind(" (").unwrap_or(drive.len())]))
+}

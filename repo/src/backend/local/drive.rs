@@ -1,0 +1,113 @@
+//! The mark that makes a directory a transfer drive: a part of a repository, on its way. Written by exports alone.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::{Local, Publisher, Temp, layout, sync_parent};
+use crate::error::{Error, Kind, Result};
+use crate::id::DriveId;
+
+const WORDS: &str = "packmule transfer drive ";
+
+impl Local {
+    /// Lays out a new drive in `root`, which is made if it is absent. There is no config yet: its maker puts that last.
+    ///
+    /// # Errors
+    /// `Exists` if there is a repository, or a drive that was made; `Refused` if it holds anything else.
+    pub fn new_drive(root: &Path, id: DriveId) -> Result<(Local, DriveId)> {
+        // What was begun and has no config holds nothing yet.
+        let begun = Local::drive_mark(root)?.filter(|_| !layout::has_config(root));
+        let id = match begun {
+            Some(begun) => begun,
+            None => {
+                let own = |e: Error| match e.kind() {
+                    Kind::Refused => e.remedy("a drive needs an empty filesystem, or a directory of its own"),
+                    _ => e,
+                };
+                let root = layout::create(root).map_err(own)?;
+                mark(&root, id)?;
+                id
+            }
+        };
+        let root = layout::make(root)?;
+        Ok((Local::at(root, false)?, id))
+    }
+
+    /// The drive in `root`, for reading or for its own commands to write.
+    ///
+    /// # Errors
+    /// `NoRepository` if there is none; `ReadOnly`.
+    pub fn open_drive(root: &Path, read_only: bool) -> Result<(Local, DriveId)> {
+        let none = || {
+            Error::new(Kind::NoRepository, "there is no transfer drive at")
+                .at(root)
+                .remedy("check that it is mounted; `packmule drive init` makes one")
+        };
+        let id = Local::drive_mark(root)?.ok_or_else(none)?;
+        let local = Local::open(root, read_only).map_err(|e| match e.kind() {
+            Kind::NoRepository => none(),
+            _ => e,
+        })?;
+        Ok((local, id))
+    }
+
+    /// The drive that is in `root`; none where there is none.
+    ///
+    /// # Errors
+    /// `Damaged` if the mark cannot be understood; what the system gives.
+    pub fn drive_mark(root: &Path) -> Result<Option<DriveId>> {
+        let path = root.join(layout::DRIVE);
+        let mut text = String::new();
+        match fs::File::open(&path).and_then(|file| file.take(256).read_to_string(&mut text)) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {}
+            Err(e) => return Err(Error::io("read", path, e)),
+            Ok(_) => {}
+        }
+        let id = text.trim_end().strip_prefix(WORDS).and_then(|id| id.parse().ok());
+        id.map(Some).ok_or_else(|| {
+            Error::damaged("this file does not say which transfer drive the directory is:")
+                .at(path)
+                .remedy(format!("write `{WORDS}` and the drive's id into it"))
+        })
+    }
+}
+
+fn mark(root: &Path, id: DriveId) -> Result<()> {
+    let target = root.join(layout::DRIVE);
+    let mut temp = Temp::create(&root.join(layout::TMP), 0o600)?;
+    temp.write(format!("{WORDS}{}\n", id.to_hex()).as_bytes())?;
+    Publisher::new(root.join(layout::LOCK)).publish(temp, &target)?;
+    sync_parent(&target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drive_is_made_once_and_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, id) = (dir.path().join("drive"), DriveId::random());
+        assert_eq!(Local::drive_mark(&root).unwrap(), None);
+        assert_eq!(Local::open_drive(&root, true).err().unwrap().kind(), Kind::NoRepository);
+        assert_eq!(Local::new_drive(&root, id).unwrap().1, id);
+        // Its making was interrupted: it goes on, and is the same.
+        assert_eq!(Local::new_drive(&root, DriveId::random()).unwrap().1, id);
+        assert_eq!(Local::open_drive(&root, true).err().unwrap().kind(), Kind::NoRepository);
+        fs::write(root.join("config"), "").unwrap();
+        assert_eq!(Local::new_drive(&root, id).err().unwrap().kind(), Kind::Exists);
+        assert_eq!(Local::open_drive(&root, true).unwrap().1, id);
+        assert!(!root.join(layout::RESERVE).exists(), "a drive needs none");
+    }
+
+    #[test]
+    fn foreign_data_does_not_become_a_drive() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("letter"), "dear").unwrap();
+        assert_eq!(Local::new_drive(dir.path(), DriveId::random()).err().unwrap().kind(), Kind::Refused);
+        fs::write(dir.path().join("drive"), "of somebody").unwrap();
+        assert_eq!(Local::drive_mark(dir.path()).unwrap_err().kind(), Kind::Damaged);
+    }
+}

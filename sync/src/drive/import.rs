@@ -1,0 +1,348 @@
+//! Taking in at a pool what a tenant's drive carries: as a push would, but that nothing of it travels.
+//!
+//! A pooled tenant's packs are opened, verified and sealed anew; those whose chunks it has delivered already are not read. A
+//! sealed tenant's are compared with their names and kept as they are. What is damaged is named, and everything else taken.
+//! Done once more, it takes what was not taken.
+
+use std::sync::Arc;
+
+use crossbeam_channel::bounded;
+use repo::backend::{Backend, Object};
+use repo::error::{Error, Kind, Result};
+use repo::format::record::{Custody, DriveState, Load, Position, Record};
+use repo::id::{ContentHash, DriveId, PackId, SnapshotId};
+use repo::index::PackInfo;
+use repo::limits::{MAX_MANIFEST, MIB};
+use repo::lock::COMMIT_WAIT;
+use repo::monitor::{Counters, Event, Monitor};
+use repo::open::Repository;
+use repo::pack::read::whole_pack;
+use repo::receive::{Answer, Receiver, Sender as Tenant};
+use repo::session::who;
+use repo::tenants;
+
+use super::custody::change;
+use super::make::Drive;
+use super::receipt::{Receipt, leave};
+use super::{Contents, one_at_a_time};
+use crate::serve::{Door, quota};
+
+/// What was absorbed is made durable after so many bytes.
+const SETTLE: u64 = 512 * MIB as u64;
+/// Packs read ahead of the one that is worked on.
+const AHEAD: usize = 2;
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// Packs on the drive.
+    pub packs: u64,
+    /// Packs that were taken.
+    pub taken: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packs whose contents were there already.
+    pub known: u64,
+    /// Packs that are damaged or missing on the drive, and why.
+    pub bad: Vec<(PackId, String)>,
+    /// Snapshots that are here now and were not.
+    pub snapshots: u64,
+    /// Snapshots that lack something still, and how many pieces at least.
+    pub waiting: Vec<(SnapshotId, u64)>,
+    /// Snapshots that are refused, and why.
+    pub failed: Vec<(SnapshotId, String)>,
+    /// Whether some of these would have taken the tenant above its quota.
+    pub over_quota: bool,
+    /// The receipt, if everything that the drive carries is here.
+    pub receipt: Option<String>,
+}
+
+/// Takes in what the drive of the pooled tenant `number` carries.
+///
+/// # Errors
+/// `Interrupted`: what was taken is kept; what the pool's own storage gives.
+pub fn import(pool: &Arc<Repository>, number: u32, drive: &Drive, monitor: &dyn Monitor) -> Result<Imported> {
+    let own = drive.state()?;
+    if own.back {
+        let e = Error::new(Kind::Refused, "this drive was made at a pool, to be taken in at its tenant's site");
+        return Err(e.remedy("send it there"));
+    }
+    let _only_one = one_at_a_time(drive)?;
+    let tenant = Tenant::of(pool, number)?;
+    received(pool, drive.id, &own, &tenant.name)?;
+    let receiver = Receiver::begin(Arc::clone(pool), monitor)?;
+    let at = pool.log.state().position;
+    let mut import = Import { pool, drive, tenant: &tenant, receiver, at, unsettled: 0, done: Imported::default(), monitor };
+    import.packs()?;
+    import.settle()?;
+    if import.done.bad.is_empty() {
+        step(pool, drive.id, Custody::Verified)?;
+    }
+    import.manifests()?;
+    let Import { receiver, mut done, .. } = import;
+    receiver.end()?;
+    if done.bad.is_empty() {
+        let contents = Contents::of(drive.repo.backend.as_ref())?;
+        done.receipt = Some(sign(pool, drive, contents)?);
+        if done.waiting.is_empty() && done.failed.is_empty() {
+            step(pool, drive.id, Custody::Committed)?;
+        }
+    }
+    pool.refresh(monitor)?;
+    Ok(done)
+}
+
+/// Signs for what the drive carries, and puts the receipt on it if it can be written.
+fn sign(pool: &Repository, drive: &Drive, contents: Contents) -> Result<String> {
+    let repository = drive.repo.config.repo_id;
+    let receipt = Receipt { drive: drive.id, repository, contents, at: pool.clock.now() };
+    let text = receipt.signed(&Door::host_key(pool)?)?;
+    if let Some(root) = &drive.repo.root {
+        match leave(root, &text) {
+            // A drive that is read-only takes none; it is shown.
+            Err(e) if matches!(e.kind(), Kind::ReadOnly | Kind::NoSpace) => {}
+            other => other?,
+        }
+    }
+    Ok(text)
+}
+
+/// Notes that the drive is here.
+fn received(pool: &Repository, drive: DriveId, own: &DriveState, tenant: &str) -> Result<()> {
+    let (now, by) = (pool.clock.now(), who());
+    change(pool, drive, &mut |known| {
+        let fresh = || DriveState { party: tenant.to_owned(), loads: Vec::new(), ..own.clone() };
+        // What the drive says of itself may have grown since it was here last.
+        let mut state = known.map_or_else(fresh, |known| DriveState { steps: known.steps, ..fresh() });
+        if !matches!(state.custody(), Custody::Received | Custody::Verified | Custody::Committed) {
+            state.step(Custody::Received, now, &by);
+        }
+        Ok((state, ()))
+    })
+}
+
+/// One step further, unless it is there or beyond.
+fn step(pool: &Repository, drive: DriveId, to: Custody) -> Result<()> {
+    let (now, by) = (pool.clock.now(), who());
+    change(pool, drive, &mut |known| {
+        let mut state = known.ok_or_else(|| Error::bug("a drive that is taken in is not known"))?;
+        if state.custody() < to {
+            state.step(to, now, &by);
+        }
+        Ok((state, ()))
+    })
+}
+
+/// One import.
+struct Import<'a> {
+    pool: &'a Arc<Repository>,
+    drive: &'a Drive,
+    tenant: &'a Tenant,
+    receiver: Receiver,
+    /// Up to here in the pool's log is known what this import stored.
+    at: Position,
+    unsettled: u64,
+    done: Imported,
+    monitor: &'a dyn Monitor,
+}
+
+impl Import<'_> {
+    /// Takes the packs in the order in which they came onto the drive.
+    fn packs(&mut self) -> Result<()> {
+        self.monitor.event(Event::Phase("packs"));
+        let mut all = Vec::new();
+        self.drive.repo.index.packs(&mut |info| {
+            all.push(*info);
+            Ok(())
+        })?;
+        let counters = self.monitor.counters();
+        Counters::add(&counters.total_files, all.len() as u64);
+        Counters::add(&counters.total_bytes, all.iter().map(|info| info.size).sum());
+        self.done.packs = all.len() as u64;
+        let (tx, rx) = bounded(AHEAD);
+        let drive = self.drive;
+        let reader = Wanted { pool: self.pool, drive, tenant: self.tenant };
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for info in all {
+                    let read = reader.read(&info);
+                    let failed = read.is_err();
+                    // Ends, too, when nobody takes any more.
+                    if tx.send((info, read)).is_err() || failed {
+                        return;
+                    }
+                }
+            });
+            for (info, read) in rx {
+                if self.monitor.cancelled() {
+                    self.settle()?;
+                    return Err(Error::new(Kind::Interrupted, "interrupted; what was taken is kept, and not read again"));
+                }
+                self.take(&info, read?)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn take(&mut self, info: &PackInfo, found: Found) -> Result<()> {
+        let counters = self.monitor.counters();
+        Counters::add(&counters.files, 1);
+        Counters::add(&counters.bytes, info.size);
+        let bytes = match found {
+            Found::Known => {
+                self.done.known += 1;
+                return Ok(());
+            }
+            Found::Bad(why) => return self.bad(info.id, why),
+            Found::Bytes(bytes) => bytes,
+        };
+        match self.receiver.absorb(self.tenant, &info.id, &bytes) {
+            Err(e) if e.kind() == Kind::Damaged => self.bad(info.id, e.to_string())?,
+            other => {
+                other?;
+                self.done.taken += 1;
+                self.done.bytes += info.size;
+                Counters::add(&counters.stored, info.size);
+            }
+        }
+        self.unsettled += info.size;
+        if self.unsettled >= SETTLE { self.settle() } else { Ok(()) }
+    }
+
+    fn bad(&mut self, pack: PackId, why: String) -> Result<()> {
+        Counters::add(&self.monitor.counters().errors, 1);
+        self.monitor.event(Event::Warning(&format!("pack {} of the drive is not taken: {why}", pack.short())));
+        self.done.bad.push((pack, why));
+        Ok(())
+    }
+
+    /// Makes what was taken durable, notes where it lies, and lets a prune have its turn.
+    fn settle(&mut self) -> Result<()> {
+        self.unsettled = 0;
+        self.receiver.settle()?;
+        let session = self.receiver.session();
+        let mut loads = Vec::new();
+        let pool = self.pool;
+        pool.log.refresh()?;
+        pool.log.replay(self.at, &mut |entry, at| {
+            self.at = at;
+            if let Record::PacksAdded { session: by, rollup, packs } = &entry.record
+                && *by == session
+            {
+                let count = u32::try_from(packs.len()).map_err(|_| Error::bug("a roll-up lists too many packs"))?;
+                loads.push(Load { rollup: *rollup, first: 0, count });
+            }
+            Ok(())
+        })?;
+        // What a record does not say of these before the next prune would be for nothing.
+        if !loads.is_empty() {
+            let commit = self.pool.locks.commit(COMMIT_WAIT)?;
+            self.pool.log.refresh()?;
+            self.pool.log.append(&commit, Record::DriveLoaded { drive: self.drive.id, loads })?;
+        }
+        if self.receiver.is_spent()? {
+            let next = Receiver::begin(Arc::clone(self.pool), self.monitor)?;
+            std::mem::replace(&mut self.receiver, next).end()?;
+        }
+        Ok(())
+    }
+
+    /// Records the snapshots of which everything is here.
+    fn manifests(&mut self) -> Result<()> {
+        self.monitor.event(Event::Phase("snapshots"));
+        let state = self.drive.repo.log.state();
+        let mut ids: Vec<_> = state.snapshots.iter().map(|(id, snapshot)| (snapshot.seq, *id)).collect();
+        ids.sort_unstable();
+        for (_, id) in ids {
+            if self.monitor.cancelled() {
+                return Err(Error::new(Kind::Interrupted, "interrupted; what was taken is kept, and not read again"));
+            }
+            let sealed = match self.drive.repo.backend.read_all(&Object::Snapshot(id), MAX_MANIFEST) {
+                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged | Kind::Io) => {
+                    self.done.failed.push((id, e.to_string()));
+                    continue;
+                }
+                other => other?,
+            };
+            self.receiver.settle()?;
+            let here = self.pool.log.state().snapshots.contains_key(&self.tenant.id_here(id));
+            if !here && quota::exceeded(self.pool, self.tenant)? {
+                self.done.over_quota = true;
+                self.done.failed.push((id, "it would take this tenant above its quota".to_owned()));
+                continue;
+            }
+            match self.receiver.accept(self.tenant, id, &sealed, self.monitor)? {
+                Answer::Accepted { already } => self.done.snapshots += u64::from(!already),
+                Answer::Missing(pieces) => self.done.waiting.push((id, pieces.len() as u64)),
+                Answer::Invalid(why) => self.done.failed.push((id, why)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What became of reading a pack.
+enum Found {
+    /// What is in it was delivered before.
+    Known,
+    /// It is damaged, or is not there: why.
+    Bad(String),
+    Bytes(Vec<u8>),
+}
+
+/// Reads those packs that hold something that the tenant has not delivered.
+struct Wanted<'a> {
+    pool: &'a Repository,
+    drive: &'a Drive,
+    tenant: &'a Tenant,
+}
+
+impl Wanted<'_> {
+    fn read(&self, info: &PackInfo) -> Result<Found> {
+        if let Ok(pack) = self.drive.repo.packs().pack(info) {
+            let hashes: Vec<ContentHash> = pack.footer.chunks.iter().map(|chunk| chunk.h).collect();
+            if self.tenant.lacks(self.pool, &hashes)?.iter().all(|lacks| !lacks) {
+                return Ok(Found::Known);
+            }
+        }
+        match whole_pack(self.drive.repo.backend.as_ref(), &info.id) {
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Io) => self.bad(e),
+            other => other.map(Found::Bytes),
+        }
+    }
+
+    /// A drive that is gone is no drive all of whose packs are damaged.
+    fn bad(&self, e: Error) -> Result<Found> {
+        let config = self.drive.repo.backend.read_all(&Object::Config, repo::limits::MAX_SMALL_OBJECT);
+        match config {
+            Err(gone) => Err(gone.with_kind(Kind::Io).remedy("plug the drive in again, mount it, and import it again")),
+            Ok(_) => Ok(Found::Bad(e.to_string())),
+        }
+    }
+}
+
+/// The tenant that the repository of this drive is.
+///
+/// # Errors
+/// `Refused` if it is none's here.
+pub fn tenant_of(pool: &Repository, drive: &dyn Backend, repository: repo::id::RepoId) -> Result<(u32, String, bool)> {
+    tenants::require_pool(pool)?;
+    let state = pool.log.state();
+    let found = state.tenants.iter().find(|(_, tenant)| tenant.repository == Some(repository) && tenant.removed.is_none());
+    let (number, tenant) = found.ok_or_else(|| {
+        Error::new(Kind::Refused, "no tenant of this pool has the repository that this drive carries a part of:")
+            .at(drive.path(&Object::Config))
+            .remedy("is it another pool's? A site that is new connects first: `packmule remote add` there")
+    })?;
+    Ok((*number, tenant.name.clone(), tenant.sealed))
+}
+
+/// Where else what a snapshot lacks may be: the labels of this tenant's drives that are known here and not committed.
+pub fn elsewhere(pool: &Repository, tenant: &str, but: DriveId) -> Vec<String> {
+    let state = pool.log.state();
+    let others = state.drives.iter().filter(|(id, drive)| {
+        **id != but && drive.party == tenant && !drive.back && drive.custody() < Custody::Committed
+    });
+    others.map(|(id, drive)| format!("{} ({})", drive.label, id.short())).collect()
+}
+

@@ -1,0 +1,161 @@
+//! Making a drive, and opening one.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use repo::backend::local::Local;
+use repo::backend::{Area, Backend};
+use repo::clock::Clock;
+use repo::crypto::keys::Keyring;
+use repo::crypto::slot::{Argon2Cost, RecoveryCode};
+use repo::error::{Error, Kind, Result};
+use repo::format::record::{Custody, DriveState, MAX_TEXT, Record, Step};
+use repo::id::{DriveId, RepoId, random_bytes};
+use repo::keyslots::NewSlots;
+use repo::lock::{COMMIT_WAIT, Locks};
+use repo::monitor::Monitor;
+use repo::open::{Access, Identity, Init, Place, Repository, Sealed, init_drive};
+use repo::session::who;
+
+
+/// What people call a drive: not empty, of at most 255 bytes, without control characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label(String);
+
+impl Label {
+    /// A label of this text.
+    ///
+    /// # Errors
+    /// `Usage`.
+    pub fn new(text: &str) -> Result<Label> {
+        const _: () = assert!(MAX_TEXT >= 255);
+        if text.is_empty() || text.len() > 255 || text.chars().any(char::is_control) {
+            return Err(Error::new(Kind::Usage, "a drive's label has 1 to 255 characters that can be printed")
+                .remedy("name it as it is written on the drive: --label \"acme 1\""));
+        }
+        Ok(Label(text.to_owned()))
+    }
+}
+
+/// Makes a drive in `place` for the repository of this identity, cut as `like`. Returns its id and the recovery code that opens
+/// it, to be shown once.
+///
+/// # Errors
+/// As [`init_drive`].
+pub fn init(
+    place: &Place,
+    label: &Label,
+    (repository, keyring): (RepoId, &Keyring),
+    like: &Repository,
+    back: bool,
+    monitor: &dyn Monitor,
+) -> Result<(DriveId, RecoveryCode)> {
+    let slots = NewSlots { passphrase: None, cost: Argon2Cost::DEFAULT, recipients: &[], recovery_code: true };
+    let wanted = Init { slots, chunker: like.config.chunker, pack_size: like.config.pack_size };
+    let identity = Identity { id: repository, keyring: keyring.duplicate() };
+    let (id, code) = init_drive(&place.root, &wanted, identity)?;
+    let mut drive = Sealed::open_drive(place.clone(), Access::Write)?.0.unlock_with(keyring, monitor)?;
+    drive.set_clock(like.clock.clone());
+    let made = Step { custody: Custody::Made, at: drive.clock.now(), by: who() };
+    let state = DriveState {
+        label: label.0.clone(),
+        party: String::new(),
+        repository,
+        back,
+        steps: vec![made],
+        packs: 0,
+        bytes: 0,
+        digest: *blake3::Hasher::new().finalize().as_bytes(),
+        snapshots: 0,
+        newest: None,
+        loads: Vec::new(),
+    };
+    let commit = drive.locks.commit(COMMIT_WAIT)?;
+    drive.log.append(&commit, Record::DriveSet { drive: id, state: Box::new(state) })?;
+    Ok((id, code))
+}
+
+/// A drive, open: its part of the repository, and what it says of itself.
+pub struct Drive {
+    /// Its id.
+    pub id: DriveId,
+    /// What is on it.
+    pub repo: Repository,
+}
+
+impl Drive {
+    /// What its log says of it.
+    ///
+    /// # Errors
+    /// `Damaged` where that is missing.
+    pub fn state(&self) -> Result<DriveState> {
+        let state = self.repo.log.state().drives.get(&self.id).cloned();
+        state.ok_or_else(|| {
+            let e = Error::damaged("this drive does not say what it is: its making was interrupted, or it was copied together");
+            e.remedy("empty it, and make it anew with `packmule drive init`")
+        })
+    }
+}
+
+/// Opens the drive in `place` with the keys of the repository that it carries a part of.
+///
+/// # Errors
+/// `NoRepository` if there is none; `Refused` for one of another repository; what it gives.
+pub fn open(
+    place: Place,
+    access: Access,
+    (repository, keyring): (RepoId, &Keyring),
+    clock: &Clock,
+    monitor: &dyn Monitor,
+) -> Result<Drive> {
+    let root = place.root.clone();
+    let (sealed, id) = Sealed::open_drive(place, access)?;
+    if sealed.repo_id() != repository {
+        return Err(other(&root));
+    }
+    let mut repo = match access {
+        Access::Read => sealed.read_with(keyring, monitor)?,
+        _ => sealed.unlock_with(keyring, monitor)?,
+    };
+    repo.set_clock(clock.clone());
+    Ok(Drive { id, repo })
+}
+
+fn other(root: &Path) -> Error {
+    Error::new(Kind::Refused, "this drive carries a part of another repository:")
+        .at(root)
+        .remedy("name the repository that it is of, or another drive")
+}
+
+/// Destroys the key slots of the drive in `root`: they are overwritten, and then removed. How many there were.
+///
+/// # Errors
+/// As [`Local::open_drive`], and what the system gives.
+pub fn retire(root: &Path) -> Result<(DriveId, usize)> {
+    let (drive, id) = Local::open_drive(root, false)?;
+    let _only_one = Locks::file(&drive.lock_path()).commit(COMMIT_WAIT)?;
+    let mut slots = Vec::new();
+    drive.list(Area::Keys, &mut |object, size| {
+        slots.push((object, size));
+        Ok(())
+    })?;
+    for (slot, size) in &slots {
+        let path = drive.path(slot);
+        let noise: Vec<u8> = (0..size.div_ceil(32)).flat_map(|_| random_bytes::<32>()).collect();
+        let overwrite = || {
+            let file = fs::OpenOptions::new().write(true).open(&path)?;
+            file.write_all_at(&noise, 0)?;
+            file.sync_all()
+        };
+        overwrite().map_err(|e| Error::io("overwrite", &path, e))?;
+        drive.delete(slot)?;
+    }
+    drive.sync_deletes(Area::Keys)?;
+    Ok((id, slots.len()))
+}
+
+/// Where a drive is, and where this machine keeps what it knows of it.
+pub fn place_of(root: &Path, like: &Place) -> Place {
+    Place { root: root.to_owned(), index_dir: None, cache: like.cache.clone() }
+}
