@@ -2,6 +2,7 @@
 
 use repo::error::Result;
 use repo::format::record::Position;
+use repo::index::PackInfo;
 use repo::open::Repository;
 
 use crate::delta::Delta;
@@ -13,28 +14,33 @@ pub struct Pending {
     pub packs: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Bytes of packs that are on their way on drives, and not in these.
+    pub posted: u64,
 }
 
-/// What came after `from`; everything without it.
+/// What came after `from`, everything without it, that is to go to the remote of this name.
 ///
 /// # Errors
 /// What log and index give.
-pub fn pending(repo: &Repository, from: Option<Position>) -> Result<Pending> {
+pub fn pending(repo: &Repository, remote: &str, from: Option<Position>) -> Result<Pending> {
     let mut pending = Pending::default();
-    let mut add = |size: u64| {
-        pending.packs += 1;
-        pending.bytes += size;
+    let away = repo.log.state().under_way(Some(remote));
+    let mut add = |info: &PackInfo| -> Result<()> {
+        if repo.index.posted(&away, &info.id)?.is_some() {
+            pending.posted += info.size;
+        } else {
+            pending.packs += 1;
+            pending.bytes += info.size;
+        }
+        Ok(())
     };
     match Delta::since(repo, from)? {
-        Delta::All => repo.index.packs(&mut |info| {
-            add(info.size);
-            Ok(())
-        })?,
+        Delta::All => repo.index.packs(&mut add)?,
         Delta::Since { packs, .. } => {
             for id in packs {
                 // One that a prune has removed since is not sent.
                 if let Some(info) = repo.index.pack_by_id(&id)? {
-                    add(info.size);
+                    add(&info)?;
                 }
             }
         }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use repo::backend::Object as Stored;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::{Position, State};
-use repo::id::{PackId, SnapshotId};
+use repo::id::{DriveId, PackId, SnapshotId};
 use repo::limits::MAX_MANIFEST;
 use repo::log::Relation;
 use repo::monitor::{Event, Monitor};
@@ -36,7 +36,9 @@ const WINDOW: usize = 16;
 
 /// How to push.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
+pub struct Options<'a> {
+    /// The remote's name here: what is on its way there on a drive is not sent.
+    pub remote: &'a str,
     /// Ask about everything, not just what was recorded since the last push.
     pub audit: bool,
     /// Everything was there once, as far as this repository knows.
@@ -62,6 +64,10 @@ pub struct Report {
     pub snapshots: u64,
     /// Snapshots that are not there, and why.
     pub failed: Vec<(SnapshotId, String)>,
+    /// Snapshots of which something is on its way on a drive, and on which.
+    pub waiting: Vec<(SnapshotId, DriveId)>,
+    /// Bytes of packs that are on their way on a drive.
+    pub posted: u64,
     /// Whether some of these would have taken the tenant above its quota.
     pub over_quota: bool,
     /// Packs that the pool would not take.
@@ -75,7 +81,13 @@ pub struct Report {
 /// # Errors
 /// `Unreachable` when the link fails: what was acknowledged is not sent again. `Interrupted`; what the pool says; what this
 /// repository gives. Snapshots that could not be delivered are no error: they are in the report.
-pub fn push(repo: &Repository, dial: &Dial, program: &str, options: Options, monitor: &dyn Monitor) -> Result<Report> {
+pub fn push(
+    repo: &Repository,
+    dial: &Dial,
+    program: &str,
+    options: Options<'_>,
+    monitor: &dyn Monitor,
+) -> Result<Report> {
     let state = repo.refresh(monitor)?;
     let pack_size = repo.config.pack_size as usize;
     let (link, ready) = Link::begin(dial, (repo.config.repo_id, state.position, program), pack_size, monitor)?;
@@ -86,6 +98,7 @@ pub fn push(repo: &Repository, dial: &Dial, program: &str, options: Options, mon
         monitor.event(Event::Warning("the pool's clock and this one differ by more than an hour"));
     }
     let mut push = Push::new(repo, monitor, link, &ready);
+    push.away = state.under_way(Some(options.remote));
     push.leave_belongings()?;
     let from = push.known(ready.watermark, options.anew).filter(|_| !options.audit);
     let delta = Delta::since(repo, from)?;
@@ -108,7 +121,7 @@ pub fn push(repo: &Repository, dial: &Dial, program: &str, options: Options, mon
     }
     monitor.event(Event::Phase("snapshots"));
     push.manifests(&state, &delta)?;
-    if push.report.failed.is_empty() {
+    if push.report.failed.is_empty() && push.report.waiting.is_empty() {
         push.report.watermark = Some(push.link.done(state.position)?);
     }
     push.end()
@@ -136,6 +149,14 @@ pub fn settle(
     Ok(whole)
 }
 
+/// What became of chunks that a snapshot lacks.
+struct Sent {
+    /// Frames that were sent.
+    frames: usize,
+    /// A drive that carries others of them.
+    posted: Option<DriveId>,
+}
+
 /// One push.
 struct Push<'a> {
     repo: &'a Repository,
@@ -144,6 +165,8 @@ struct Push<'a> {
     /// Packs of which the pool has a beginning.
     partial: BTreeMap<PackId, u64>,
     outgoing: Outgoing,
+    /// Drives that are on their way to the pool.
+    away: Vec<DriveId>,
     /// How often something was missed.
     rounds: u32,
     report: Report,
@@ -153,7 +176,7 @@ impl<'a> Push<'a> {
     fn new(repo: &'a Repository, monitor: &'a dyn Monitor, link: Link<'a>, ready: &Ready) -> Push<'a> {
         let report = Report { tenant: ready.tenant.clone(), ..Report::default() };
         let outgoing = Outgoing::new(repo.config.pack_size as usize);
-        Push { repo, monitor, link, partial: ready.partial.clone(), outgoing, rounds: 0, report }
+        Push { repo, monitor, link, partial: ready.partial.clone(), outgoing, away: Vec::new(), rounds: 0, report }
     }
 
     /// The watermark, if it is of this log: of another history nothing is believed.
@@ -234,7 +257,9 @@ impl<'a> Push<'a> {
                 self.report.failed.push((id, crate::wire::escape(&why)));
             }
             Message::Missing { pieces, .. } => match self.send_missing(&pieces) {
-                Ok(()) => {
+                // All that it lacks is in the post.
+                Ok(Sent { frames: 0, posted: Some(drive) }) => self.report.waiting.push((id, drive)),
+                Ok(_) => {
                     self.rounds += 1;
                     if self.rounds > ROUNDS {
                         return Err(Error::new(Kind::Io, "the pool keeps missing what it was sent"));
@@ -252,23 +277,28 @@ impl<'a> Push<'a> {
         Ok(())
     }
 
-    /// Sends the frames that hold these chunks.
-    fn send_missing(&mut self, pieces: &[PieceName]) -> Result<()> {
+    /// Sends the frames that hold these chunks, but for those that are on their way on a drive.
+    fn send_missing(&mut self, pieces: &[PieceName]) -> Result<Sent> {
         let packs = self.repo.packs();
-        let mut frames = BTreeMap::new();
+        let (mut frames, mut posted) = (BTreeMap::new(), None);
         for piece in pieces {
             let (at, info) = packs.locate(&piece.h)?.ok_or_else(|| {
                 Error::damaged("it needs a piece of data that no pack of this repository has")
                     .remedy("run `packmule check` to see what is affected")
             })?;
-            frames.insert((info.id, at.frame), info);
+            match self.repo.index.posted(&self.away, &info.id)? {
+                Some(drive) => posted = Some(*drive),
+                None => _ = frames.insert((info.id, at.frame), info),
+            }
         }
+        let sent = Sent { frames: frames.len(), posted };
         for ((_, frame), info) in frames {
             self.stop_if_cancelled()?;
             let pack = packs.pack(&info)?;
             self.send_frame(&pack, frame)?;
         }
-        self.flush_frames()
+        self.flush_frames()?;
+        Ok(sent)
     }
 
     fn end(mut self) -> Result<Report> {

@@ -17,7 +17,7 @@ mod target;
 use repo::backend::{Backend, Object};
 use repo::error::{Error, Kind, Result};
 use repo::format::record::Position;
-use repo::id::PackId;
+use repo::id::{DriveId, PackId};
 use repo::limits::MAX_LOG_RECORD;
 use repo::log::Relation;
 use repo::monitor::{Event, Monitor};
@@ -34,7 +34,9 @@ const PASSES: u32 = 8;
 
 /// How a copy is brought up to date.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
+pub struct Options<'a> {
+    /// The remote's name here: what is on its way there on a drive is not sent.
+    pub remote: &'a str,
     /// Compare everything, not just what was recorded since the last push.
     pub audit: bool,
     /// Remove from the copy what the repository does not have any more.
@@ -54,6 +56,10 @@ pub struct Report {
     pub deleted: u64,
     /// Packs that are damaged or missing in the repository, and were not copied.
     pub damaged: Vec<PackId>,
+    /// Packs that are on their way on a drive: until they have come the copy's log ends before them.
+    pub posted: u64,
+    /// Their bytes.
+    pub posted_bytes: u64,
     /// How far the copy's log reached before.
     pub before: Option<Position>,
     /// How far it reaches now.
@@ -65,13 +71,15 @@ struct Push<'a> {
     source: &'a Repository,
     target: &'a dyn Target,
     monitor: &'a dyn Monitor,
+    /// Drives that are on their way to the target.
+    away: Vec<DriveId>,
 }
 
 /// Brings the copy in `target` up to the state of `source`. Who calls makes sure that only one push writes to `target`.
 ///
 /// # Errors
 /// As [`push_to`].
-pub fn push(source: &Repository, target: &dyn Backend, options: Options, monitor: &dyn Monitor) -> Result<Report> {
+pub fn push(source: &Repository, target: &dyn Backend, options: Options<'_>, monitor: &dyn Monitor) -> Result<Report> {
     push_to(source, &Directory(target), options, monitor)
 }
 
@@ -80,13 +88,28 @@ pub fn push(source: &Repository, target: &dyn Backend, options: Options, monitor
 /// # Errors
 /// `RolledBack` if the copy is ahead of the repository or has gone another way, `NoSpace`, `Interrupted`, and what either
 /// side gives. What was copied stays and is not copied again.
-pub fn push_to(source: &Repository, target: &dyn Target, options: Options, monitor: &dyn Monitor) -> Result<Report> {
-    let push = Push { source, target, monitor };
+pub fn push_to(
+    source: &Repository,
+    target: &dyn Target,
+    options: Options<'_>,
+    monitor: &dyn Monitor,
+) -> Result<Report> {
+    let away = source.log.state().under_way(Some(options.remote));
+    let push = Push { source, target, monitor, away };
     let mut state = source.refresh(monitor)?;
     let before = target.watermark()?;
     push.refuse_other_history(before)?;
-    let mut report =
-        Report { packs: 0, bytes: 0, snapshots: 0, deleted: 0, damaged: Vec::new(), before, now: state.position };
+    let mut report = Report {
+        packs: 0,
+        bytes: 0,
+        snapshots: 0,
+        deleted: 0,
+        damaged: Vec::new(),
+        posted: 0,
+        posted_bytes: 0,
+        before,
+        now: state.position,
+    };
     let mut from = before.filter(|_| !options.audit);
     let lost = target.wanted();
     if let (Some(at), true) = (from.filter(|_| !options.delete), lost.is_empty())
@@ -109,10 +132,11 @@ pub fn push_to(source: &Repository, target: &dyn Target, options: Options, monit
         if pass == 0 && delta.is_large() {
             target.expect_many();
         }
-        let Copied { packs, bytes, gone: vanished, damaged } = push.copy_packs(&delta, &gone)?;
+        let Copied { packs, bytes, gone: vanished, damaged, posted } = push.copy_packs(&delta, &gone)?;
         report.packs += packs;
         report.bytes += bytes;
         report.damaged.extend(damaged);
+        (report.posted, report.posted_bytes) = posted;
         report.bytes += push.copy_rollups(&delta, &lost)?;
         let (manifests, bytes) = push.copy_manifests(&state, &delta, &lost)?;
         report.snapshots += manifests;
@@ -127,6 +151,13 @@ pub fn push_to(source: &Repository, target: &dyn Target, options: Options, monit
         // What was looked at need not be looked at again, but for what was not there.
         (from, gone) = (Some(state.position), vanished);
         state = source.refresh(monitor)?;
+    }
+    if report.posted > 0 {
+        // A copy is at all times the repository as it was at its newest record: that has to wait.
+        report.bytes += push.copy_keys()?;
+        target.settle()?;
+        report.now = before.unwrap_or(Position::START);
+        return Ok(report);
     }
     monitor.event(Event::Phase("log"));
     // Without a key slot nothing else can be read.

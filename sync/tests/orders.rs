@@ -100,7 +100,7 @@ impl Scene {
             let serving = scope.spawn(|| serve(&self.pool, &grant, far, &StopFlag::default()));
             let at = self.repo.refresh(&Void::default())?.position;
             let remote = Remote::begin(&once(near), self.repo.config.repo_id, at, "test", Path::new("pool"))?;
-            push_to(&self.repo, &remote, Options { audit: false, delete: true }, &Void::default())?;
+            push_to(&self.repo, &remote, Options { remote: "", audit: false, delete: true }, &Void::default())?;
             let done = then(&remote);
             drop(remote);
             let _ = serving.join();

@@ -203,7 +203,8 @@ fn a_sealed_push_goes_on_after_a_cut_at_any_message() {
     let tenant = cloud.join("acme", &from.repo.borrow());
     let audit = Cell::new(false);
     let attempt = |tap: &Tap| {
-        let (repo, options) = (from.repo.borrow(), sync::sealed::Options { audit: audit.get(), delete: false });
+        let (repo, options) =
+            (from.repo.borrow(), sync::sealed::Options { remote: "", audit: audit.get(), delete: false });
         talk(&cloud.pool, tenant, Roles::PUSH, tap, |dial| sealed::pushing_by(&repo, &dial, options).map(drop))
     };
     let verify = || cloud.same(tenant, &from.site, &from.repo.borrow());

@@ -23,8 +23,8 @@ use repo::prune::{self, prune};
 use site::{Site, checked, noise, readable};
 use sync::sealed::{Options, Report, push};
 
-const AUDIT: Options = Options { audit: true, delete: false };
-const DELETE: Options = Options { audit: false, delete: true };
+const AUDIT: Options<'_> = Options { remote: "", audit: true, delete: false };
+const DELETE: Options<'_> = Options { remote: "", audit: false, delete: true };
 
 /// A place for a copy of `site`, which is read like a repository of its own.
 fn place(site: &Site) -> Site {

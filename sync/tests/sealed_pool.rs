@@ -46,7 +46,7 @@ fn a_copy_arrives_byte_for_byte_and_then_takes_what_is_new() {
     assert_eq!((third.packs, third.snapshots), (2, 1));
     assert!((70_000..140_000).contains(&third.bytes), "{third:?}");
     cloud.same(tenant, &site, &repo);
-    let audit = cloud.pushed_with(tenant, &repo, Options { audit: true, delete: false });
+    let audit = cloud.pushed_with(tenant, &repo, Options { remote: "", audit: true, delete: false });
     assert_eq!((audit.packs, audit.bytes), (0, 0));
 }
 
@@ -326,7 +326,7 @@ fn a_pack_damaged_at_the_pool_is_set_aside_and_comes_again() {
     assert_eq!(found.damaged.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [broken]);
     // What the pool knows it wants is sent again by the next push, what is gone by an audit.
     assert_eq!(cloud.pushed(tenant, &repo).packs, 1);
-    assert_eq!(cloud.pushed_with(tenant, &repo, Options { audit: true, delete: false }).packs, 1);
+    assert_eq!(cloud.pushed_with(tenant, &repo, Options { remote: "", audit: true, delete: false }).packs, 1);
     cloud.same(tenant, &site, &repo);
     assert_eq!(cloud.pushed(tenant, &repo).packs, 0);
     // Told to put one again that is damaged and was not found: it is compared with its name, and replaced.

@@ -108,7 +108,7 @@ impl World {
         note(
             "sealed push",
             self.talk(tap, self.sealed, |dial| {
-                pushing_by(repo, &dial, sync::sealed::Options { audit: true, delete: false }).map(drop)
+                pushing_by(repo, &dial, sync::sealed::Options { remote: "", audit: true, delete: false }).map(drop)
             }),
         );
         note(

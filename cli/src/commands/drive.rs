@@ -107,7 +107,9 @@ fn init(ctx: &Context, args: &DriveInitArgs) -> Result<ExitCode> {
     ctx.output.line("")?;
     ctx.output.line(Zeroizing::new(format!("    {}", code.as_str())).as_str())?;
     ctx.output.line("")?;
-    ctx.output.line("With it anybody opens the drive, without us and without the repository: print it or write it down, keep")?;
+    ctx.output.line(
+        "With it anybody opens the drive, without us and without the repository: print it or write it down, keep",
+    )?;
     ctx.output.line("it, and never send it along with the drive. The repository's own keys open the drive as well.")?;
     ctx.output.flush()?;
     Ok(ExitCode::Ok)
@@ -152,7 +154,11 @@ fn told(ctx: &Context, done: &drive::check::Checked) -> Result<()> {
     }
     ctx.output.line(format!("{} whole on this drive", human::count(done.whole, "snapshot")))?;
     for (id, n) in &done.partly {
-        ctx.output.line(format!("snapshot {}: {} or more are not on this drive", id.short(), human::count(*n, "piece")))?;
+        ctx.output.line(format!(
+            "snapshot {}: {} or more are not on this drive",
+            id.short(),
+            human::count(*n, "piece")
+        ))?;
     }
     for (id, why) in &done.failed {
         ctx.output.line(format!("snapshot {}: {}", id.short(), why.escape_debug()))?;
@@ -210,10 +216,18 @@ fn retire(ctx: &Context, dir: &Path) -> Result<ExitCode> {
     let text = format!("destroyed {} of drive {}", human::count(slots as u64, "key slot"), id.short());
     ctx.output.did("drive retire", &names, text)?;
     if !ctx.output.json {
-        ctx.output.remark("Its recovery code opens nothing any more, and what is on it cannot be read without the keys of the")?;
-        ctx.output.remark("repository that it is of: those still open it. Not revoked: a copy that somebody made of the drive")?;
-        ctx.output.remark("before, and what a flash disk may keep of overwritten blocks, are opened by its recovery code as ever.")?;
-        ctx.output.remark("If code and copy may be in wrong hands, `packmule key rotate` keeps them from what is stored from now on.")?;
+        ctx.output.remark(
+            "Its recovery code opens nothing any more, and what is on it cannot be read without the keys of the",
+        )?;
+        ctx.output.remark(
+            "repository that it is of: those still open it. Not revoked: a copy that somebody made of the drive",
+        )?;
+        ctx.output.remark(
+            "before, and what a flash disk may keep of overwritten blocks, are opened by its recovery code as ever.",
+        )?;
+        ctx.output.remark(
+            "If code and copy may be in wrong hands, `packmule key rotate` keeps them from what is stored from now on.",
+        )?;
     }
     ctx.output.flush()?;
     Ok(ExitCode::Ok)

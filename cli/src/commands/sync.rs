@@ -39,6 +39,8 @@ struct Summary {
     /// Of all objects.
     bytes_sent: u64,
     objects_deleted: u64,
+    /// Packs that are on their way on drives: the copy is brought up to date when they have come.
+    packs_posted: u64,
     /// All 64 digits of each pack that is damaged here and was not sent.
     packs_damaged: Vec<String>,
     /// The number of the log's last record, which the copy has now.
@@ -56,6 +58,10 @@ struct RemoteSummary<'a> {
     snapshots_sent: u64,
     /// All 64 digits of each snapshot that is not there.
     snapshots_failed: Vec<String>,
+    /// All 64 digits of each snapshot of which something is on its way on a drive, and that drive's.
+    snapshots_waiting: Vec<(String, String)>,
+    /// Of packs that are on their way on drives.
+    bytes_posted: u64,
     /// All 64 digits of each pack that the remote would not take.
     packs_refused: Vec<String>,
     bytes_sent: u64,
@@ -100,7 +106,7 @@ fn to_remote(ctx: &Context, args: &SyncPushArgs, name: &str, started: Instant) -
     }
     let report = again(ctx, args.retry, &mut || {
         let progress = ctx.monitor(Job::Transfer);
-        push_once(&repo, &known, args.audit, &progress)
+        push_once(&repo, name, &known, args.audit, &progress)
     })?;
     if let Some(position) = report.watermark {
         remote::pushed(&repo, name, position)?;
@@ -124,6 +130,7 @@ fn to_remote(ctx: &Context, args: &SyncPushArgs, name: &str, started: Instant) -
 
 fn push_once(
     repo: &Repository,
+    name: &str,
     known: &RemoteState,
     audit: bool,
     progress: &dyn Monitor,
@@ -132,7 +139,8 @@ fn push_once(
     for warning in link.warnings() {
         progress.event(Event::Notice(warning));
     }
-    let options = sync::push::Options { audit, before: known.pushed.is_some(), anew: remote::is_anew(known) };
+    let options =
+        sync::push::Options { remote: name, audit, before: known.pushed.is_some(), anew: remote::is_anew(known) };
     let done = sync::push::push(repo, &remote::dial_first(&link, known)?, PROGRAM, options, progress);
     link.close();
     done
@@ -143,7 +151,7 @@ fn push_once(
 /// # Errors
 /// As [`sync::push::push`].
 pub fn heal_pooled(repo: &Repository, name: &str, known: &RemoteState, progress: &dyn Monitor) -> Result<u64> {
-    let report = push_once(repo, known, true, progress)?;
+    let report = push_once(repo, name, known, true, progress)?;
     if let Some(position) = report.watermark {
         remote::pushed(repo, name, position)?;
     }
@@ -162,7 +170,7 @@ pub fn heal_sealed(
     read: ReadData,
     progress: &dyn Monitor,
 ) -> Result<u64> {
-    let options = Options { audit: true, delete: false };
+    let options = Options { remote: name, audit: true, delete: false };
     let report = match sync::directory::of(known)? {
         Some(dir) => directory::push_once(repo, name, &dir, read, options, progress)?,
         None => sealed::push_once(repo, name, known, options, None, progress)?.0,
@@ -182,6 +190,8 @@ fn tell_remote(ctx: &Context, done: &sync::push::Report, name: &str, elapsed: Du
             packs_sent: done.packs + done.mixed,
             snapshots_sent: done.snapshots,
             snapshots_failed: done.failed.iter().map(|(id, _)| id.to_hex()).collect(),
+            snapshots_waiting: done.waiting.iter().map(|(id, drive)| (id.to_hex(), drive.to_hex())).collect(),
+            bytes_posted: done.posted,
             packs_refused: done.refused.iter().map(|id| id.to_hex()).collect(),
             bytes_sent: done.bytes,
             bytes_skipped: done.skipped,
@@ -189,7 +199,7 @@ fn tell_remote(ctx: &Context, done: &sync::push::Report, name: &str, elapsed: Du
         })?;
         return ctx.output.flush();
     }
-    if done.bytes == 0 && done.snapshots == 0 {
+    if done.bytes == 0 && done.snapshots == 0 && done.waiting.is_empty() {
         ctx.output.remark(format!("{name} is up to date"))?;
     } else {
         let snapshots = human::count(done.snapshots, "snapshot");
@@ -200,6 +210,15 @@ fn tell_remote(ctx: &Context, done: &sync::push::Report, name: &str, elapsed: Du
             n => format!("; {} were there already", human::size(n)),
         };
         ctx.output.remark(format!("sent {snapshots} in {packs}, {bytes}, to {name} in {time}{skipped}"))?;
+    }
+    let mut drives: Vec<_> = done.waiting.iter().map(|(_, drive)| drive.short()).collect();
+    drives.sort();
+    drives.dedup();
+    if !drives.is_empty() {
+        let (snapshots, bytes) = (human::count(done.waiting.len() as u64, "snapshot"), human::size(done.posted));
+        let drives = drives.join(", ");
+        ctx.output
+            .remark(format!("{snapshots} will be there when drive {drives} has come; {bytes} are in the post"))?;
     }
     ctx.output.flush()
 }
@@ -222,13 +241,18 @@ fn tell(ctx: &Context, done: &Report, what: &str, to: &str, elapsed: Duration) -
             snapshots_sent: done.snapshots,
             bytes_sent: done.bytes,
             objects_deleted: done.deleted,
+            packs_posted: done.posted,
             packs_damaged: done.damaged.iter().map(|id| id.to_hex()).collect(),
             position: done.now.seq,
             total_duration: elapsed.as_secs_f64(),
         })?;
         return ctx.output.flush();
     }
-    if done.bytes == 0 && done.deleted == 0 {
+    if done.posted > 0 {
+        let (packs, size) = (human::count(done.posted, "pack"), human::size(done.posted_bytes));
+        ctx.output.remark(format!("{packs}, {size}, are in the post: {what} will be whole after they have come"))?;
+    }
+    if done.bytes == 0 && done.deleted == 0 && done.posted == 0 {
         ctx.output.remark(format!("{what} is up to date"))?;
         return ctx.output.flush();
     }

@@ -38,6 +38,8 @@ struct OfRemote<'a> {
     /// The most that the next push sends.
     pending_packs: u64,
     pending_bytes: u64,
+    /// Of packs that are on their way on drives, and not in those.
+    posted_bytes: u64,
     /// How long the oldest snapshot that is not there has been here; 0 if all are there.
     lag_seconds: u64,
     late: bool,
@@ -115,7 +117,7 @@ impl Report<'_> {
 
     fn remotes(&mut self, remotes: &[(&String, &RemoteState)]) -> Result<()> {
         let times = Times::of(self.state, self.now);
-        let mut table = Table::new(&["Remote", "Last push", ">Not there", ">To send", ">Lag", ""]);
+        let mut table = Table::new(&["Remote", "Last push", ">Not there", ">To send", ">In the post", ">Lag", ""]);
         for (name, remote) in remotes {
             let lacks = self.state.snapshots.iter().filter(|(_, s)| s.forgotten.is_none() && policy::lacks(remote, s));
             let waiting: Vec<Time> = lacks.filter_map(|(id, _)| times.get(id)).map(|moment| moment.received).collect();
@@ -123,7 +125,7 @@ impl Report<'_> {
             // What a prune wrote anew is sent to a copy, and to a pool only with a snapshot.
             let send = match (oldest, remote.sealed) {
                 (None, false) => Pending::default(),
-                _ => pending(self.repo, remote.pushed)?,
+                _ => pending(self.repo, name, remote.pushed)?,
             };
             let late = oldest.is_some_and(|oldest| self.is_late(oldest));
             let lag = oldest.map_or(Duration::ZERO, |oldest| self.now.since(oldest));
@@ -137,6 +139,7 @@ impl Report<'_> {
                     pending_snapshots: waiting.len() as u64,
                     pending_packs: send.packs,
                     pending_bytes: send.bytes,
+                    posted_bytes: send.posted,
                     lag_seconds: lag.as_secs(),
                     late,
                 })?;
@@ -147,6 +150,7 @@ impl Report<'_> {
                 remote.pushed_at.map_or_else(|| "never".to_owned(), |at| human::time(human::timestamp(at))),
                 human::count(waiting.len() as u64, "snapshot"),
                 human::size(send.bytes),
+                if send.posted == 0 { "none".to_owned() } else { human::size(send.posted) },
                 if oldest.is_some() { age(lag) } else { "none".to_owned() },
                 if late { "LATE".to_owned() } else { String::new() },
             ]);

@@ -61,9 +61,8 @@ pub fn change<T>(
 pub fn step(repo: &Repository, drive: DriveId, to: Custody, monitor: &dyn Monitor) -> Result<DriveState> {
     let (by, now) = (who(), repo.clock.now());
     let done = change(repo, drive, &mut |known| {
-        let mut state = known.ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("nothing is known here of drive {}", drive.short()))
-        })?;
+        let mut state = known
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("nothing is known here of drive {}", drive.short())))?;
         if state.custody() == to {
             return Ok((state.clone(), state));
         }
@@ -102,7 +101,10 @@ pub fn commit(repo: &Repository, signed: &Signed, monitor: &dyn Monitor) -> Resu
     let receipt = signed.verify(&PublicKey::parse(&remote.host_key)?)?;
     let written = Contents { packs: drive.packs, bytes: drive.bytes, digest: drive.digest };
     if receipt.repository != repo.config.repo_id || receipt.contents != written {
-        let what = format!("the receipt is for {} packs, and {} were written to the drive", receipt.contents.packs, drive.packs);
+        let what = format!(
+            "the receipt is for {} packs, and {} were written to the drive",
+            receipt.contents.packs, drive.packs
+        );
         return Err(Error::new(Kind::Refused, what).remedy(
             "was more written to it since, or did an export not end? `packmule drive export` ends it; then it is imported again",
         ));

@@ -74,7 +74,10 @@ pub struct Report {
 pub fn export(site: &Repository, drive: &Drive, wanted: &Wanted, monitor: &dyn Monitor) -> Result<Report> {
     let known = remote::find(site, &wanted.remote)?;
     if crate::directory::of(&known)?.is_some() {
-        let e = Error::new(Kind::Refused, format!("remote {} is a directory, which no drive is imported to", wanted.remote));
+        let e = Error::new(
+            Kind::Refused,
+            format!("remote {} is a directory, which no drive is imported to", wanted.remote),
+        );
         return Err(e.remedy("plug that in and push to it: `packmule sync push` copies as fast as a drive can take it"));
     }
     let _only_one = one_at_a_time(drive)?;

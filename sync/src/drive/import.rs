@@ -72,7 +72,8 @@ pub fn import(pool: &Arc<Repository>, number: u32, drive: &Drive, monitor: &dyn 
     received(pool, drive.id, &own, &tenant.name)?;
     let receiver = Receiver::begin(Arc::clone(pool), monitor)?;
     let at = pool.log.state().position;
-    let mut import = Import { pool, drive, tenant: &tenant, receiver, at, unsettled: 0, done: Imported::default(), monitor };
+    let mut import =
+        Import { pool, drive, tenant: &tenant, receiver, at, unsettled: 0, done: Imported::default(), monitor };
     import.packs()?;
     import.settle()?;
     if import.done.bad.is_empty() {
@@ -176,7 +177,10 @@ impl Import<'_> {
             for (info, read) in rx {
                 if self.monitor.cancelled() {
                     self.settle()?;
-                    return Err(Error::new(Kind::Interrupted, "interrupted; what was taken is kept, and not read again"));
+                    return Err(Error::new(
+                        Kind::Interrupted,
+                        "interrupted; what was taken is kept, and not read again",
+                    ));
                 }
                 self.take(&info, read?)?;
             }
@@ -328,7 +332,8 @@ impl Wanted<'_> {
 pub fn tenant_of(pool: &Repository, drive: &dyn Backend, repository: repo::id::RepoId) -> Result<(u32, String, bool)> {
     tenants::require_pool(pool)?;
     let state = pool.log.state();
-    let found = state.tenants.iter().find(|(_, tenant)| tenant.repository == Some(repository) && tenant.removed.is_none());
+    let found =
+        state.tenants.iter().find(|(_, tenant)| tenant.repository == Some(repository) && tenant.removed.is_none());
     let (number, tenant) = found.ok_or_else(|| {
         Error::new(Kind::Refused, "no tenant of this pool has the repository that this drive carries a part of:")
             .at(drive.path(&Object::Config))
@@ -345,4 +350,3 @@ pub fn elsewhere(pool: &Repository, tenant: &str, but: DriveId) -> Vec<String> {
     });
     others.map(|(id, drive)| format!("{} ({})", drive.label, id.short())).collect()
 }
-

@@ -18,7 +18,6 @@ use repo::monitor::Monitor;
 use repo::open::{Access, Identity, Init, Place, Repository, Sealed, init_drive};
 use repo::session::who;
 
-
 /// What people call a drive: not empty, of at most 255 bytes, without control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label(String);
@@ -92,7 +91,9 @@ impl Drive {
     pub fn state(&self) -> Result<DriveState> {
         let state = self.repo.log.state().drives.get(&self.id).cloned();
         state.ok_or_else(|| {
-            let e = Error::damaged("this drive does not say what it is: its making was interrupted, or it was copied together");
+            let e = Error::damaged(
+                "this drive does not say what it is: its making was interrupted, or it was copied together",
+            );
             e.remedy("empty it, and make it anew with `packmule drive init`")
         })
     }

@@ -69,7 +69,11 @@ impl Receipt {
             return Err(Error::new(Kind::NewerFormat, "this receipt is a newer program's").remedy("update packmule"));
         }
         let mut value = |name: &str| {
-            lines.next().and_then(|line| line.strip_prefix(name)).and_then(|rest| rest.strip_prefix(' ')).ok_or_else(none)
+            lines
+                .next()
+                .and_then(|line| line.strip_prefix(name))
+                .and_then(|rest| rest.strip_prefix(' '))
+                .ok_or_else(none)
         };
         let receipt = Receipt {
             drive: value("drive")?.parse().map_err(|_| none())?,

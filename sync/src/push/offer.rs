@@ -57,6 +57,12 @@ impl Push<'_> {
                 push.skipped(info.size);
                 return Ok(());
             }
+            if push.repo.index.posted(&push.away, &info.id)?.is_some() {
+                push.report.posted += info.size;
+                Counters::add(&push.monitor.counters().bytes, info.size);
+                Counters::add(&push.monitor.counters().files, 1);
+                return Ok(());
+            }
             let pack = match push.repo.packs().pack(info) {
                 Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
                     push.skipped(info.size);

@@ -23,7 +23,12 @@ pub struct Mirrored {
 ///
 /// # Errors
 /// `Interrupted`; what either side gives. What was copied is not copied again.
-pub fn mirror(source: &dyn Backend, target: &dyn Target, options: Options, monitor: &dyn Monitor) -> Result<Mirrored> {
+pub fn mirror(
+    source: &dyn Backend,
+    target: &dyn Target,
+    options: Options<'_>,
+    monitor: &dyn Monitor,
+) -> Result<Mirrored> {
     let mut done = Mirrored::default();
     // First: whatever these say is there already.
     let (log, audit): (Vec<_>, Vec<_>) =

@@ -29,6 +29,8 @@ pub struct Copied {
     pub gone: Vec<PackId>,
     /// Packs that are not what they are called, or are gone for good though the index has them.
     pub damaged: Vec<PackId>,
+    /// Packs that are on their way on a drive, and their bytes.
+    pub posted: (u64, u64),
 }
 
 enum Found {
@@ -78,29 +80,35 @@ impl Push<'_> {
             drop(rx);
             self.feed(delta, missing, &tx)
                 // Here the sender goes, and the threads end.
-                .inspect(|()| drop(tx))
+                .inspect(|_| drop(tx))
         });
         if let Some(e) = failed.into_inner() {
             return Err(e);
         }
-        fed?;
+        let posted = fed?;
         let (packs, bytes) = (packs.into_inner(), bytes.into_inner());
-        Ok(Copied { packs, bytes, gone: gone.into_inner(), damaged: damaged.into_inner() })
+        Ok(Copied { packs, bytes, gone: gone.into_inner(), damaged: damaged.into_inner(), posted })
     }
 
     /// Hands out what is missing; ends early, without an error of its own, when nobody takes any more.
-    fn feed(&self, delta: &Delta, missing: &[PackId], tx: &Sender<PackId>) -> Result<()> {
+    /// How many packs, and bytes, are not there because they are on their way on a drive.
+    fn feed(&self, delta: &Delta, missing: &[PackId], tx: &Sender<PackId>) -> Result<(u64, u64)> {
         let sweep = self.source.log.state().sweep.clone();
         let doomed = |id: &PackId| sweep.as_ref().is_some_and(|sweep| sweep.packs.contains(id));
         let mut asked: Vec<(Object, u64)> = Vec::new();
-        let hand_out = |asked: &mut Vec<(Object, u64)>| -> Result<()> {
+        let mut posted = (0, 0);
+        let mut hand_out = |asked: &mut Vec<(Object, u64)>| -> Result<()> {
             if asked.is_empty() {
                 return Ok(());
             }
             let absent = self.target.missing(asked)?;
-            for ((object, _), absent) in asked.drain(..).zip(absent) {
+            for ((object, size), absent) in asked.drain(..).zip(absent) {
                 Counters::add(&self.monitor.counters().total_files, 1);
                 match object {
+                    Object::Pack(id) if absent && self.source.index.posted(&self.away, &id)?.is_some() => {
+                        posted = (posted.0 + 1, posted.1 + size);
+                        Counters::add(&self.monitor.counters().files, 1);
+                    }
                     Object::Pack(id) if absent => {
                         tx.send(id).map_err(|_| Error::new(Kind::Interrupted, "interrupted"))?;
                     }
@@ -125,7 +133,8 @@ impl Push<'_> {
             Delta::All => self.source.index.packs(&mut |info| offer(info.id, info.size))?,
             Delta::Since { packs, .. } => packs.iter().try_for_each(known)?,
         }
-        hand_out(&mut asked)
+        hand_out(&mut asked)?;
+        Ok(posted)
     }
 
     fn copy_pack(&self, id: &PackId) -> Result<Found> {

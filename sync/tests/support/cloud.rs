@@ -92,7 +92,7 @@ impl Cloud {
                 ask.lock().unwrap().send(back).map_err(|_| gone())?;
                 client.recv().map_err(|_| gone())
             });
-            push(from, &dial, "test", Options { audit, before: audit, anew: false }, &Void::default())
+            push(from, &dial, "test", Options { remote: "cloud", audit, before: audit, anew: false }, &Void::default())
         });
         (done, served.into_inner().unwrap().into_iter().map(Option::unwrap).collect())
     }

@@ -148,7 +148,9 @@ fn tell(
     if !done.waiting.is_empty() {
         let on = match others {
             [] => "on a drive that has not come yet, or with the site's next push".to_owned(),
-            some => format!("on drive {}, on one that has not come yet, or with the site's next push", some.join(" or ")),
+            some => {
+                format!("on drive {}, on one that has not come yet, or with the site's next push", some.join(" or "))
+            }
         };
         ctx.output.line(format!("what they lack is {on}"))?;
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use repo::error::{Error, Kind, Result};
 use repo::open::Access;
 use serde::Serialize;
+use sync::drive::Drive;
 use sync::drive::export::{Report, Wanted, export as run_export};
 
 use super::super::open::open_repository;
@@ -72,7 +73,7 @@ pub fn export(ctx: &Context, args: &DriveExportArgs) -> Result<ExitCode> {
             total_duration: started.elapsed().as_secs_f64(),
         })?;
     } else {
-        tell(ctx, args, &done, &name(&drive.id, &state), started)?;
+        tell(ctx, args, &done, &drive, started)?;
     }
     ctx.output.flush()?;
     if done.damaged.is_empty() {
@@ -83,14 +84,16 @@ pub fn export(ctx: &Context, args: &DriveExportArgs) -> Result<ExitCode> {
         .remedy("`packmule check --read-data` tells what is affected"))
 }
 
-fn tell(ctx: &Context, args: &DriveExportArgs, done: &Report, drive: &str, started: Instant) -> Result<()> {
+fn tell(ctx: &Context, args: &DriveExportArgs, done: &Report, drive: &Drive, started: Instant) -> Result<()> {
+    let state = drive.state()?;
     let took = started.elapsed();
     let rate = done.bytes as f64 / took.as_secs_f64().max(0.001);
     ctx.output.line(format!(
-        "wrote {}, {} and {} to drive {drive} in {}, {}/s",
+        "wrote {}, {} and {} to drive {} in {}, {}/s",
         human::count(done.packs, "pack"),
         human::size(done.bytes),
         human::count(done.snapshots, "snapshot"),
+        name(&drive.id, &state),
         human::duration(took),
         human::size(rate as u64)
     ))?;
@@ -108,5 +111,6 @@ fn tell(ctx: &Context, args: &DriveExportArgs, done: &Report, drive: &str, start
         let packs = human::count(done.unlisted, "pack");
         ctx.output.complain(format!("packmule: {packs} travel over the network alone: their roll-ups are lost"));
     }
-    ctx.output.remark(format!("`packmule drive ship` notes that it was handed over: `packmule drive ship {}`", &drive[..drive.rfind(" (").unwrap_or(drive.len())]))
+    let label = state.label.replace('\'', "'\\''");
+    ctx.output.remark(format!("when it is handed over: `packmule drive ship '{label}'`"))
 }

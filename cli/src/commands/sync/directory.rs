@@ -40,7 +40,8 @@ pub fn to_path(ctx: &Context, args: &SyncPushArgs, to: &Path, started: Instant) 
         super::super::profiles::keep(ctx, &repo);
     }
     let progress = ctx.monitor(Job::Other("packs"));
-    let done = push(&repo, &copy, ReadData::None, Options { audit: args.audit, delete: args.delete }, &progress);
+    let done =
+        push(&repo, &copy, ReadData::None, Options { remote: "", audit: args.audit, delete: args.delete }, &progress);
     drop(progress);
     repo.remember();
     let done = done?;
@@ -67,14 +68,20 @@ pub fn push_once(
     name: &str,
     dir: &Path,
     read: ReadData,
-    options: Options,
+    options: Options<'_>,
     progress: &dyn Monitor,
 ) -> Result<Report> {
     let copy = directory::make_known(repo, name, dir)?;
     push(repo, &copy, read, options, progress).map_err(|e| directory::or_away(e, dir, repo.config.repo_id))
 }
 
-fn push(repo: &Repository, copy: &Local, read: ReadData, options: Options, progress: &dyn Monitor) -> Result<Report> {
+fn push(
+    repo: &Repository,
+    copy: &Local,
+    read: ReadData,
+    options: Options<'_>,
+    progress: &dyn Monitor,
+) -> Result<Report> {
     let busy = |e: Error| match e.kind() {
         Kind::Locked => Error::new(Kind::Locked, "another push to this copy is running:")
             .at(copy.root())
@@ -97,7 +104,7 @@ fn tenants_too(
     repo: &Repository,
     copy: &Local,
     mut done: Report,
-    options: Options,
+    options: Options<'_>,
     progress: &dyn Monitor,
 ) -> Result<Report> {
     let tenants = copy.root().join("tenants");

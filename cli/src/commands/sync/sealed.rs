@@ -43,12 +43,14 @@ pub fn to_remote(
         true => Some(RecoveryCode::parse(&recovery_code(args.recovery_code_file.as_deref())?)?),
         false => None,
     };
-    let options = Options { audit: args.audit, delete: args.delete };
+    let options = Options { remote: name, audit: args.audit, delete: args.delete };
     let (report, deleted) = again(ctx, args.retry, &mut || {
         let progress = ctx.monitor(Job::Other("packs"));
         push_once(repo, name, known, options, code.as_ref(), &progress)
     })?;
-    remote::pushed(repo, name, report.now)?;
+    if report.posted == 0 {
+        remote::pushed(repo, name, report.now)?;
+    }
     repo.remember();
     let report = Report { deleted: report.deleted + deleted.objects, ..report };
     tell(ctx, &report, name, name, started.elapsed())?;
@@ -66,7 +68,7 @@ pub fn push_once(
     repo: &Repository,
     name: &str,
     known: &RemoteState,
-    options: Options,
+    options: Options<'_>,
     code: Option<&RecoveryCode>,
     progress: &dyn Monitor,
 ) -> Result<(Report, Deleted)> {
@@ -88,7 +90,7 @@ pub fn push_once(
         report.bytes += more.bytes;
         Ok(())
     })?;
-    if copy.watermark()? != Some(report.now) {
+    if report.posted == 0 && copy.watermark()? != Some(report.now) {
         copy.done(report.now)?;
     }
     let deleted = code.map(|code| ask::delete(repo, &copy, code, report.now)).transpose()?.unwrap_or_default();

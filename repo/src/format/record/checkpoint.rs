@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::parties::{read_time, write_time};
 use super::state::{MAX_ANCHORS, MAX_RECENT};
 use super::{
-    AuditState, Belongings, Certificate, CheckState, DriveState, Former, Load, MAX_TAGS, MAX_TEXT, MAY_IGNORE, Obeyed, Origin,
-    PolicyState, Position, PrivateKey, Profiles, RemoteState, SessionState, SnapshotState, State, Sweep, TenantState,
-    ids, newer, option, text, time, write_ids, write_option, write_texts,
+    AuditState, Belongings, Certificate, CheckState, DriveState, Former, Load, MAX_TAGS, MAX_TEXT, MAY_IGNORE, Obeyed,
+    Origin, PolicyState, Position, PrivateKey, Profiles, RemoteState, SessionState, SnapshotState, State, Sweep,
+    TenantState, ids, newer, option, text, time, write_ids, write_option, write_texts,
 };
 use crate::error::{Error, Result};
 use crate::format::wire::{Reader, Writer};

@@ -202,8 +202,6 @@ impl Load {
 
     pub(super) fn read_all(r: &mut Reader<'_>) -> Result<Vec<Load>> {
         let n = r.count(usize::MAX, 3)?;
-        (0..n)
-            .map(|_| Ok(Load { rollup: r.varint()?, first: r.varint_u32()?, count: r.varint_u32()? }))
-            .collect()
+        (0..n).map(|_| Ok(Load { rollup: r.varint()?, first: r.varint_u32()?, count: r.varint_u32()? })).collect()
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::{
-    AuditState, Audited, Belongings, Certificate, DriveState, Entry, Former, Obeyed, Origin, PolicyState, Position, PrivateKey,
-    Profiles, Record, RemoteState, TenantState,
+    AuditState, Audited, Belongings, Certificate, DriveState, Entry, Former, Obeyed, Origin, PolicyState, Position,
+    PrivateKey, Profiles, Record, RemoteState, TenantState,
 };
 use crate::clock::Time;
 use crate::id::{DriveId, LogHash, PackId, SessionId, SnapshotId};

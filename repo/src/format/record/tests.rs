@@ -173,8 +173,11 @@ fn load() -> impl Strategy<Value = Load> {
 }
 
 fn drive() -> impl Strategy<Value = DriveState> {
-    let step = (0..Custody::ALL.len(), at(), ".{0,9}")
-        .prop_map(|(custody, at, by)| Step { custody: Custody::ALL[custody], at, by });
+    let step = (0..Custody::ALL.len(), at(), ".{0,9}").prop_map(|(custody, at, by)| Step {
+        custody: Custody::ALL[custody],
+        at,
+        by,
+    });
     let rest = (any::<bool>(), any::<(u64, u64, u64)>(), id(), option::of(id()));
     (".{0,9}", "[a-z]{0,5}", id(), vec(step, 1..4), rest).prop_map(
         |(label, party, repository, steps, (back, (packs, bytes, snapshots), digest, newest))| DriveState {
