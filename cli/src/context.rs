@@ -59,6 +59,11 @@ impl Context {
         Ok(self.resolved.get_or_init(|| target))
     }
 
+    /// Further directories that were named with -r.
+    pub fn further(&self) -> &[std::ffi::OsString] {
+        self.target.further()
+    }
+
     /// The site, if what is named as the repository is one that is reached over SSH.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod context;
+mod drives_view;
 mod exit;
 mod output;
 mod profile;

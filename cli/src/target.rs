@@ -42,6 +42,11 @@ impl TargetSources {
         local(&self.named()?)
     }
 
+    /// The further directories that are named on the command line, where several are.
+    pub fn further(&self) -> &[OsString] {
+        self.args.repo.get(1..).unwrap_or_default()
+    }
+
     /// The site, if it is one that is named: `ssh://…`.
     ///
     /// # Errors
@@ -60,9 +65,9 @@ impl TargetSources {
     /// What is named, as it stands there.
     fn named(&self) -> Result<OsString> {
         let choices = [
-            (self.args.repo.as_ref(), self.args.repository_file.as_ref()),
+            (self.args.repo.first(), self.args.repository_file.as_ref()),
             (self.env.as_ref(), self.env_file.as_ref()),
-            (self.profile.repo.as_ref(), self.profile.repository_file.as_ref()),
+            (self.profile.repo.first(), self.profile.repository_file.as_ref()),
         ];
         for (name, file) in choices {
             if let Some(name) = name {
@@ -106,7 +111,7 @@ mod tests {
     use super::*;
 
     fn args(repo: Option<&str>) -> TargetArgs {
-        TargetArgs { repo: repo.map(OsString::from), repository_file: None }
+        TargetArgs { repo: repo.map(OsString::from).into_iter().collect(), repository_file: None }
     }
 
     #[test]

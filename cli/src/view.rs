@@ -13,6 +13,7 @@ use repo::id::SnapshotId;
 use repo::monitor::Void;
 use repo::open::Repository;
 use repo::pack::source::FrameSource;
+use repo::pack::store::PackStore;
 use repo::select::{self, Filter};
 use repo::snapshots;
 use repo::times::{Moment, Times};
@@ -33,6 +34,11 @@ impl RepositoryView {
     /// Shows what passes `filter`.
     pub fn new(repo: Repository, filter: Filter, output: Arc<Output>) -> RepositoryView {
         RepositoryView { repo, filter, output, paths: Mutex::default() }
+    }
+
+    /// Its packs.
+    pub fn packs(&self) -> Arc<PackStore> {
+        self.repo.packs()
     }
 
     fn paths_of(&self, id: &SnapshotId) -> Result<Vec<Vec<u8>>> {

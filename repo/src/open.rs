@@ -24,9 +24,9 @@ use crate::error::{Error, Kind, Result};
 use crate::format::config::{Config, UnverifiedConfig};
 use crate::format::record::{Position, State};
 use crate::id::{DriveId, RepoId, hex};
-use crate::index::{Index, IndexIdentity, claim};
+use crate::index::{Index, IndexIdentity, Opened, claim};
 use crate::keyslots::{self, NewSlots, Secret, Unlocked};
-use crate::limits::PACK_SIZE;
+use crate::limits::{PACK_SIZE, PACK_SIZE_MIN};
 use crate::lock::Locks;
 use crate::log::{Log, Relation};
 use crate::monitor::{Event, Monitor};
@@ -143,7 +143,7 @@ pub fn init_anew(root: &Path, wanted: &Init<'_>, identity: Identity) -> Result<O
 ///
 /// # Errors
 /// As [`Local::new_drive`], and what the system gives.
-pub fn init_drive(root: &Path, wanted: &Init<'_>, identity: Identity) -> Result<(DriveId, RecoveryCode)> {
+pub fn init_drive(root: &Path, mut wanted: Init<'_>, identity: Identity) -> Result<(DriveId, RecoveryCode)> {
     let (backend, id) = Local::new_drive(root, DriveId::random())?;
     let _only_one = Locks::file(&backend.lock_path()).commit(Duration::ZERO).map_err(|e| match e.kind() {
         Kind::Locked => another(root),
@@ -159,9 +159,35 @@ pub fn init_drive(root: &Path, wanted: &Init<'_>, identity: Identity) -> Result<
         left.iter().try_for_each(|object| backend.delete(object))?;
         backend.sync_deletes(area)?;
     }
-    let (_, code) = init_with(Arc::new(backend), wanted, identity)?;
+    // What is sealed anew for a drive goes into packs that are small beside it: the room at its end that none fits is lost.
+    let small = u32::try_from(backend.free_space()?.unwrap_or(u64::MAX) / 64).unwrap_or(u32::MAX);
+    wanted.pack_size = wanted.pack_size.min(small.max(PACK_SIZE_MIN as u32));
+    let (_, code) = init_with(Arc::new(backend), &wanted, identity)?;
     let code = code.ok_or_else(|| Error::bug("a drive was made without a recovery code"))?;
     Ok((id, code))
+}
+
+/// The id of the repository whose objects are in `backend`, not authenticated.
+///
+/// # Errors
+/// What reading its config gives.
+pub fn repository_in(backend: &dyn Backend) -> Result<RepoId> {
+    read_config(backend, &Object::Config).map(|config| config.repo_id())
+}
+
+/// The index that this machine has made of a drive's packs, when the drive itself is away; none if there is none.
+///
+/// # Errors
+/// What the system gives.
+pub fn index_of_drive(place: &Place, repo: RepoId, drive: &DriveId) -> Result<Option<Index>> {
+    let dir = place.cache.join("index").join(name_of_drive(repo, drive));
+    if !dir.exists() {
+        return Ok(None);
+    }
+    match Index::open(&dir, &IndexIdentity { repo })? {
+        Opened::Ready(index) => Ok(Some(index)),
+        Opened::Missing | Opened::Unusable(_) => Ok(None),
+    }
 }
 
 /// Has this machine forget what it has seen of the repository that was at `place` before: it was made anew there, on purpose.
@@ -547,11 +573,15 @@ impl Seen {
 /// and go in one place; each has a name of its own.
 fn name_of_copy(repo: RepoId, root: &Path) -> String {
     if let Ok(Some(drive)) = Local::drive_mark(root) {
-        return format!("{}-drive-{}", repo.to_hex(), hex(&drive.as_bytes()[..8]));
+        return name_of_drive(repo, &drive);
     }
     let real = root.canonicalize().unwrap_or_else(|_| root.to_owned());
     let place = blake3::hash(real.as_os_str().as_encoded_bytes());
     format!("{}-{}", repo.to_hex(), hex(&place.as_bytes()[..8]))
+}
+
+fn name_of_drive(repo: RepoId, drive: &DriveId) -> String {
+    format!("{}-drive-{}", repo.to_hex(), hex(&drive.as_bytes()[..8]))
 }
 
 #[cfg(test)]

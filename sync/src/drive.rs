@@ -4,19 +4,25 @@
 //! byte for byte those of the repository, the log tells what of them is on the drive and nothing else. So it opens, mounts
 //! and checks like any, by a recovery code of its own; what lies on another drive is absent. `docs/drives.md` tells more.
 
+pub mod back;
 mod carry;
 pub mod check;
 pub mod custody;
 pub mod export;
+pub mod home;
 pub mod import;
 mod make;
 pub mod receipt;
+pub mod sealed;
 
 use std::time::Duration;
 
 use repo::backend::{Area, Backend, Object};
 use repo::error::{Error, Kind, Result};
+use repo::format::record::{Custody, DriveState};
+use repo::id::DriveId;
 use repo::lock::{Locks, PruneGuard};
+use repo::open::Repository;
 
 pub use make::{Drive, Label, init, open, place_of, retire};
 
@@ -48,6 +54,48 @@ impl Contents {
         })?;
         Ok(Contents { packs, bytes, digest: *hasher.finalize().as_bytes() })
     }
+}
+
+/// Says in the log of `here` and in the drive's own how much is on the drive, and on the drive which others are on their way to
+/// the same place: so who has one of them knows what to wait for.
+///
+/// # Errors
+/// What either side gives.
+fn settle(here: &Repository, drive: &Drive) -> Result<()> {
+    let Contents { packs, bytes, digest } = Contents::of(drive.repo.backend.as_ref())?;
+    let there = drive.repo.log.state();
+    let newest = there.snapshots.iter().max_by_key(|(_, snapshot)| snapshot.recorded).map(|(id, _)| *id);
+    let snapshots = there.snapshots.len() as u64;
+    let own = custody::change(here, drive.id, &mut |known| {
+        let known = known.ok_or_else(|| Error::bug("a drive that is written to is not known"))?;
+        let state = DriveState { packs, bytes, digest, snapshots, newest, ..known };
+        Ok((state.clone(), state))
+    })?;
+    let state = here.log.state();
+    let others = state.drives.iter().filter(|(id, other)| {
+        **id != drive.id && other.back == own.back && other.party == own.party && other.custody() != Custody::Made
+    });
+    for (id, other) in others {
+        tell(drive, *id, other)?;
+    }
+    tell(drive, drive.id, &own)
+}
+
+/// Has the drive's own log know this of a drive.
+fn tell(drive: &Drive, id: DriveId, state: &DriveState) -> Result<()> {
+    custody::change(&drive.repo, id, &mut |known| {
+        // What a site calls the other side is not what that calls itself.
+        let party = known.map_or_else(String::new, |known| known.party);
+        Ok((DriveState { party, loads: Vec::new(), ..state.clone() }, ()))
+    })
+}
+
+/// The drives that the drive in `repo` knows of beside itself and those in `here`, and that have not been given up.
+pub fn absent(drive: DriveId, repo: &Repository, here: &[DriveId]) -> Vec<(DriveId, DriveState)> {
+    let state = repo.log.state();
+    let gone = |other: &DriveState| matches!(other.custody(), Custody::Lost | Custody::Retired);
+    let others = state.drives.iter().filter(|(id, other)| **id != drive && !here.contains(id) && !gone(other));
+    others.map(|(id, other)| (*id, other.clone())).collect()
 }
 
 /// Keeps others from writing to the drive, or from reading it for an import.

@@ -18,7 +18,7 @@ use repo::open::Repository;
 use repo::session::Session;
 use repo::snapshots;
 
-use crate::pull::{Nearest, Pull, Report, SEEN_MOST, There};
+use crate::pull::{Nearest, Pull, Report, SEEN_MOST, There, nowhere};
 use crate::sealed::names;
 
 /// What was healed.
@@ -88,7 +88,7 @@ pub fn from_snapshots(repo: &Repository, other: &mut dyn There, monitor: &dyn Mo
         }
         // One that did not come back was told of.
         let Ok(manifest) = snapshots::manifest(repo, id) else { continue };
-        match pull.one(&manifest, &mut seen, &mut writer, monitor) {
+        match pull.one(&manifest, &mut seen, &mut writer, &nowhere, monitor) {
             Err(e) if is_loss(&e) => healed.fail(monitor, &e.context(format_args!("snapshot {}", id.short()))),
             other => other?,
         }

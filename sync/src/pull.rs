@@ -249,7 +249,7 @@ impl Pull<'_> {
         let mut writer = SessionSink::writer(self.repo, self.session);
         let (mut whole, mut seen) = (Vec::new(), HashSet::new());
         for manifest in manifests {
-            match self.one(&manifest, &mut seen, &mut writer, monitor) {
+            match self.one(&manifest, &mut seen, &mut writer, &nowhere, monitor) {
                 Ok(()) => whole.push(manifest),
                 Err(e) if e.kind() == Kind::Damaged => {
                     monitor.event(Event::Warning(&format!(
@@ -275,16 +275,18 @@ impl Pull<'_> {
         Ok(())
     }
 
-    /// Stores what a snapshot reaches and is not here, or is in a damaged pack. Trees in `seen` were looked at before.
+    /// Stores what a snapshot reaches and is not here, or is in a damaged pack, but for what is `elsewhere`. Trees in `seen` were
+    /// looked at before.
     pub(crate) fn one(
         &mut self,
         manifest: &Manifest,
         seen: &mut HashSet<ContentHash>,
         writer: &mut PackWriter,
+        elsewhere: Elsewhere<'_>,
         monitor: &dyn Monitor,
     ) -> Result<()> {
         let least = self.repo.config.chunker.min as usize;
-        let mut taking = Taking { source: &self.source, report: &mut self.report, writer, least, monitor };
+        let mut taking = Taking { source: &self.source, report: &mut self.report, writer, elsewhere, least, monitor };
         let source = taking.source;
         let mut waiting: VecDeque<(ContentHash, ChunkKind)> = VecDeque::new();
         // Its chunks look like a file's; apart from where they are stored, they are.
@@ -299,7 +301,7 @@ impl Pull<'_> {
                 return Ok(new);
             }
             // What waits to be indexed is not asked for again either.
-            if taking.writer.has(h)? {
+            if taking.writer.has(h)? || (taking.elsewhere)(h, kind)? {
                 return Ok(false);
             }
             source.prefetch(&[(*h, kind)]);
@@ -315,11 +317,20 @@ impl Pull<'_> {
     }
 }
 
+/// Whether a chunk need not be stored, being somewhere else that counts.
+pub(crate) type Elsewhere<'a> = &'a dyn Fn(&ContentHash, ChunkKind) -> Result<bool>;
+
+/// Everything must be here.
+pub(crate) fn nowhere(_: &ContentHash, _: ChunkKind) -> Result<bool> {
+    Ok(false)
+}
+
 /// What a snapshot reaches, on its way into packs.
 struct Taking<'a> {
     source: &'a Nearest,
     report: &'a mut Report,
     writer: &'a mut PackWriter,
+    elsewhere: Elsewhere<'a>,
     /// Chunks of small files are shorter.
     least: usize,
     monitor: &'a dyn Monitor,
@@ -328,7 +339,7 @@ struct Taking<'a> {
 impl Taking<'_> {
     /// Stores a chunk, if it is not here.
     fn take(&mut self, h: &ContentHash, kind: ChunkKind, meta: bool) -> Result<()> {
-        if self.writer.has(h)? {
+        if self.writer.has(h)? || (self.elsewhere)(h, kind)? {
             return Ok(());
         }
         let chunk = self.source.chunk(h, kind)?;

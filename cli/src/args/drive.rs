@@ -1,5 +1,6 @@
 //! `drive`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -20,13 +21,14 @@ pub struct DriveArgs {
 pub enum DriveAction {
     /// Make the directory of an empty filesystem a transfer drive, and print the recovery code that opens it
     Init(DriveInitArgs),
-    /// At a site: write to the drive what a remote lacks, as far as it fits; call it again for the next drive
+    /// At a site: write to the drive what a remote lacks, as far as it fits. At a pool: what a tenant has delivered. Called again,
+    /// it goes on, with this drive or with the next
     Export(DriveExportArgs),
-    /// At a pool: take in what a tenant's drive carries, and sign for it
+    /// At a pool: take in what a tenant's drive carries, and sign for it. At a site: take in what a drive has brought back
     Import {
-        /// The drive's directory
-        #[arg(value_name = "DIR")]
-        dir: PathBuf,
+        /// The drives' directories
+        #[arg(value_name = "DIR", required = true)]
+        dirs: Vec<PathBuf>,
     },
     /// Read everything on the drive, and tell what is damaged, and which snapshots are whole on it
     Check {
@@ -78,20 +80,32 @@ pub struct DriveInitArgs {
     /// What people call the drive; it is sealed on the drive, and belongs on its outside as well
     #[arg(long, value_name = "LABEL")]
     pub label: String,
+
+    /// At a pool: the tenant whose backups the drive is to carry back
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: Option<String>,
 }
 
 /// Options of `drive export`.
 #[derive(Debug, Args)]
 pub struct DriveExportArgs {
-    /// The remote that the drive is for
-    #[arg(value_name = "REMOTE")]
-    pub remote: String,
+    /// At a site the remote that the drive is for, then the drive's directory; at a pool, with --tenant, the directory alone
+    #[arg(value_name = "REMOTE DIR", required = true, num_args = 1..=2)]
+    pub places: Vec<OsString>,
 
-    /// The drive's directory
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
+    /// At a pool: write what this tenant has delivered, for its site or for the tenant to keep
+    #[arg(long, value_name = "TENANT", conflicts_with = "since")]
+    pub tenant: Option<String>,
 
-    /// Only what was recorded since this time, instead of what the remote is not known to have
+    /// With --tenant: only this host's snapshots
+    #[arg(long, value_name = "HOST", requires = "tenant")]
+    pub host: Option<String>,
+
+    /// With --tenant: only these snapshots, by the first digits of their ids
+    #[arg(long = "snapshot", value_name = "ID", requires = "tenant")]
+    pub snapshots: Vec<String>,
+
+    /// At a site: only what was recorded since this time, instead of what the remote is not known to have
     #[arg(long, value_name = "TIME")]
     pub since: Option<At>,
 

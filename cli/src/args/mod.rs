@@ -122,9 +122,9 @@ pub struct Globals {
 #[derive(Debug, Clone, Default, Args)]
 pub struct TargetArgs {
     /// The repository's directory; for a host that has joined a site: ssh://HOST[:PORT]
-    /// [environment: PACKMULE_REPOSITORY]
-    #[arg(short, long, value_name = "REPO", global = true, conflicts_with = "repository_file")]
-    pub repo: Option<OsString>,
+    /// [environment: PACKMULE_REPOSITORY]. Given several times, `mount` presents drives of one repository as one
+    #[arg(short, long, value_name = "REPO", global = true, action = ArgAction::Append, conflicts_with = "repository_file")]
+    pub repo: Vec<OsString>,
 
     /// Read the repository's location from the first line of FILE
     /// [environment: PACKMULE_REPOSITORY_FILE]
@@ -243,7 +243,7 @@ mod tests {
         {
             let cli = Cli::try_parse_from(line).unwrap();
             assert!(cli.globals.json);
-            assert_eq!(cli.globals.target.repo.unwrap(), "/repo");
+            assert_eq!(cli.globals.target.repo, ["/repo"]);
         }
     }
 

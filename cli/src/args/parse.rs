@@ -64,7 +64,7 @@ fn keep_apart(entry: &Entry, target: &mut TargetArgs, secret: &mut SecretArgs) -
         return false;
     };
     match entry.key.as_str() {
-        "repo" => target.repo = Some(value.into()),
+        "repo" => target.repo = vec![value.into()],
         "repository-file" => target.repository_file = Some(value.into()),
         "password-file" => secret.password_file = Some(value.into()),
         "password-command" => secret.password_command = Some(value.into()),
@@ -177,9 +177,9 @@ mod tests {
     #[test]
     fn a_profile_fills_in_what_was_not_typed() {
         let parsed = run(PROFILE, &["-P", "t", "backup"]).unwrap();
-        assert_eq!(parsed.target.repo.unwrap(), "/profile");
+        assert_eq!(parsed.target.repo, ["/profile"]);
         assert_eq!(parsed.secret.password_file.unwrap(), PathBuf::from("/pw"));
-        assert_eq!(parsed.cli.globals.target.repo, None);
+        assert!(parsed.cli.globals.target.repo.is_empty());
         assert_eq!(parsed.cli.globals.verbose, 2);
         assert_eq!(parsed.cli.globals.index_dir, Some("/i".into()));
         let Command::Backup(backup) = parsed.cli.command else { panic!() };
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn without_a_profile_nothing_changes() {
-        assert!(run(PROFILE, &["backup", "/x"]).unwrap().target.repo.is_none());
+        assert!(run(PROFILE, &["backup", "/x"]).unwrap().target.repo.is_empty());
         assert!(run(PROFILE, &["-P", "absent", "backup"]).unwrap_err().contains("no profile absent"));
         assert!(run(PROFILE, &["restore", "latest"]).unwrap_err().contains("--target"));
         // The command to run has a -P of its own.

@@ -1,7 +1,8 @@
 //! `drive`.
 
+mod export;
+mod home;
 mod import;
-mod moved;
 mod show;
 
 use std::path::Path;
@@ -30,7 +31,9 @@ struct Made<'a> {
     id: String,
     label: &'a str,
     drive: json::PathField,
-    recovery_code: &'a str,
+    /// None for a sealed tenant's: its own repository's opens it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery_code: Option<&'a str>,
 }
 
 /// A check as JSON.
@@ -55,8 +58,8 @@ struct Checked {
 pub fn run(ctx: &Context, args: DriveArgs) -> Result<ExitCode> {
     match args.action {
         DriveAction::Init(args) => init(ctx, &args),
-        DriveAction::Export(args) => moved::export(ctx, &args),
-        DriveAction::Import { dir } => import::run(ctx, &dir),
+        DriveAction::Export(args) => export::run(ctx, &args),
+        DriveAction::Import { dirs } => import::run(ctx, &dirs),
         DriveAction::Check { dir } => check(ctx, &dir),
         DriveAction::List => show::list(ctx),
         DriveAction::Show { drive } => show::show(ctx, &drive),
@@ -87,21 +90,36 @@ fn open_drive(ctx: &Context, repo: &Repository, dir: &Path, access: Access) -> R
 fn init(ctx: &Context, args: &DriveInitArgs) -> Result<ExitCode> {
     let label = Label::new(&args.label)?;
     let repo = open_repository(ctx, Access::Read)?;
-    if repo.log.state().pool {
-        return Err(Error::new(Kind::Unsupported, "drives from a pool back to a tenant are not made yet"));
-    }
-    let known = (repo.config.repo_id, &repo.unlocked.keyring);
-    let made = drive::init(&at(ctx, &args.dir)?, &label, known, &repo, false, &ctx.monitor(Job::Look("packs")));
-    let (id, code) = made?;
-    let code = code.to_text();
+    let (id, code) = match (&args.tenant, repo.log.state().pool) {
+        (Some(tenant), _) => export::init_for(ctx, &repo, &label, tenant, &args.dir)?,
+        (None, true) => {
+            return Err(Error::new(Kind::Usage, "at a pool a drive is one tenant's").remedy("name it with --tenant"));
+        }
+        (None, false) => {
+            let known = (repo.config.repo_id, &repo.unlocked.keyring);
+            let monitor = ctx.monitor(Job::Look("packs"));
+            let (id, code) = drive::init(&at(ctx, &args.dir)?, &label, known, &repo, false, &monitor)?;
+            (id, Some(code))
+        }
+    };
+    repo.remember();
+    tell_made(ctx, args, &id, code.map(|code| code.to_text()))?;
+    Ok(ExitCode::Ok)
+}
+
+/// Says what was made, and shows the recovery code, once.
+fn tell_made(ctx: &Context, args: &DriveInitArgs, id: &DriveId, code: Option<Zeroizing<String>>) -> Result<()> {
     if ctx.output.json {
         let drive = json::PathField::new(args.dir.as_os_str().as_encoded_bytes());
-        let made = Made { id: id.to_hex(), label: &args.label, drive, recovery_code: &code };
-        ctx.output.message_now(&made)?;
-        return Ok(ExitCode::Ok);
+        let recovery_code = code.as_ref().map(|code| code.as_str());
+        return ctx.output.message_now(&Made { id: id.to_hex(), label: &args.label, drive, recovery_code });
     }
     let said = format!("made drive {} ({}) at {}", args.label.escape_debug(), id.short(), printable(&args.dir));
     ctx.output.line(said)?;
+    let Some(code) = code else {
+        ctx.output.line("It has no recovery code of its own: that of the tenant's repository opens it.")?;
+        return ctx.output.flush();
+    };
     ctx.output.line("")?;
     ctx.output.line("Recovery code of this drive, shown only this once:")?;
     ctx.output.line("")?;
@@ -111,8 +129,7 @@ fn init(ctx: &Context, args: &DriveInitArgs) -> Result<ExitCode> {
         "With it anybody opens the drive, without us and without the repository: print it or write it down, keep",
     )?;
     ctx.output.line("it, and never send it along with the drive. The repository's own keys open the drive as well.")?;
-    ctx.output.flush()?;
-    Ok(ExitCode::Ok)
+    ctx.output.flush()
 }
 
 fn check(ctx: &Context, dir: &Path) -> Result<ExitCode> {

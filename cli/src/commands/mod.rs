@@ -57,6 +57,10 @@ pub fn run(ctx: &Context, command: Command) -> Result<ExitCode> {
         return Err(Error::new(Kind::Unsupported, format!("this cannot be done over a connection, at {site}"))
             .remedy("run it at the site; from here it can be backed up to, looked at and restored from"));
     }
+    if !ctx.further().is_empty() && !matches!(command, Command::Mount(_)) {
+        return Err(Error::new(Kind::Usage, "only `mount` takes several repositories")
+            .remedy("give -r once; mount several drives and copy from there"));
+    }
     match command {
         Command::Init(args) => init::run(ctx, args),
         Command::Backup(args) => backup::run(ctx, args),

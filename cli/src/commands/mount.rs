@@ -1,5 +1,6 @@
 //! `mount`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -12,16 +13,19 @@ use fs::ops::Presentation;
 use fs::session::{Options, Unmounter, mount};
 use fs::view::View;
 use parking_lot::Mutex;
+use repo::backend::local::Local;
 use repo::error::{Error, Kind, Result, printable};
-use repo::open::{Access, Repository};
+use repo::open::{Access, Place, Repository, Sealed};
 use repo::select::Filter;
 
 use super::noted::{Noted, only};
 use super::open::{open_copy, open_repository, place};
 use crate::args::MountArgs;
 use crate::context::Context;
+use crate::drives_view::DrivesView;
 use crate::exit::ExitCode;
 use crate::output::{Output, json};
+use crate::progress::Job;
 use crate::remote_view::RemoteView;
 use crate::service;
 use crate::view::RepositoryView;
@@ -85,12 +89,47 @@ fn view(ctx: &Context, repo: Repository, args: &MountArgs) -> Result<Arc<dyn Vie
         known => (repo, known),
     };
     let filter = super::which::filter(&repo, &args.filter)?;
-    let Some(known) = known else { return Ok(Arc::new(RepositoryView::new(repo, filter, output))) };
+    let Some(known) = known else { return drives(ctx, repo, &filter, args) };
     if filter != Filter::default() {
         return Err(Error::new(Kind::Unsupported, "a remote is mounted as a whole: filters do not apply")
             .remedy("leave them out"));
     }
     Ok(Arc::new(RemoteView::new(known, repo.config.repo_id, Arc::clone(&repo.keys), output)))
+}
+
+/// The repository alone; or, of a drive, all that are named, and word of those that are not here.
+fn drives(ctx: &Context, repo: Repository, filter: &Filter, args: &MountArgs) -> Result<Arc<dyn View>> {
+    let place = place(ctx)?;
+    let mark = Local::drive_mark(&place.root)?;
+    if mark.is_none() && ctx.further().is_empty() {
+        return Ok(Arc::new(RepositoryView::new(repo, filter.clone(), Arc::clone(&ctx.output))));
+    }
+    let mut all = vec![(mark, repo)];
+    for dir in ctx.further() {
+        let root = std::path::absolute(dir).map_err(|e| Error::io("find the working directory of", dir, e))?;
+        check_mount_point(&root, &args.dir)?;
+        let first = &all[0].1;
+        let sealed = Sealed::open(Place { root: root.clone(), index_dir: None, ..place.clone() }, Access::Read)?;
+        if sealed.repo_id() != first.config.repo_id {
+            return Err(Error::new(Kind::Refused, "this is a drive of another repository:").at(root));
+        }
+        let repo = sealed.read_with(&first.unlocked.keyring, &ctx.monitor(Job::Look("packs")))?;
+        all.push((Local::drive_mark(&root)?, repo));
+    }
+    let here: Vec<_> = all.iter().filter_map(|(mark, _)| *mark).collect();
+    let mut absent = BTreeMap::new();
+    for (mark, repo) in &all {
+        absent.extend(mark.iter().flat_map(|id| sync::drive::absent(*id, repo, &here)));
+    }
+    for (id, state) in &absent {
+        ctx.output.complain(format!(
+            "packmule: drive {} ({}) is not here: what lies on it alone cannot be read",
+            state.label.escape_debug(),
+            id.short()
+        ));
+    }
+    let view = |(_, repo)| RepositoryView::new(repo, filter.clone(), Arc::clone(&ctx.output));
+    Ok(Arc::new(DrivesView::new(all.into_iter().map(view).collect())))
 }
 
 /// Ends the mount when a signal asks for it. Signals are handled from before the mount is there, so that none falls into

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Object as Stored, Put};
-use crate::crypto::keys::{Keys, Object};
+use crate::crypto::keys::{FrameKind, Keys, Object};
 use crate::error::Result;
 use crate::follow::{Followed, follow};
 use crate::format::footer::{RollupEntry, encode_rollup};
@@ -76,21 +76,24 @@ impl SessionSink {
     }
 }
 
-impl PackSink for SessionSink {
-    fn store(&mut self, pack: FinishedPack) -> Result<()> {
-        self.backend.put(&Stored::Pack(pack.id), &pack.bytes)?;
+impl SessionSink {
+    /// Takes note of a pack that is there already, durably: [`PackSink::commit`] records it.
+    pub fn stored(&mut self, pack: RollupEntry, kind: FrameKind) {
         if self.refs.is_empty() {
             self.since = Instant::now();
         }
-        self.refs.push(PackRef {
-            id: pack.id,
-            size: pack.bytes.len() as u64,
-            footer_len: pack.sealed_footer.len() as u32,
-            kind: pack.kind,
-        });
+        let footer_len = pack.sealed_footer.len() as u32;
+        self.refs.push(PackRef { id: pack.id, size: pack.size, footer_len, kind });
         self.bytes += pack.sealed_footer.len();
+        self.rollup.push(pack);
+    }
+}
+
+impl PackSink for SessionSink {
+    fn store(&mut self, pack: FinishedPack) -> Result<()> {
+        self.backend.put(&Stored::Pack(pack.id), &pack.bytes)?;
         let size = pack.bytes.len() as u64;
-        self.rollup.push(RollupEntry { id: pack.id, size, sealed_footer: pack.sealed_footer });
+        self.stored(RollupEntry { id: pack.id, size, sealed_footer: pack.sealed_footer }, pack.kind);
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! Writing to a drive what a remote lacks: packs in the order in which they came, with their roll-ups, until the drive is full.
+//! Writing to a drive what a remote lacks: trees, then data, in the order in which they came, with their roll-ups, until the
+//! drive is full.
 //!
 //! Manifests come first, so that what is on the drive can be looked at whatever becomes of the rest; then packs, some at a
 //! time: these, their roll-up, the drive's record, and only then the repository's, which says that they are on their way. So
@@ -9,10 +10,11 @@ use std::sync::Arc;
 
 use repo::backend::{Backend, Object};
 use repo::clock::Time;
+use repo::crypto::keys::FrameKind;
 use repo::error::{Error, Kind, Result};
 use repo::follow::{MAX_ROLLUP, read_rollup};
 use repo::format::footer::RollupEntry;
-use repo::format::record::{Custody, DriveState, Load, Outcome, PackRef, Position, Record, State};
+use repo::format::record::{Custody, Load, Outcome, PackRef, Position, Record, State};
 use repo::id::{DriveId, PackId, SnapshotId};
 use repo::index::PackInfo;
 use repo::limits::{MAX_MANIFEST, MIB};
@@ -24,7 +26,7 @@ use repo::{backend, snapshots};
 
 use super::carry::{Fate, Room, carry, interrupted};
 use super::custody::change;
-use super::{Contents, one_at_a_time};
+use super::{one_at_a_time, settle};
 use crate::delta::Delta;
 use crate::drive::make::Drive;
 use crate::remote;
@@ -81,7 +83,7 @@ pub fn export(site: &Repository, drive: &Drive, wanted: &Wanted, monitor: &dyn M
         return Err(e.remedy("plug that in and push to it: `packmule sync push` copies as fast as a drive can take it"));
     }
     let _only_one = one_at_a_time(drive)?;
-    let label = claim(site, drive, wanted)?;
+    claim(site, drive, wanted)?;
     let state = site.refresh(monitor)?;
     let from = match wanted.since {
         Some(since) => Some(place_of(site, since)?),
@@ -98,13 +100,13 @@ pub fn export(site: &Repository, drive: &Drive, wanted: &Wanted, monitor: &dyn M
     let ended = session.end(if done.is_ok() { Outcome::Done } else { Outcome::Failed });
     done?;
     ended?;
-    settle(site, drive, label)?;
+    settle(site, drive)?;
     drive.repo.remember();
     if monitor.cancelled() { Err(interrupted()) } else { Ok(report) }
 }
 
-/// The drive is this remote's from now on, and carries what is on its way there. Gives its label.
-fn claim(site: &Repository, drive: &Drive, wanted: &Wanted) -> Result<String> {
+/// The drive is this remote's from now on, and carries what is on its way there.
+fn claim(site: &Repository, drive: &Drive, wanted: &Wanted) -> Result<()> {
     let own = drive.state()?;
     if own.back {
         return Err(Error::new(Kind::Refused, "this drive was made at a pool, to carry things from there")
@@ -129,26 +131,8 @@ fn claim(site: &Repository, drive: &Drive, wanted: &Wanted) -> Result<String> {
             }
         }
         state.party.clone_from(&wanted.remote);
-        let label = state.label.clone();
-        Ok((state, label))
+        Ok((state, ()))
     })
-}
-
-/// Says in both logs how much is on the drive.
-fn settle(site: &Repository, drive: &Drive, _: String) -> Result<()> {
-    let contents = Contents::of(drive.repo.backend.as_ref())?;
-    let there = drive.repo.log.state();
-    let newest = there.snapshots.iter().max_by_key(|(_, snapshot)| snapshot.recorded).map(|(id, _)| *id);
-    let snapshots = there.snapshots.len() as u64;
-    let state = change(site, drive.id, &mut |known| {
-        let known = known.ok_or_else(|| Error::bug("a drive that is written to is not known"))?;
-        let Contents { packs, bytes, digest } = contents;
-        let state = DriveState { packs, bytes, digest, snapshots, newest, ..known };
-        Ok((state.clone(), state))
-    })?;
-    let commit = drive.repo.locks.commit(COMMIT_WAIT)?;
-    let state = Box::new(DriveState { loads: Vec::new(), ..state });
-    drive.repo.log.append(&commit, Record::DriveSet { drive: drive.id, state }).map(drop)
 }
 
 /// The record after which everything was recorded since `since`.
@@ -238,7 +222,10 @@ impl Export<'_> {
         })?;
         let others: Vec<DriveId> = state.under_way(Some(&self.wanted.remote));
         let mut listed = 0;
-        for rollup in &numbers {
+        // Trees first: with them all files are seen on the first drive, whichever one their data is on.
+        for (rollup, kind) in
+            [FrameKind::Tree, FrameKind::Data].iter().flat_map(|k| numbers.iter().map(move |n| (n, *k)))
+        {
             let entries = match read_rollup(self.site.backend.as_ref(), &self.site.keys, *rollup) {
                 // Its packs are all gone, or go over the network.
                 Err(e) if e.kind() == Kind::NotFound => continue,
@@ -248,7 +235,7 @@ impl Export<'_> {
                 }
                 other => other?,
             };
-            let batch = self.batch(*rollup, &entries, chosen.as_ref(), &others, &mut listed)?;
+            let batch = self.batch((*rollup, kind), &entries, chosen.as_ref(), &others, &mut listed)?;
             self.batch_over(&batch)?;
         }
         if chosen.is_none() {
@@ -258,10 +245,10 @@ impl Export<'_> {
         Ok(())
     }
 
-    /// What of a roll-up is to go.
+    /// What of a roll-up, of one kind, is to go.
     fn batch(
         &self,
-        rollup: u64,
+        (rollup, kind): (u64, FrameKind),
         entries: &[RollupEntry],
         chosen: Option<&HashSet<PackId>>,
         others: &[DriveId],
@@ -269,7 +256,8 @@ impl Export<'_> {
     ) -> Result<Batch> {
         let mut packs = Vec::new();
         for (place, entry) in entries.iter().enumerate() {
-            let Some(info) = self.site.index.pack_by_id(&entry.id)? else { continue };
+            let known = self.site.index.pack_by_id(&entry.id)?;
+            let Some(info) = known.filter(|info| info.kind == kind) else { continue };
             *listed += 1;
             // What is condemned lies elsewhere too, or will be missed by name.
             if !info.usable() || chosen.is_some_and(|chosen| !chosen.contains(&entry.id)) {

@@ -70,6 +70,7 @@ pub fn import(pool: &Arc<Repository>, number: u32, drive: &Drive, monitor: &dyn 
     let _only_one = one_at_a_time(drive)?;
     let tenant = Tenant::of(pool, number)?;
     received(pool, drive.id, &own, &tenant.name)?;
+    expect(pool, drive, &tenant.name)?;
     let receiver = Receiver::begin(Arc::clone(pool), monitor)?;
     let at = pool.log.state().position;
     let mut import =
@@ -120,6 +121,24 @@ fn received(pool: &Repository, drive: DriveId, own: &DriveState, tenant: &str) -
         }
         Ok((state, ()))
     })
+}
+
+/// Notes the other drives that this one names: they are to come, or were given up at the site.
+fn expect(pool: &Repository, drive: &Drive, tenant: &str) -> Result<()> {
+    let state = drive.repo.log.state();
+    for (id, other) in state.drives.iter().filter(|(id, other)| **id != drive.id && !other.back) {
+        change(pool, *id, &mut |known| {
+            let told = DriveState { party: tenant.to_owned(), loads: Vec::new(), ..other.clone() };
+            let state = match known {
+                // One that has been here is known better here.
+                Some(known) if known.steps.iter().any(|step| step.custody == Custody::Received) => known,
+                Some(known) if known.steps.len() >= told.steps.len() => known,
+                _ => told,
+            };
+            Ok((state, ()))
+        })?;
+    }
+    Ok(())
 }
 
 /// One step further, unless it is there or beyond.
@@ -346,7 +365,7 @@ pub fn tenant_of(pool: &Repository, drive: &dyn Backend, repository: repo::id::R
 pub fn elsewhere(pool: &Repository, tenant: &str, but: DriveId) -> Vec<String> {
     let state = pool.log.state();
     let others = state.drives.iter().filter(|(id, drive)| {
-        **id != but && drive.party == tenant && !drive.back && drive.custody() < Custody::Committed
+        **id != but && drive.party == tenant && !drive.back && drive.custody() < Custody::Verified
     });
     others.map(|(id, drive)| format!("{} ({})", drive.label, id.short())).collect()
 }

@@ -35,6 +35,11 @@ impl Label {
         }
         Ok(Label(text.to_owned()))
     }
+
+    /// As it was given.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
 }
 
 /// Makes a drive in `place` for the repository of this identity, cut as `like`. Returns its id and the recovery code that opens
@@ -53,7 +58,7 @@ pub fn init(
     let slots = NewSlots { passphrase: None, cost: Argon2Cost::DEFAULT, recipients: &[], recovery_code: true };
     let wanted = Init { slots, chunker: like.config.chunker, pack_size: like.config.pack_size };
     let identity = Identity { id: repository, keyring: keyring.duplicate() };
-    let (id, code) = init_drive(&place.root, &wanted, identity)?;
+    let (id, code) = init_drive(&place.root, wanted, identity)?;
     let mut drive = Sealed::open_drive(place.clone(), Access::Write)?.0.unlock_with(keyring, monitor)?;
     drive.set_clock(like.clock.clone());
     let made = Step { custody: Custody::Made, at: drive.clock.now(), by: who() };

@@ -1,21 +1,20 @@
 //! `drive import`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use repo::backend::Backend;
 use repo::backend::local::Local;
 use repo::error::{Error, Kind, Result};
 use repo::open::{Access, Repository};
 use repo::tenants;
 use serde::Serialize;
 use sync::drive::import::{Imported, elsewhere, import, tenant_of};
-use sync::drive::{self, Drive};
+use sync::drive::{self, Drive, sealed};
 
 use super::super::noted::Noted;
 use super::super::open::open_repository;
-use super::{at, name, open_drive};
+use super::{at, home, name, open_drive};
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::human;
@@ -55,8 +54,8 @@ pub fn open(ctx: &Context, repo: &Repository, dir: &Path, access: Access) -> Res
     }
     let place = at(ctx, dir)?;
     let (backend, id) = Local::open_drive(&place.root, true)?;
-    let config = repo::open::Sealed::open_drive(place.clone(), Access::Read)?.0.repo_id();
-    let (number, tenant, sealed) = tenant_of(repo, &backend as &dyn Backend, config)?;
+    let config = repo::open::repository_in(&backend)?;
+    let (number, tenant, sealed) = tenant_of(repo, &backend, config)?;
     if sealed {
         let what = format!("tenant {tenant} is sealed: what drive {} carries cannot be read here", id.short());
         return Err(Error::new(Kind::Refused, what).remedy("its site checks it"));
@@ -65,37 +64,113 @@ pub fn open(ctx: &Context, repo: &Repository, dir: &Path, access: Access) -> Res
     drive::open(place, access, (config, &keyring), &repo.clock, &ctx.monitor(Job::Look("packs")))
 }
 
-/// Takes in what the drive in `dir` carries.
-pub fn run(ctx: &Context, dir: &Path) -> Result<ExitCode> {
-    let started = Instant::now();
+/// Takes in what the drives in `dirs` carry.
+pub fn run(ctx: &Context, dirs: &[PathBuf]) -> Result<ExitCode> {
     let repo = Arc::new(open_repository(ctx, Access::Write)?);
-    let drive = open(ctx, &repo, dir, Access::Read)?;
-    let (number, tenant, _) = tenant_of(&repo, drive.repo.backend.as_ref(), drive.repo.config.repo_id)?;
+    let mut failed = None;
+    for dir in dirs {
+        let done = match repo.log.state().pool {
+            true => at_pool(ctx, &repo, dir),
+            false => home::run(ctx, &repo, dir),
+        };
+        match done {
+            // The others may be sound.
+            Err(e) if e.kind() != Kind::Interrupted && dirs.len() > 1 => {
+                if let Some(before) = failed.replace(e) {
+                    ctx.output.complain(format!("packmule: {before}"));
+                }
+            }
+            other => other?,
+        }
+    }
+    repo.remember();
+    ctx.output.flush()?;
+    failed.map_or(Ok(ExitCode::Ok), Err)
+}
+
+fn at_pool(ctx: &Context, repo: &Arc<Repository>, dir: &Path) -> Result<()> {
+    let started = Instant::now();
+    let place = at(ctx, dir)?;
+    let (backend, _) = Local::open_drive(&place.root, true)?;
+    let repository = repo::open::repository_in(&backend)?;
+    let (number, tenant, is_sealed) = tenant_of(repo, &backend, repository)?;
     let noted = Noted::begin("drive import");
+    if is_sealed {
+        let progress = ctx.monitor(Job::Transfer);
+        let done = sealed::import(repo, (number, &tenant, repository), &place.root, &progress);
+        drop(progress);
+        noted.end(ctx, repo, Some(&tenant), 0, &done);
+        return tell_sealed(ctx, &place.root, &tenant, &done?, started);
+    }
+    let drive = open(ctx, repo, dir, Access::Read)?;
     let progress = ctx.monitor(Job::Transfer);
-    let done = import(&repo, number, &drive, &progress);
+    let done = import(repo, number, &drive, &progress);
     drop(progress);
     let snapshots = done.as_ref().map_or(0, |done| done.snapshots);
-    noted.end(ctx, &repo, Some(&tenant), snapshots, &done);
-    repo.remember();
+    noted.end(ctx, repo, Some(&tenant), snapshots, &done);
     let done = done?;
-    let others = elsewhere(&repo, &tenant, drive.id);
+    let others = elsewhere(repo, &tenant, drive.id);
     tell(ctx, &drive, &tenant, &done, &others, started)?;
-    ctx.output.flush()?;
     ended(&done)
 }
 
-fn ended(done: &Imported) -> Result<ExitCode> {
+fn tell_sealed(ctx: &Context, root: &Path, tenant: &str, done: &sealed::Imported, started: Instant) -> Result<()> {
+    let drive = Local::drive_mark(root)?.map_or_else(String::new, |id| id.to_hex());
+    if ctx.output.json {
+        ctx.output.message(&Summary {
+            drive,
+            label: "",
+            tenant,
+            packs: done.packs,
+            packs_taken: done.taken,
+            bytes_taken: done.bytes,
+            packs_known: done.known,
+            packs_bad: done.bad.iter().map(|id| (id.to_hex(), String::new())).collect(),
+            snapshots_taken: 0,
+            snapshots_waiting: Vec::new(),
+            snapshots_failed: Vec::new(),
+            elsewhere: Vec::new(),
+            receipt: done.receipt.as_deref(),
+            total_duration: started.elapsed().as_secs_f64(),
+        })?;
+    } else {
+        ctx.output.line(format!(
+            "took {} of {}, {}, from drive {} of sealed tenant {tenant} in {}; {} had come before",
+            done.taken,
+            human::count(done.packs, "pack"),
+            human::size(done.bytes),
+            &drive[..drive.len().min(8)],
+            human::duration(started.elapsed()),
+            done.known
+        ))?;
+        for id in &done.bad {
+            ctx.output.line(format!("not taken: pack {} is not what it is called", id.short()))?;
+        }
+        if done.receipt.is_some() {
+            ctx.output.line("all packs that are on the drive are here; the receipt is on the drive")?;
+            ctx.output.remark(
+                "The snapshots are there when the site has pushed the rest: it has no packs of these to send any more.",
+            )?;
+        }
+    }
+    if done.bad.is_empty() { Ok(()) } else { Err(not_all()) }
+}
+
+fn ended(done: &Imported) -> Result<()> {
     if done.over_quota {
         let e = Error::new(Kind::NoSpace, "the tenant's quota is used up: not all snapshots of the drive were taken");
         return Err(e.remedy("`packmule tenant set --quota` gives it more; then import the drive again"));
     }
     if done.bad.is_empty() && done.failed.is_empty() {
-        return Ok(ExitCode::Ok);
+        return Ok(());
     }
-    Err(Error::damaged("not everything on the drive was taken").remedy(
+    Err(not_all())
+}
+
+fn not_all() -> Error {
+    Error::damaged("not everything on the drive was taken").remedy(
         "what is sound is here; at the site, `packmule drive lost` has the rest sent again, over the network or on another drive",
-    ))
+    )
 }
 
 fn tell(

@@ -1,12 +1,17 @@
 //! `drive export`.
 
+mod back;
+
+pub use back::init_for;
+
+use std::path::Path;
 use std::time::Instant;
 
 use repo::error::{Error, Kind, Result};
 use repo::open::Access;
 use serde::Serialize;
 use sync::drive::Drive;
-use sync::drive::export::{Report, Wanted, export as run_export};
+use sync::drive::export::{Report, Wanted, export};
 
 use super::super::open::open_repository;
 use super::{name, open_drive};
@@ -38,16 +43,30 @@ struct Summary<'a> {
     total_duration: f64,
 }
 
-/// Writes to a drive what a remote lacks.
-pub fn export(ctx: &Context, args: &DriveExportArgs) -> Result<ExitCode> {
+/// Writes to a drive what a remote lacks, or what a tenant has delivered.
+pub fn run(ctx: &Context, args: &DriveExportArgs) -> Result<ExitCode> {
+    match (&args.tenant, &args.places[..]) {
+        (Some(tenant), [dir]) => back::run(ctx, args, tenant, Path::new(dir)),
+        (None, [remote, dir]) => {
+            let name = remote.to_str().ok_or_else(|| Error::new(Kind::NotFound, "there is no remote of this name"))?;
+            to_pool(ctx, args, name, Path::new(dir))
+        }
+        (Some(_), _) => Err(Error::new(Kind::Usage, "with --tenant a drive's directory is all that is named")),
+        (None, _) => Err(Error::new(Kind::Usage, "a remote and a drive's directory are needed").remedy(
+            "`packmule drive export cloud /mnt/drive`; at a pool, `packmule drive export --tenant acme /mnt/drive`",
+        )),
+    }
+}
+
+fn to_pool(ctx: &Context, args: &DriveExportArgs, remote: &str, dir: &Path) -> Result<ExitCode> {
     let started = Instant::now();
     let repo = open_repository(ctx, Access::Write)?;
     super::super::profiles::keep(ctx, &repo);
-    let drive = open_drive(ctx, &repo, &args.dir, Access::Write)?;
+    let drive = open_drive(ctx, &repo, dir, Access::Write)?;
     let since = args.since.map(|at| repo::clock::Time(at.first().as_nanosecond() as i64));
-    let wanted = Wanted { remote: args.remote.clone(), since, max_bytes: args.max_bytes.map(|max| max.0) };
+    let wanted = Wanted { remote: remote.to_owned(), since, max_bytes: args.max_bytes.map(|max| max.0) };
     let progress = ctx.monitor(Job::Transfer);
-    let done = run_export(&repo, &drive, &wanted, &progress);
+    let done = export(&repo, &drive, &wanted, &progress);
     drop(progress);
     repo.remember();
     let done = done.map_err(|e| match e.kind() {
@@ -61,7 +80,7 @@ pub fn export(ctx: &Context, args: &DriveExportArgs) -> Result<ExitCode> {
         ctx.output.message(&Summary {
             drive: drive.id.to_hex(),
             label: &state.label,
-            remote: &args.remote,
+            remote,
             packs_written: done.packs,
             bytes_written: done.bytes,
             snapshots_written: done.snapshots,
@@ -73,7 +92,7 @@ pub fn export(ctx: &Context, args: &DriveExportArgs) -> Result<ExitCode> {
             total_duration: started.elapsed().as_secs_f64(),
         })?;
     } else {
-        tell(ctx, args, &done, &drive, started)?;
+        tell(ctx, remote, &done, &drive, started)?;
     }
     ctx.output.flush()?;
     if done.damaged.is_empty() {
@@ -84,7 +103,7 @@ pub fn export(ctx: &Context, args: &DriveExportArgs) -> Result<ExitCode> {
         .remedy("`packmule check --read-data` tells what is affected"))
 }
 
-fn tell(ctx: &Context, args: &DriveExportArgs, done: &Report, drive: &Drive, started: Instant) -> Result<()> {
+fn tell(ctx: &Context, remote: &str, done: &Report, drive: &Drive, started: Instant) -> Result<()> {
     let state = drive.state()?;
     let took = started.elapsed();
     let rate = done.bytes as f64 / took.as_secs_f64().max(0.001);
@@ -97,7 +116,6 @@ fn tell(ctx: &Context, args: &DriveExportArgs, done: &Report, drive: &Drive, sta
         human::duration(took),
         human::size(rate as u64)
     ))?;
-    let remote = &args.remote;
     if done.left > 0 {
         let why = if done.full { "it is full; " } else { "" };
         let left = format!("{}, {}", human::count(done.left, "pack"), human::size(done.left_bytes));
@@ -111,6 +129,10 @@ fn tell(ctx: &Context, args: &DriveExportArgs, done: &Report, drive: &Drive, sta
         let packs = human::count(done.unlisted, "pack");
         ctx.output.complain(format!("packmule: {packs} travel over the network alone: their roll-ups are lost"));
     }
-    let label = state.label.replace('\'', "'\\''");
-    ctx.output.remark(format!("when it is handed over: `packmule drive ship '{label}'`"))
+    ctx.output.remark(hand_over(&state.label))
+}
+
+/// What comes next.
+pub(super) fn hand_over(label: &str) -> String {
+    format!("when it is handed over: `packmule drive ship '{}'`", label.replace('\'', "'\\''"))
 }
