@@ -29,6 +29,8 @@ pub enum ExitCode {
     Unreachable = 13,
     /// No space, or over quota.
     NoSpace = 14,
+    /// The transfer drive is absent, or is another.
+    WrongDrive = 15,
     /// Interrupted by the user or the system.
     Interrupted = 130,
 }
@@ -44,6 +46,7 @@ impl ExitCode {
             Kind::NoSpace => ExitCode::NoSpace,
             Kind::Interrupted => ExitCode::Interrupted,
             Kind::Unreachable => ExitCode::Unreachable,
+            Kind::WrongDrive => ExitCode::WrongDrive,
             Kind::Damaged if checking => ExitCode::Found,
             Kind::Damaged
             | Kind::NewerFormat
@@ -63,8 +66,20 @@ impl ExitCode {
     /// The code with this number: how another process of this program ended.
     pub fn from_code(code: u8) -> Option<ExitCode> {
         use ExitCode::*;
-        let all =
-            [Ok, Failed, Usage, Partial, Found, NoRepository, Locked, WrongPassword, Unreachable, NoSpace, Interrupted];
+        let all = [
+            Ok,
+            Failed,
+            Usage,
+            Partial,
+            Found,
+            NoRepository,
+            Locked,
+            WrongPassword,
+            Unreachable,
+            NoSpace,
+            WrongDrive,
+            Interrupted,
+        ];
         all.into_iter().find(|c| c.code() == code)
     }
 
@@ -93,6 +108,7 @@ mod tests {
             (Kind::WrongPassword, 12),
             (Kind::Unreachable, 13),
             (Kind::NoSpace, 14),
+            (Kind::WrongDrive, 15),
             (Kind::Interrupted, 130),
             (Kind::NewerFormat, 1),
             (Kind::Damaged, 1),
@@ -117,7 +133,7 @@ mod tests {
     #[test]
     fn the_help_lists_every_code() {
         let help = <crate::args::Cli as clap::CommandFactory>::command().render_long_help().to_string();
-        for code in [0, 1, 2, 3, 5, 10, 11, 12, 13, 14, 130] {
+        for code in [0, 1, 2, 3, 5, 10, 11, 12, 13, 14, 15, 130] {
             assert!(help.contains(&format!("{code:>5}  ")), "{code}");
         }
     }

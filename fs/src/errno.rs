@@ -63,6 +63,7 @@ fn of_kind(kind: Kind) -> i32 {
         | Kind::NotFound
         | Kind::Ambiguous
         | Kind::Exists
+        | Kind::WrongDrive
         | Kind::Bug
         | Kind::Usage => libc::EIO,
         Kind::Unreachable => libc::EHOSTUNREACH,

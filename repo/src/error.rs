@@ -45,6 +45,8 @@ pub enum Kind {
     Unreachable,
     /// Any other failure of the operating system.
     Io,
+    /// The transfer drive that was named is absent, or another than what was asked for works on.
+    WrongDrive,
     /// This build or platform lacks what is needed.
     Unsupported,
     /// A mistake in this program.

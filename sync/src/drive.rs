@@ -2,7 +2,8 @@
 //!
 //! A drive is a repository of its own, with the id and the keys of the one it carries a part of: packs, roll-ups and manifests are
 //! byte for byte those of the repository, the log tells what of them is on the drive and nothing else. So it opens, mounts
-//! and checks like any, by a recovery code of its own; what lies on another drive is absent. `docs/drives.md` tells more.
+//! and checks like any, by a recovery code of its own; what lies on another drive is absent. `docs/format.md`
+//! (Transfer drives) is normative.
 
 pub mod back;
 mod carry;

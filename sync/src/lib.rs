@@ -6,6 +6,7 @@ pub mod agent;
 mod delta;
 pub mod directory;
 pub mod drive;
+pub mod estimate;
 pub mod fetch;
 pub mod heal;
 pub mod invitation;

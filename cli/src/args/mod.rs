@@ -3,6 +3,7 @@
 mod agent;
 mod backup;
 mod drive;
+mod estimate;
 mod filter;
 mod init;
 mod key;
@@ -19,6 +20,7 @@ mod values;
 pub use agent::{AgentAction, AgentArgs, AgentInviteArgs, AgentJoinArgs};
 pub use backup::{BackupArgs, Sources};
 pub use drive::{DriveAction, DriveArgs, DriveExportArgs, DriveInitArgs};
+pub use estimate::EstimateArgs;
 pub use filter::{Filter, FilterRest, HistoryFilter};
 pub use init::InitArgs;
 pub use key::{KeyAction, KeyAddArgs, KeyArgs, KeyPasswdArgs, KeyRemoveArgs, NewSecretArgs};
@@ -74,6 +76,7 @@ Exit codes:
    12  wrong password
    13  a peer cannot be reached; try again
    14  no space, or over quota
+   15  wrong or absent transfer drive
   130  interrupted
 
 Environment:
@@ -199,6 +202,8 @@ pub enum Command {
     Remote(RemoteArgs),
     /// Manage the tenants of a pool
     Tenant(TenantArgs),
+    /// Reckon what a backup would store and send, and how long that takes by line and by post; nothing is stored
+    Estimate(EstimateArgs),
     /// Carry the first terabytes to a pool, or back from one, on disks by post
     Drive(DriveArgs),
     /// Manage the hosts that back up to this repository over SSH; on such a host: join a site

@@ -88,6 +88,7 @@ pub fn options(args: &BackupArgs, host: Option<&str>) -> Result<Options> {
         read_concurrency: args.read_concurrency.map(usize::from),
         strict: args.strict,
         dry_run: args.dry_run,
+        sample: None,
     })
 }
 

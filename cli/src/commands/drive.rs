@@ -89,7 +89,9 @@ fn open_drive(ctx: &Context, repo: &Repository, dir: &Path, access: Access) -> R
 
 fn init(ctx: &Context, args: &DriveInitArgs) -> Result<ExitCode> {
     let label = Label::new(&args.label)?;
-    let repo = open_repository(ctx, Access::Read)?;
+    // What a pool makes for a tenant it notes.
+    let access = if args.tenant.is_some() { Access::Write } else { Access::Read };
+    let repo = open_repository(ctx, access)?;
     let (id, code) = match (&args.tenant, repo.log.state().pool) {
         (Some(tenant), _) => export::init_for(ctx, &repo, &label, tenant, &args.dir)?,
         (None, true) => {

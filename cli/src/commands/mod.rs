@@ -15,6 +15,7 @@ mod backup;
 mod check;
 mod diff;
 mod drive;
+mod estimate;
 mod dump;
 mod entry;
 mod find;
@@ -84,6 +85,7 @@ pub fn run(ctx: &Context, command: Command) -> Result<ExitCode> {
         Command::Sync(args) => sync::run(ctx, args),
         Command::Remote(args) => remote::run(ctx, args),
         Command::Tenant(args) => tenant::run(ctx, args),
+        Command::Estimate(args) => estimate::run(ctx, args),
         Command::Drive(args) => drive::run(ctx, args),
         Command::Agent(args) => agent::run(ctx, args),
         Command::Serve(args) => serve::run(ctx, &args),

@@ -99,11 +99,11 @@ fn view(ctx: &Context, repo: Repository, args: &MountArgs) -> Result<Arc<dyn Vie
 
 /// The repository alone; or, of a drive, all that are named, and word of those that are not here.
 fn drives(ctx: &Context, repo: Repository, filter: &Filter, args: &MountArgs) -> Result<Arc<dyn View>> {
-    let place = place(ctx)?;
-    let mark = Local::drive_mark(&place.root)?;
-    if mark.is_none() && ctx.further().is_empty() {
+    let place = if ctx.site()?.is_none() { Some(place(ctx)?) } else { None };
+    let mark = place.as_ref().map(|place| Local::drive_mark(&place.root)).transpose()?.flatten();
+    let Some(place) = place.filter(|_| mark.is_some() || !ctx.further().is_empty()) else {
         return Ok(Arc::new(RepositoryView::new(repo, filter.clone(), Arc::clone(&ctx.output))));
-    }
+    };
     let mut all = vec![(mark, repo)];
     for dir in ctx.further() {
         let root = std::path::absolute(dir).map_err(|e| Error::io("find the working directory of", dir, e))?;
@@ -111,7 +111,9 @@ fn drives(ctx: &Context, repo: Repository, filter: &Filter, args: &MountArgs) ->
         let first = &all[0].1;
         let sealed = Sealed::open(Place { root: root.clone(), index_dir: None, ..place.clone() }, Access::Read)?;
         if sealed.repo_id() != first.config.repo_id {
-            return Err(Error::new(Kind::Refused, "this is a drive of another repository:").at(root));
+            return Err(Error::new(Kind::WrongDrive, "this is a drive of another repository:")
+                .at(root)
+                .remedy("mount it by itself"));
         }
         let repo = sealed.read_with(&first.unlocked.keyring, &ctx.monitor(Job::Look("packs")))?;
         all.push((Local::drive_mark(&root)?, repo));

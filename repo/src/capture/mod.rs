@@ -30,7 +30,7 @@ use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
@@ -59,7 +59,7 @@ use crate::lock::Patience;
 use crate::monitor::{Counters, Event, Monitor};
 use crate::open::Repository;
 use crate::pack::source::FrameSource;
-use crate::pack::writer::{PackWriter, Totals};
+use crate::pack::writer::{PackSink, PackWriter, Totals};
 use crate::session::Session;
 
 pub use descriptors::raise_open_files;
@@ -122,6 +122,38 @@ pub struct Options {
     pub strict: bool,
     /// Store nothing.
     pub dry_run: bool,
+    /// Read only some of the files: for an estimate.
+    pub sample: Option<Arc<Sample>>,
+}
+
+/// A part of all files, chosen by their paths: the same ones each time.
+#[derive(Debug)]
+pub struct Sample {
+    /// Of a hundred, how many.
+    pub percent: u8,
+    /// Files that were not chosen.
+    pub files: AtomicU64,
+    /// Their bytes.
+    pub bytes: AtomicU64,
+}
+
+impl Sample {
+    /// So many of a hundred.
+    pub fn new(percent: u8) -> Sample {
+        Sample { percent, files: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+    }
+
+    /// Whether the file belongs to it; one that does not is counted.
+    fn takes(&self, path: &Path, size: u64) -> bool {
+        let hash = blake3::hash(path.as_os_str().as_encoded_bytes());
+        let drawn = u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]]) % 100;
+        let taken = drawn < u16::from(self.percent);
+        if !taken {
+            self.files.fetch_add(1, Ordering::Relaxed);
+            self.bytes.fetch_add(size, Ordering::Relaxed);
+        }
+        taken
+    }
 }
 
 impl Options {
@@ -148,6 +180,7 @@ impl Options {
             read_concurrency: None,
             strict: false,
             dry_run: false,
+            sample: None,
         }
     }
 }
@@ -162,6 +195,23 @@ pub struct Outcome {
     pub meta_chunks_new: u64,
     /// Totals.
     pub stats: Stats,
+}
+
+/// Reads the sources as a backup would, and shows the packs that it would store to `sink`, which keeps none of them.
+///
+/// # Errors
+/// As [`backup`], and what `sink` gives.
+pub fn measure(repo: &Repository, options: Options, sink: Box<dyn PackSink>, monitor: &dyn Monitor) -> Result<Outcome> {
+    let job = commit::Job::new(repo, &options, monitor)?;
+    capture(repo, options, &job, Whither::Nowhere(sink), monitor)
+}
+
+/// Where what is new goes.
+enum Whither<'a> {
+    /// Into the repository.
+    Session(&'a Arc<Session>),
+    /// To be looked at.
+    Nowhere(Box<dyn PackSink>),
 }
 
 /// Captures the sources and records a snapshot.
@@ -184,7 +234,7 @@ pub fn backup(repo: &Repository, options: Options, monitor: &dyn Monitor) -> Res
         Counters::add(&monitor.counters().total_bytes, parent.stats.bytes);
     }
     if options.dry_run {
-        return capture(repo, options, &job, None, monitor);
+        return capture(repo, options, &job, Whither::Nowhere(Box::new(Discard)), monitor);
     }
     if !repo.index.writable() {
         // Nobody would bring it up to date, and what a prune condemns meanwhile would still be relied on.
@@ -214,7 +264,7 @@ fn capture_and_end(
     monitor: &dyn Monitor,
 ) -> Result<Outcome> {
     let session = Arc::new(session);
-    let result = capture(repo, options, job, Some(&session), monitor);
+    let result = capture(repo, options, job, Whither::Session(&session), monitor);
     // After a failure packs may be stored that no record names: the next opening finds the session dead and takes them
     // over. All threads that shared it have ended; if not, the same happens.
     let settled = result.as_ref().err().is_none_or(|e| e.kind() == Kind::Interrupted && !patience.gave_up());
@@ -232,14 +282,14 @@ fn capture(
     repo: &Repository,
     mut options: Options,
     job: &commit::Job,
-    session: Option<&Arc<Session>>,
+    into: Whither<'_>,
     monitor: &dyn Monitor,
 ) -> Result<Outcome> {
     let stdin = options.stdin.take();
     let streamed = stdin.is_some();
-    let mut writer = match session {
-        Some(session) => SessionSink::writer(repo, session),
-        None => PackWriter::start(sink::params(repo, SessionId::random()), Box::new(Discard)),
+    let (mut writer, session) = match into {
+        Whither::Session(session) => (SessionSink::writer(repo, session), Some(session)),
+        Whither::Nowhere(sink) => (PackWriter::start(sink::params(repo, SessionId::random()), sink), None),
     };
     let failures = Failures::new(monitor);
     let mut made = read_sources(repo, &options, job, stdin, &mut writer, &failures, monitor)?;
@@ -305,6 +355,7 @@ fn read_sources(
         excludes: Patterns::new(&options.excludes, &options.iexcludes)?,
         markers: Arc::new(Markers { list: options.markers.clone(), over: Arc::clone(&over) }),
         larger_than: options.larger_than,
+        sample: options.sample.clone(),
         one_file_system: options.one_file_system,
         read_devices: options.read_devices,
         force: options.force,

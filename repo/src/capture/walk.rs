@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
+use crate::capture::Sample;
 use crate::capture::descriptors::Descriptors;
 use crate::capture::event::{Budget, Event, Linked};
 use crate::capture::exclude::{Markers, Patterns};
@@ -40,6 +41,8 @@ pub struct Rules {
     pub markers: Arc<Markers>,
     /// Files longer than this are left out.
     pub larger_than: Option<u64>,
+    /// Other files than these are left out, and counted.
+    pub sample: Option<Arc<Sample>>,
     /// Stay on each target's filesystem.
     pub one_file_system: bool,
     /// Read block devices named as targets by content.
@@ -330,9 +333,11 @@ impl<'a> Walk<'a> {
     }
 
     fn excluded(&self, path: &Path, meta: &Meta) -> bool {
-        let large = meta.kind == EntryType::File && self.rules.larger_than.is_some_and(|limit| meta.size > limit);
+        let file = meta.kind == EntryType::File;
+        let large = file && self.rules.larger_than.is_some_and(|limit| meta.size > limit);
         let excludes = &self.rules.excludes;
-        large || (!excludes.is_empty() && excludes.matches(path, meta.kind == EntryType::Dir))
+        let out = large || (!excludes.is_empty() && excludes.matches(path, meta.kind == EntryType::Dir));
+        out || (file && self.rules.sample.as_ref().is_some_and(|sample| !sample.takes(path, meta.size)))
     }
 
     /// What the previous snapshot has here; its damage costs speed, not this backup.

@@ -112,7 +112,7 @@ pub fn export(
 fn claim(pool: &Repository, drive: &Drive, tenant: &Tenant) -> Result<()> {
     let own = drive.state()?;
     if !own.back {
-        return Err(Error::new(Kind::Refused, "this drive was made at a site, to carry things to a pool")
+        return Err(Error::new(Kind::WrongDrive, "this drive was made at a site, to carry things to a pool")
             .remedy("empty it, and make it anew with `packmule drive init --tenant`"));
     }
     let (now, by) = (pool.clock.now(), who());
@@ -124,7 +124,7 @@ fn claim(pool: &Repository, drive: &Drive, tenant: &Tenant) -> Result<()> {
             other => {
                 let what = format!("this drive is {}", other.name());
                 return Err(
-                    Error::new(Kind::Refused, what).remedy("empty it, and make it anew with `packmule drive init`")
+                    Error::new(Kind::WrongDrive, what).remedy("empty it, and make it anew with `packmule drive init`")
                 );
             }
         }

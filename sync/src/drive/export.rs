@@ -109,13 +109,13 @@ pub fn export(site: &Repository, drive: &Drive, wanted: &Wanted, monitor: &dyn M
 fn claim(site: &Repository, drive: &Drive, wanted: &Wanted) -> Result<()> {
     let own = drive.state()?;
     if own.back {
-        return Err(Error::new(Kind::Refused, "this drive was made at a pool, to carry things from there")
+        return Err(Error::new(Kind::WrongDrive, "this drive was made at a pool, to carry things from there")
             .remedy("take in what is on it with `packmule drive import`"));
     }
     let (now, by) = (site.clock.now(), who());
     change(site, drive.id, &mut |known| {
         let mut state = known.unwrap_or_else(|| own.clone());
-        let refused = |what: String, remedy: &'static str| Err(Error::new(Kind::Refused, what).remedy(remedy));
+        let refused = |what: String, remedy: &'static str| Err(Error::new(Kind::WrongDrive, what).remedy(remedy));
         if !state.party.is_empty() && state.party != wanted.remote {
             let what = format!("this drive carries what remote {} lacks", state.party);
             return refused(what, "use another drive, or make this one anew: empty it, then `packmule drive init`");
@@ -285,11 +285,21 @@ impl Export<'_> {
                 self.leave(some);
                 continue;
             }
-            let room = Room::new(self.room()?);
             let names: Vec<(PackId, u64)> = some.iter().map(|(_, info)| (info.id, info.size)).collect();
             let (from, to) = (self.site.backend.as_ref(), self.drive.repo.backend.as_ref());
-            let fates = carry(from, to, &names, &room, self.monitor)?;
-            self.report.full |= room.is_full();
+            let mut fates: Vec<Fate> = Vec::new();
+            // What files take beyond their bytes is guessed, and too much: what is really free afterwards is tried again.
+            loop {
+                let room = Room::new(self.room(&fates)?);
+                let before = fates.len();
+                fates.extend(carry(from, to, &names[before..], &room, self.monitor)?);
+                fates.truncate(fates.iter().rposition(|fate| *fate != Fate::Left).map_or(0, |last| last + 1));
+                self.report.full = room.is_full() && fates.len() < names.len();
+                if !self.report.full || fates.len() == before {
+                    break;
+                }
+            }
+            fates.resize(names.len(), Fate::Left);
             self.note(batch.rollup, some, &fates)?;
         }
         Ok(())
@@ -345,10 +355,11 @@ impl Export<'_> {
         }
     }
 
-    /// How many bytes of packs may still be written.
-    fn room(&self) -> Result<u64> {
+    /// How many bytes of packs may still be written, after what became of those that are not counted yet.
+    fn room(&self, fates: &[Fate]) -> Result<u64> {
+        let written = fates.iter().map(|fate| if let Fate::There(bytes) = fate { *bytes } else { 0 }).sum::<u64>();
         let free = self.drive.repo.backend.free_space()?.unwrap_or(u64::MAX).saturating_sub(HEADROOM);
-        let allowed = self.wanted.max_bytes.map_or(u64::MAX, |most| most.saturating_sub(self.report.bytes));
+        let allowed = self.wanted.max_bytes.map_or(u64::MAX, |most| most.saturating_sub(self.report.bytes + written));
         Ok(free.min(allowed))
     }
 

@@ -64,7 +64,7 @@ pub struct Imported {
 pub fn import(pool: &Arc<Repository>, number: u32, drive: &Drive, monitor: &dyn Monitor) -> Result<Imported> {
     let own = drive.state()?;
     if own.back {
-        let e = Error::new(Kind::Refused, "this drive was made at a pool, to be taken in at its tenant's site");
+        let e = Error::new(Kind::WrongDrive, "this drive was made at a pool, to be taken in at its tenant's site");
         return Err(e.remedy("send it there"));
     }
     let _only_one = one_at_a_time(drive)?;
@@ -347,14 +347,14 @@ impl Wanted<'_> {
 /// The tenant that the repository of this drive is.
 ///
 /// # Errors
-/// `Refused` if it is none's here.
+/// `WrongDrive` if it is none's here.
 pub fn tenant_of(pool: &Repository, drive: &dyn Backend, repository: repo::id::RepoId) -> Result<(u32, String, bool)> {
     tenants::require_pool(pool)?;
     let state = pool.log.state();
     let found =
         state.tenants.iter().find(|(_, tenant)| tenant.repository == Some(repository) && tenant.removed.is_none());
     let (number, tenant) = found.ok_or_else(|| {
-        Error::new(Kind::Refused, "no tenant of this pool has the repository that this drive carries a part of:")
+        Error::new(Kind::WrongDrive, "no tenant of this pool has the repository that this drive carries a part of:")
             .at(drive.path(&Object::Config))
             .remedy("is it another pool's? A site that is new connects first: `packmule remote add` there")
     })?;

@@ -107,7 +107,7 @@ impl Drive {
 /// Opens the drive in `place` with the keys of the repository that it carries a part of.
 ///
 /// # Errors
-/// `NoRepository` if there is none; `Refused` for one of another repository; what it gives.
+/// `WrongDrive` if there is none, or for one of another repository; what it gives.
 pub fn open(
     place: Place,
     access: Access,
@@ -129,7 +129,7 @@ pub fn open(
 }
 
 fn other(root: &Path) -> Error {
-    Error::new(Kind::Refused, "this drive carries a part of another repository:")
+    Error::new(Kind::WrongDrive, "this drive carries a part of another repository:")
         .at(root)
         .remedy("name the repository that it is of, or another drive")
 }

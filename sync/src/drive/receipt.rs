@@ -1,5 +1,5 @@
 //! A receipt: a pool's word, signed by the key that its server shows, that what a drive carried is there. It is text, so that it
-//! can come back on the drive, over the network, or by any other way. `docs/protocol.md` (Receipts) is normative.
+//! can come back on the drive, over the network, or by any other way. `docs/format.md` (Transfer drives) is normative.
 
 use std::fs;
 use std::io::Write;
@@ -14,7 +14,7 @@ use crate::ssh::keys::{KeyPair, PublicKey};
 
 /// What the signature is for.
 const NAMESPACE: &str = "receipt@packmule";
-const FIRST: &str = "packmule receipt 1";
+const FIRST: &str = "packmule-receipt 1";
 /// The file on the drive.
 const FILE: &str = "receipt";
 /// A file longer than this is none.
@@ -65,7 +65,7 @@ impl Receipt {
         let (said, signature) = text.split_at(at);
         let mut lines = said.lines();
         let first = lines.next().ok_or_else(none)?;
-        if first != FIRST && first.starts_with("packmule receipt ") {
+        if first != FIRST && first.starts_with("packmule-receipt ") {
             return Err(Error::new(Kind::NewerFormat, "this receipt is a newer program's").remedy("update packmule"));
         }
         let mut value = |name: &str| {
@@ -193,7 +193,7 @@ mod tests {
         let text = receipt().signed(&KeyPair::generate("pool").unwrap()).unwrap();
         for wrong in [
             String::new(),
-            "packmule receipt 1\n".into(),
+            "packmule-receipt 1\n".into(),
             text.replacen("packs 3", "packs 03", 1),
             text.replacen("at 5\n", "at 5\nmore\n", 1),
             text.replacen("drive 01", "drive 0", 1),

@@ -206,20 +206,20 @@ pub fn export(
     let posted = tenants.join(number.to_string()).join("posted");
     let copy = Local::open(&copy_dir(&tenants, number), true)?;
     let none = || {
-        Error::new(Kind::NoRepository, "there is no transfer drive at")
-            .at(root)
-            .remedy("`packmule drive init` makes one")
+        Error::new(Kind::WrongDrive, "there is no transfer drive at").at(root).remedy("`packmule drive init` makes one")
     };
     let id = Local::drive_mark(root)?.ok_or_else(none)?;
     let drive = match Local::open_drive(root, false) {
         // It has no config before something is on it.
-        Err(e) if e.kind() == Kind::NoRepository => Local::new_drive(root, id)?.0,
+        Err(e) if e.kind() == Kind::WrongDrive => Local::new_drive(root, id)?.0,
         other => other?.0,
     };
     if let Ok(found) = repo::open::repository_in(&drive)
         && found != repository
     {
-        return Err(Error::new(Kind::Refused, "this drive carries a part of another repository:").at(root));
+        return Err(Error::new(Kind::WrongDrive, "this drive carries a part of another repository:")
+            .at(root)
+            .remedy("name another drive"));
     }
     let (now, by) = (pool.clock.now(), who());
     change(pool, id, &mut |known| {

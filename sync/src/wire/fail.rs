@@ -25,8 +25,8 @@ pub struct Fail {
 /// The number of a kind. None is ever used for another.
 const fn code(kind: Kind) -> u8 {
     match kind {
-        // What these say is of one side only: a system call of the server's, a mistake in its program.
-        Kind::Io | Kind::Bug => OTHER,
+        // What these say is of one side only: a system call of the server's, a mistake in its program, a disk at hand.
+        Kind::Io | Kind::Bug | Kind::WrongDrive => OTHER,
         Kind::Usage => 1,
         Kind::NoRepository => 2,
         Kind::WrongPassword => 3,

@@ -22,7 +22,9 @@ impl Local {
             Some(begun) => begun,
             None => {
                 let own = |e: Error| match e.kind() {
-                    Kind::Refused => e.remedy("a drive needs an empty filesystem, or a directory of its own"),
+                    Kind::Refused | Kind::Exists => {
+                        e.remedy("a drive needs an empty filesystem, or a directory of its own")
+                    }
                     _ => e,
                 };
                 let root = layout::create(root).map_err(own)?;
@@ -37,10 +39,10 @@ impl Local {
     /// The drive in `root`, for reading or for its own commands to write.
     ///
     /// # Errors
-    /// `NoRepository` if there is none; `ReadOnly`.
+    /// `WrongDrive` if there is none; `ReadOnly`.
     pub fn open_drive(root: &Path, read_only: bool) -> Result<(Local, DriveId)> {
         let none = || {
-            Error::new(Kind::NoRepository, "there is no transfer drive at")
+            Error::new(Kind::WrongDrive, "there is no transfer drive at")
                 .at(root)
                 .remedy("check that it is mounted; `packmule drive init` makes one")
         };
@@ -91,11 +93,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (root, id) = (dir.path().join("drive"), DriveId::random());
         assert_eq!(Local::drive_mark(&root).unwrap(), None);
-        assert_eq!(Local::open_drive(&root, true).err().unwrap().kind(), Kind::NoRepository);
+        assert_eq!(Local::open_drive(&root, true).err().unwrap().kind(), Kind::WrongDrive);
         assert_eq!(Local::new_drive(&root, id).unwrap().1, id);
         // Its making was interrupted: it goes on, and is the same.
         assert_eq!(Local::new_drive(&root, DriveId::random()).unwrap().1, id);
-        assert_eq!(Local::open_drive(&root, true).err().unwrap().kind(), Kind::NoRepository);
+        assert_eq!(Local::open_drive(&root, true).err().unwrap().kind(), Kind::WrongDrive);
         fs::write(root.join("config"), "").unwrap();
         assert_eq!(Local::new_drive(&root, id).err().unwrap().kind(), Kind::Exists);
         assert_eq!(Local::open_drive(&root, true).unwrap().1, id);

@@ -1,4 +1,4 @@
-//! Transfer drives, and who has them: what the log says of each. `docs/drives.md` tells the story.
+//! Transfer drives, and who has them: what the log says of each. `docs/format.md` (Transfer drives) is normative.
 
 use super::{option, text, time, write_option};
 use crate::clock::Time;
