@@ -106,7 +106,8 @@ fn check(command: &clap::Command, profile: &Profile, entry: &Entry, id: &str) ->
     let arg = command.get_arguments().find(|a| a.get_id() == id);
     let arg = arg.ok_or_else(|| Error::bug("an argument that was found is gone"))?;
     let flag = matches!(arg.get_action(), ArgAction::SetTrue);
-    let many = matches!(arg.get_action(), ArgAction::Append);
+    // Several repositories are named on the command line alone.
+    let many = matches!(arg.get_action(), ArgAction::Append) && entry.key != "repo";
     let values: Vec<&String> = match &entry.value {
         Value::Flag(_) if flag => return Ok(()),
         Value::Flag(_) => {
