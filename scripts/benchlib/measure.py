@@ -20,12 +20,18 @@ def cold():
 
 
 def run(argv, log, env=None, cwd=None, stdout=None):
-    """Runs a command to its end; (seconds with sync, peak resident bytes of its largest process).
+    """Runs a command to its end; (seconds with sync, peak resident bytes of its largest process)."""
+    seconds, used = run_usage(argv, log, env, cwd, stdout)
+    return seconds, used["peak"]
+
+
+def run_usage(argv, log, env=None, cwd=None, stdout=None):
+    """Runs a command to its end; (seconds with sync, what it used: peak resident bytes, CPU seconds, bytes read from disks).
 
     GNU time stands between: memory counted for a child of this interpreter would start at the interpreter's own.
     """
     rss = log + ".rss"
-    timed = ["/usr/bin/time", "-q", "-f", "%M", "-o", rss, *argv]
+    timed = ["/usr/bin/time", "-q", "-f", "%M %U %S %I", "-o", rss, *argv]
     with open(log, "ab") as out:
         start = time.monotonic()
         status = subprocess.run(timed, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=stdout or out, stderr=out).returncode
@@ -34,7 +40,8 @@ def run(argv, log, env=None, cwd=None, stdout=None):
     if status != 0:
         raise Failed(f"{argv[0]}: status {status}: {last_line(log)}")
     with open(rss) as file:
-        return seconds, int(file.read().split()[-1]) * 1024
+        peak, user, system, blocks = file.read().split()[-4:]
+    return seconds, {"peak": int(peak) * 1024, "cpu": float(user) + float(system), "read": int(blocks) * 512}
 
 
 def last_line(log):

@@ -17,6 +17,9 @@ use super::Contents;
 use super::make::Drive;
 use crate::pull::SEEN_MOST;
 
+/// What is wrong with a pack that is missing.
+pub const GONE: &str = "it is not there any more";
+
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
@@ -50,7 +53,7 @@ impl Checked {
 pub fn check(drive: &Drive, monitor: &dyn Monitor) -> Result<Checked> {
     let mut done = Checked::default();
     packs(drive, monitor, &mut done)?;
-    missing(drive, &mut done)?;
+    done.bad.extend(missing(drive)?.into_iter().map(|id| (id, GONE.to_owned())));
     // More than it was left with has the drive of an export that was cut off; one of a sealed copy says nothing of itself.
     if let (Ok(state), true) = (drive.state(), done.bad.is_empty()) {
         done.changed = Contents::of(drive.repo.backend.as_ref())?.packs < state.packs;
@@ -93,25 +96,26 @@ fn packs(drive: &Drive, monitor: &dyn Monitor, done: &mut Checked) -> Result<()>
 }
 
 /// Packs that the drive's log speaks of and that are not there.
-fn missing(drive: &Drive, done: &mut Checked) -> Result<()> {
-    let known: HashSet<PackId> = done.bad.iter().map(|(id, _)| *id).collect();
+///
+/// # Errors
+/// What log and drive give.
+pub fn missing(drive: &Drive) -> Result<Vec<PackId>> {
     let mut lost = Vec::new();
     drive.repo.log.history(&mut |entry| {
         let Ok(entry) = entry else { return Ok(()) };
         if let Record::PacksAdded { packs, .. } = &entry.record {
             for pack in packs {
                 let object = repo::backend::Object::Pack(pack.id);
-                if drive.repo.backend.size(&object)?.is_none() && !known.contains(&pack.id) {
-                    lost.push((pack.id, "it is not there any more".to_owned()));
+                if drive.repo.backend.size(&object)?.is_none() {
+                    lost.push(pack.id);
                 }
             }
         }
         Ok(())
     })?;
-    lost.sort();
+    lost.sort_unstable();
     lost.dedup();
-    done.bad.extend(lost);
-    Ok(())
+    Ok(lost)
 }
 
 /// Which snapshots are whole here.

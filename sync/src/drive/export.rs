@@ -16,7 +16,7 @@ use repo::follow::{MAX_ROLLUP, read_rollup};
 use repo::format::footer::RollupEntry;
 use repo::format::record::{Custody, Load, Outcome, PackRef, Position, Record, State};
 use repo::id::{DriveId, PackId, SnapshotId};
-use repo::index::PackInfo;
+use repo::index::{Flags, PackInfo};
 use repo::limits::{MAX_MANIFEST, MIB};
 use repo::lock::COMMIT_WAIT;
 use repo::monitor::{Counters, Event, Monitor};
@@ -313,7 +313,8 @@ impl Export<'_> {
                 Fate::There(bytes) => {
                     self.report.packs += 1;
                     self.report.bytes += bytes;
-                    if self.drive.repo.index.pack_by_id(&info.id)?.is_none() {
+                    // One that is there and was not recorded counts for nothing until it is.
+                    if !self.drive.repo.index.pack_by_id(&info.id)?.is_some_and(|known| known.usable()) {
                         let PackInfo { id, size, footer_len, kind, .. } = *info;
                         refs.push(PackRef { id, size, footer_len, kind });
                     }
@@ -329,8 +330,10 @@ impl Export<'_> {
             }
         }
         if !refs.is_empty() {
+            let ids: Vec<PackId> = refs.iter().map(|pack| pack.id).collect();
             self.session.packs_added(rollup, refs)?;
             self.drive.repo.refresh(self.monitor)?;
+            self.drive.repo.index.set_flags_apart(&ids, Flags { condemned: Some(false), damaged: Some(false) })?;
         }
         if !loads.is_empty() {
             let commit = self.site.locks.commit(COMMIT_WAIT)?;

@@ -21,6 +21,7 @@ use repo::receive::{Answer, Receiver, Sender as Tenant};
 use repo::session::who;
 use repo::tenants;
 
+use super::check::{GONE, missing};
 use super::custody::change;
 use super::make::Drive;
 use super::receipt::{Receipt, leave};
@@ -75,8 +76,16 @@ pub fn import(pool: &Arc<Repository>, number: u32, drive: &Drive, monitor: &dyn 
     let at = pool.log.state().position;
     let mut import =
         Import { pool, drive, tenant: &tenant, receiver, at, unsettled: 0, done: Imported::default(), monitor };
+    for id in missing(drive)? {
+        import.bad(id, GONE.to_owned())?;
+    }
     import.packs()?;
     import.settle()?;
+    if import.done.bad.is_empty() && import.done.packs < own.packs {
+        let e = Error::damaged("the drive holds fewer packs than it was left with")
+            .at(drive.repo.backend.path(&Object::Config));
+        return Err(e.remedy("at the site, `packmule drive lost` has what it carried sent again"));
+    }
     if import.done.bad.is_empty() {
         step(pool, drive.id, Custody::Verified)?;
     }

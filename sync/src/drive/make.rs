@@ -16,7 +16,10 @@ use repo::keyslots::NewSlots;
 use repo::lock::{COMMIT_WAIT, Locks};
 use repo::monitor::Monitor;
 use repo::open::{Access, Identity, Init, Place, Repository, Sealed, init_drive};
+use repo::rebuild::rebuild;
 use repo::session::who;
+
+use super::Contents;
 
 /// What people call a drive: not empty, of at most 255 bytes, without control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +128,12 @@ pub fn open(
         _ => sealed.unlock_with(keyring, monitor)?,
     };
     repo.set_clock(clock.clone());
+    // An index of another state of the drive: files came or went that no record speaks of.
+    let listed = Contents::of(repo.backend.as_ref())?.packs;
+    if repo.index.counts()?.1 != listed {
+        let dir = repo.index.dir().to_owned();
+        repo.index = rebuild(repo.backend.as_ref(), &repo.keys, &repo.log, &dir, monitor)?;
+    }
     Ok(Drive { id, repo })
 }
 
