@@ -108,7 +108,9 @@ fn a_seed_over_three_drives_the_second_lost_in_the_post() {
     let missing: Vec<&str> = third["elsewhere"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
     assert!(missing.len() == 2 && missing.iter().any(|m| m.starts_with("acme 2 ")), "{missing:?}");
     let first = imported(&cloud.pool, disks[0].path());
-    assert!(!first["snapshots_waiting"].as_array().unwrap().is_empty() && cloud.pool.snapshots().is_empty());
+    // The first drive may hold all of the older snapshot.
+    let there = cloud.pool.snapshots().len();
+    assert!(!first["snapshots_waiting"].as_array().unwrap().is_empty() && there < 2);
     assert_eq!(first["elsewhere"].as_array().unwrap().len(), 1, "{first}");
     // Again: nothing is read.
     let again = imported(&cloud.pool, disks[0].path());
@@ -127,7 +129,7 @@ fn a_seed_over_three_drives_the_second_lost_in_the_post() {
     site.run(&["drive", "lost", "acme 2"]).ok();
     let rest = pushed(&site);
     assert_eq!(number(&rest, "bytes_sent"), number(&written[1], "bytes_written"));
-    assert_eq!(number(&rest, "snapshots_sent"), 2);
+    assert_eq!(number(&rest, "snapshots_sent"), 2 - there as u64);
     cloud.has(&site.src());
     // It turns up after all.
     let late = imported(&cloud.pool, disks[1].path());
