@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use repo::backend::local::Local;
-use repo::backend::{Area, Backend};
+use repo::backend::{Area, Backend, Object};
 use repo::clock::Clock;
 use repo::crypto::keys::Keyring;
 use repo::crypto::slot::{Argon2Cost, RecoveryCode};
@@ -123,6 +123,7 @@ pub fn open(
     if sealed.repo_id() != repository {
         return Err(other(&root));
     }
+    require_known_key(sealed.backend().as_ref(), keyring)?;
     let mut repo = match access {
         Access::Read => sealed.read_with(keyring, monitor)?,
         _ => sealed.unlock_with(keyring, monitor)?,
@@ -135,6 +136,27 @@ pub fn open(
         repo.index = rebuild(repo.backend.as_ref(), &repo.keys, &repo.log, &dir, monitor)?;
     }
     Ok(Drive { id, repo })
+}
+
+/// Every sealed object begins with the number of its key.
+fn require_known_key(drive: &dyn Backend, keyring: &Keyring) -> Result<()> {
+    let mut newest = None;
+    drive.list(Area::Log, &mut |object, _| {
+        if matches!(object, Object::Log(_)) {
+            newest = Some(object);
+        }
+        Ok(())
+    })?;
+    let Some(object) = newest else { return Ok(()) };
+    let mut epoch = [0; 4];
+    drive.read_into(&object, 0, &mut epoch)?;
+    if u32::from_le_bytes(epoch) < keyring.epochs() {
+        return Ok(());
+    }
+    let what = "the drive is sealed with a newer key of its repository than is known here:";
+    Err(Error::new(Kind::WrongDrive, what)
+        .at(drive.path(&object))
+        .remedy("its site has rotated the key: `packmule sync push` there makes the new one known; then try again"))
 }
 
 fn other(root: &Path) -> Error {
