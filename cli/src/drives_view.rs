@@ -78,9 +78,14 @@ impl View for DrivesView {
 }
 
 /// Chunks from whichever drive has them.
-struct Several(Vec<Arc<PackStore>>);
+pub struct Several(Vec<Arc<PackStore>>);
 
 impl Several {
+    /// Of these.
+    pub fn new(drives: Vec<Arc<PackStore>>) -> Several {
+        Several(drives)
+    }
+
     /// The drives that have the chunk.
     fn with(&self, h: &ContentHash) -> impl Iterator<Item = &Arc<PackStore>> {
         self.0.iter().filter(|store| matches!(store.locate(h), Ok(Some(_))))
@@ -98,7 +103,7 @@ impl FrameSource for Several {
         }
         Err(failed.unwrap_or_else(|| {
             Error::damaged("a part of it is on a drive that is not here")
-                .remedy("mount that as well: give each drive with -r")
+                .remedy("use that as well: name each drive with -r")
         }))
     }
 

@@ -425,6 +425,14 @@ fn a_pool_sends_a_site_back_over_three_drives() {
     mounted.signal(Signal::SIGINT);
     mounted.wait();
     drop(undo);
+    let out = reader.path().join("out");
+    let mut command = reader.program(&words);
+    command.env_remove("PACKMULE_REPOSITORY").args(["restore", "latest", "--target", out.to_str().unwrap()]);
+    Running::start(command).wait().ok();
+    equal(&site.src(), &out);
+    let mut command = reader.program(&words);
+    command.env_remove("PACKMULE_REPOSITORY").args(["check"]);
+    Running::start(command).wait().refused(2, &["several"]);
     // One drive alone shows all names, and says what is not here.
     fs::write(&code, &codes[1]).unwrap();
     let undo = support::Undo(mnt.clone());

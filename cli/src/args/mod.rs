@@ -125,7 +125,8 @@ pub struct Globals {
 #[derive(Debug, Clone, Default, Args)]
 pub struct TargetArgs {
     /// The repository's directory; for a host that has joined a site: ssh://HOST[:PORT]
-    /// [environment: PACKMULE_REPOSITORY]. Given several times, `mount` presents drives of one repository as one
+    /// [environment: PACKMULE_REPOSITORY]. Given several times: drives of one repository, which mount, restore, ls, find, diff, dump and snapshots
+    /// read as one
     #[arg(short, long, value_name = "REPO", global = true, action = ArgAction::Append, conflicts_with = "repository_file")]
     pub repo: Vec<OsString>,
 

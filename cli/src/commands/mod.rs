@@ -58,9 +58,12 @@ pub fn run(ctx: &Context, command: Command) -> Result<ExitCode> {
         return Err(Error::new(Kind::Unsupported, format!("this cannot be done over a connection, at {site}"))
             .remedy("run it at the site; from here it can be backed up to, looked at and restored from"));
     }
-    if !ctx.further().is_empty() && !matches!(command, Command::Mount(_)) {
-        return Err(Error::new(Kind::Usage, "only `mount` takes several repositories")
-            .remedy("give -r once; mount several drives and copy from there"));
+    if !ctx.further().is_empty() && !reads(&command) {
+        return Err(Error::new(
+            Kind::Usage,
+            "only what reads from drives takes several of them: mount, restore, ls, find, diff, dump, snapshots",
+        )
+        .remedy("give -r once"));
     }
     match command {
         Command::Init(args) => init::run(ctx, args),
@@ -94,6 +97,12 @@ pub fn run(ctx: &Context, command: Command) -> Result<ExitCode> {
         Command::Man(args) => man::run(ctx, args),
         Command::Version => version::run(ctx),
     }
+}
+
+/// What reads from several drives of one repository as from one.
+fn reads(command: &Command) -> bool {
+    use Command::{Diff, Dump, Find, Ls, Mount, Restore, Snapshots};
+    matches!(command, Diff(_) | Dump(_) | Find(_) | Ls(_) | Mount(_) | Restore(_) | Snapshots(_))
 }
 
 /// What a host can do at its site, or does without any repository.

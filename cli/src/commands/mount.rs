@@ -15,17 +15,16 @@ use fs::view::View;
 use parking_lot::Mutex;
 use repo::backend::local::Local;
 use repo::error::{Error, Kind, Result, printable};
-use repo::open::{Access, Place, Repository, Sealed};
+use repo::open::{Access, Repository};
 use repo::select::Filter;
 
 use super::noted::{Noted, only};
-use super::open::{open_copy, open_repository, place};
+use super::open::{further, open_copy, open_with_secret, place};
 use crate::args::MountArgs;
 use crate::context::Context;
 use crate::drives_view::DrivesView;
 use crate::exit::ExitCode;
 use crate::output::{Output, json};
-use crate::progress::Job;
 use crate::remote_view::RemoteView;
 use crate::service;
 use crate::view::RepositoryView;
@@ -50,7 +49,7 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     }
     args.rates.apply()?;
     let options = options(&root, &args);
-    let repo = open_repository(ctx, Access::Read)?;
+    let (repo, _) = open_with_secret(ctx, Access::Read)?;
     if args.remote.is_none() {
         let tenant = only(&args.filter.rest.tenant);
         let may = super::which::filter(&repo, &args.filter).map(drop);
@@ -105,18 +104,10 @@ fn drives(ctx: &Context, repo: Repository, filter: &Filter, args: &MountArgs) ->
         return Ok(Arc::new(RepositoryView::new(repo, filter.clone(), Arc::clone(&ctx.output))));
     };
     let mut all = vec![(mark, repo)];
-    for dir in ctx.further() {
-        let root = std::path::absolute(dir).map_err(|e| Error::io("find the working directory of", dir, e))?;
-        check_mount_point(&root, &args.dir)?;
-        let first = &all[0].1;
-        let sealed = Sealed::open(Place { root: root.clone(), index_dir: None, ..place.clone() }, Access::Read)?;
-        if sealed.repo_id() != first.config.repo_id {
-            return Err(Error::new(Kind::WrongDrive, "this is a drive of another repository:")
-                .at(root)
-                .remedy("mount it by itself"));
-        }
-        let repo = sealed.read_with(&first.unlocked.keyring, &ctx.monitor(Job::Look("packs")))?;
-        all.push((Local::drive_mark(&root)?, repo));
+    for other in further(ctx, &all[0].1)? {
+        let root = other.root.as_deref().unwrap_or(&place.root);
+        check_mount_point(root, &args.dir)?;
+        all.push((Local::drive_mark(root)?, other));
     }
     let here: Vec<_> = all.iter().filter_map(|(mark, _)| *mark).collect();
     let mut absent = BTreeMap::new();

@@ -1,6 +1,8 @@
 //! Opening the repository that a command works on.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use repo::error::{Error, Kind, Result};
 use repo::format::record::RemoteState;
@@ -12,6 +14,7 @@ use sync::remote;
 
 use crate::PROGRAM;
 use crate::context::Context;
+use crate::drives_view::Several;
 use crate::progress::Job;
 use crate::secret::Secret;
 
@@ -27,7 +30,37 @@ const WRONG: &str =
 /// # Errors
 /// What names no repository or secret, and as [`Sealed::open`] and [`Sealed::unlock`].
 pub fn open_repository(ctx: &Context, access: Access) -> Result<Repository> {
-    open_with_secret(ctx, access).map(|(repo, _)| repo)
+    let (repo, _) = open_with_secret(ctx, access)?;
+    if ctx.further().is_empty() {
+        return Ok(repo);
+    }
+    // Drives of one repository: what is on any of them is read.
+    let mut all = further(ctx, &repo)?;
+    all.push(repo);
+    let source = Arc::new(Several::new(all.iter().map(Repository::packs).collect()));
+    let most = |repo: &Repository| repo.log.state().snapshots.len();
+    let first = all.into_iter().max_by_key(most).ok_or_else(|| Error::bug("no repository was opened"))?;
+    first.read_from(source);
+    Ok(first)
+}
+
+/// The further drives that are named with -r, open with the keys of the first.
+///
+/// # Errors
+/// `WrongDrive` for one of another repository; as [`Sealed::open`].
+pub fn further(ctx: &Context, first: &Repository) -> Result<Vec<Repository>> {
+    let place = place(ctx)?;
+    let open = |dir: &OsString| {
+        let root = absolute(Path::new(dir))?;
+        let sealed = Sealed::open(Place { root: root.clone(), index_dir: None, ..place.clone() }, Access::Read)?;
+        if sealed.repo_id() != first.config.repo_id {
+            return Err(Error::new(Kind::WrongDrive, "this is a drive of another repository:")
+                .at(root)
+                .remedy("name it by itself"));
+        }
+        sealed.read_with(&first.unlocked.keyring, &ctx.monitor(Job::Look("packs")))
+    };
+    ctx.further().iter().map(open).collect()
 }
 
 /// As [`open_repository`], with the secret that opened it.
