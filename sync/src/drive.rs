@@ -15,13 +15,14 @@ pub mod import;
 mod make;
 pub mod receipt;
 pub mod sealed;
+mod taken;
 
 use std::time::Duration;
 
 use repo::backend::{Area, Backend, Object};
 use repo::error::{Error, Kind, Result};
 use repo::format::record::{Custody, DriveState};
-use repo::id::DriveId;
+use repo::id::{DriveId, PackId};
 use repo::lock::{Locks, PruneGuard};
 use repo::open::Repository;
 
@@ -44,16 +45,34 @@ impl Contents {
     /// # Errors
     /// What listing them gives.
     pub fn of(backend: &dyn Backend) -> Result<Contents> {
-        let (mut packs, mut bytes, mut hasher) = (0, 0, blake3::Hasher::new());
+        let mut packs = Vec::new();
         backend.list(Area::Packs, &mut |object, size| {
             if let Object::Pack(id) = object {
-                packs += 1;
-                bytes += size;
-                hasher.update(id.as_bytes());
+                packs.push((id, size));
             }
             Ok(())
         })?;
-        Ok(Contents { packs, bytes, digest: *hasher.finalize().as_bytes() })
+        Ok(Contents::named(packs))
+    }
+
+    /// Of these packs, each with its size.
+    fn named(mut packs: Vec<(PackId, u64)>) -> Contents {
+        packs.sort_unstable();
+        let mut hasher = blake3::Hasher::new();
+        packs.iter().for_each(|(id, _)| _ = hasher.update(id.as_bytes()));
+        let bytes = packs.iter().map(|(_, size)| size).sum();
+        Contents { packs: packs.len() as u64, bytes, digest: *hasher.finalize().as_bytes() }
+    }
+
+    /// What a log says that a drive carries.
+    pub fn noted(state: &DriveState) -> Contents {
+        Contents { packs: state.packs, bytes: state.bytes, digest: state.digest }
+    }
+
+    /// What a log is to say of a drive that carries this.
+    fn note(self, state: DriveState) -> DriveState {
+        let Contents { packs, bytes, digest } = self;
+        DriveState { packs, bytes, digest, ..state }
     }
 }
 
@@ -63,13 +82,13 @@ impl Contents {
 /// # Errors
 /// What either side gives.
 fn settle(here: &Repository, drive: &Drive) -> Result<()> {
-    let Contents { packs, bytes, digest } = Contents::of(drive.repo.backend.as_ref())?;
+    let contents = Contents::of(drive.repo.backend.as_ref())?;
     let there = drive.repo.log.state();
     let newest = there.snapshots.iter().max_by_key(|(_, snapshot)| snapshot.recorded).map(|(id, _)| *id);
     let snapshots = there.snapshots.len() as u64;
     let own = custody::change(here, drive.id, &mut |known| {
         let known = known.ok_or_else(|| Error::bug("a drive that is written to is not known"))?;
-        let state = DriveState { packs, bytes, digest, snapshots, newest, ..known };
+        let state = contents.note(DriveState { snapshots, newest, ..known });
         Ok((state.clone(), state))
     })?;
     let state = here.log.state();

@@ -18,15 +18,13 @@ use repo::monitor::{Counters, Event, Monitor};
 use repo::open::Repository;
 use repo::pack::read::whole_pack;
 use repo::receive::{Answer, Receiver, Sender as Tenant};
-use repo::session::who;
 use repo::tenants;
 
 use super::check::{GONE, missing};
-use super::custody::change;
 use super::make::Drive;
-use super::receipt::{Receipt, leave};
+use super::taken::{committed, expect, received, sign, verified};
 use super::{Contents, one_at_a_time};
-use crate::serve::{Door, quota};
+use crate::serve::quota;
 
 /// What was absorbed is made durable after so many bytes.
 const SETTLE: u64 = 512 * MIB as u64;
@@ -70,7 +68,12 @@ pub fn import(pool: &Arc<Repository>, number: u32, drive: &Drive, monitor: &dyn 
     }
     let _only_one = one_at_a_time(drive)?;
     let tenant = Tenant::of(pool, number)?;
-    received(pool, drive.id, &own, &tenant.name)?;
+    let all = on_drive(drive)?;
+    // What is gone through, and nothing else, is signed for.
+    let contents = Contents::named(all.iter().map(|info| (info.id, info.size)).collect());
+    let repository = drive.repo.config.repo_id;
+    let fresh = DriveState { party: tenant.name.clone(), repository, ..own };
+    received(pool, drive.id, &fresh, contents)?;
     expect(pool, drive, &tenant.name)?;
     let receiver = Receiver::begin(Arc::clone(pool), monitor)?;
     let at = pool.log.state().position;
@@ -79,7 +82,7 @@ pub fn import(pool: &Arc<Repository>, number: u32, drive: &Drive, monitor: &dyn 
     for id in missing(drive)? {
         import.bad(id, GONE.to_owned())?;
     }
-    import.packs()?;
+    import.packs(all)?;
     import.settle()?;
     if import.done.bad.is_empty() && import.done.packs < own.packs {
         let e = Error::damaged("the drive holds fewer packs than it was left with")
@@ -87,79 +90,29 @@ pub fn import(pool: &Arc<Repository>, number: u32, drive: &Drive, monitor: &dyn 
         return Err(e.remedy("at the site, `packmule drive lost` has what it carried sent again"));
     }
     if import.done.bad.is_empty() {
-        step(pool, drive.id, Custody::Verified)?;
+        verified(pool, drive.id, contents)?;
     }
     import.manifests()?;
     let Import { receiver, mut done, .. } = import;
     receiver.end()?;
     if done.bad.is_empty() {
-        let contents = Contents::of(drive.repo.backend.as_ref())?;
-        done.receipt = Some(sign(pool, drive, contents)?);
+        done.receipt = sign(pool, drive.id, drive.repo.root.as_deref())?;
         if done.waiting.is_empty() && done.failed.is_empty() {
-            step(pool, drive.id, Custody::Committed)?;
+            committed(pool, drive.id)?;
         }
     }
     pool.refresh(monitor)?;
     Ok(done)
 }
 
-/// Signs for what the drive carries, and puts the receipt on it if it can be written.
-fn sign(pool: &Repository, drive: &Drive, contents: Contents) -> Result<String> {
-    let repository = drive.repo.config.repo_id;
-    let receipt = Receipt { drive: drive.id, repository, contents, at: pool.clock.now() };
-    let text = receipt.signed(&Door::host_key(pool)?)?;
-    if let Some(root) = &drive.repo.root {
-        match leave(root, &text) {
-            // A drive that is read-only takes none; it is shown.
-            Err(e) if matches!(e.kind(), Kind::ReadOnly | Kind::NoSpace) => {}
-            other => other?,
-        }
-    }
-    Ok(text)
-}
-
-/// Notes that the drive is here.
-fn received(pool: &Repository, drive: DriveId, own: &DriveState, tenant: &str) -> Result<()> {
-    let (now, by) = (pool.clock.now(), who());
-    change(pool, drive, &mut |known| {
-        let fresh = || DriveState { party: tenant.to_owned(), loads: Vec::new(), ..own.clone() };
-        // What the drive says of itself may have grown since it was here last.
-        let mut state = known.map_or_else(fresh, |known| DriveState { steps: known.steps, ..fresh() });
-        if !matches!(state.custody(), Custody::Received | Custody::Verified | Custody::Committed) {
-            state.step(Custody::Received, now, &by);
-        }
-        Ok((state, ()))
-    })
-}
-
-/// Notes the other drives that this one names: they are to come, or were given up at the site.
-fn expect(pool: &Repository, drive: &Drive, tenant: &str) -> Result<()> {
-    let state = drive.repo.log.state();
-    for (id, other) in state.drives.iter().filter(|(id, other)| **id != drive.id && !other.back) {
-        change(pool, *id, &mut |known| {
-            let told = DriveState { party: tenant.to_owned(), loads: Vec::new(), ..other.clone() };
-            let state = match known {
-                // One that has been here is known better here.
-                Some(known) if known.steps.iter().any(|step| step.custody == Custody::Received) => known,
-                Some(known) if known.steps.len() >= told.steps.len() => known,
-                _ => told,
-            };
-            Ok((state, ()))
-        })?;
-    }
-    Ok(())
-}
-
-/// One step further, unless it is there or beyond.
-fn step(pool: &Repository, drive: DriveId, to: Custody) -> Result<()> {
-    let (now, by) = (pool.clock.now(), who());
-    change(pool, drive, &mut |known| {
-        let mut state = known.ok_or_else(|| Error::bug("a drive that is taken in is not known"))?;
-        if state.custody() < to {
-            state.step(to, now, &by);
-        }
-        Ok((state, ()))
-    })
+/// The packs in the order in which they came onto the drive.
+fn on_drive(drive: &Drive) -> Result<Vec<PackInfo>> {
+    let mut all = Vec::new();
+    drive.repo.index.packs(&mut |info| {
+        all.push(*info);
+        Ok(())
+    })?;
+    Ok(all)
 }
 
 /// One import.
@@ -176,14 +129,9 @@ struct Import<'a> {
 }
 
 impl Import<'_> {
-    /// Takes the packs in the order in which they came onto the drive.
-    fn packs(&mut self) -> Result<()> {
+    /// Takes these packs.
+    fn packs(&mut self, all: Vec<PackInfo>) -> Result<()> {
         self.monitor.event(Event::Phase("packs"));
-        let mut all = Vec::new();
-        self.drive.repo.index.packs(&mut |info| {
-            all.push(*info);
-            Ok(())
-        })?;
         let counters = self.monitor.counters();
         Counters::add(&counters.total_files, all.len() as u64);
         Counters::add(&counters.total_bytes, all.iter().map(|info| info.size).sum());

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use repo::clock::Time;
 use repo::error::{Error, Kind, Result};
+use repo::format::record::{Custody, DriveState};
 use repo::id::{DriveId, RepoId, hex, unhex};
 
 use super::Contents;
@@ -34,6 +35,22 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// What a pool's log allows it to say of a drive: none before all of its packs were taken, and of one that goes back.
+    ///
+    /// It says the same however it travels, and however often it is asked for.
+    pub fn of(drive: DriveId, state: &DriveState) -> Option<Receipt> {
+        // A push may have brought what the drive was to bring: then its packs were not looked at, and nothing is signed.
+        let verified =
+            state.steps.iter().rfind(|step| matches!(step.custody, Custody::Received | Custody::Verified))?;
+        let here = matches!(state.custody(), Custody::Verified | Custody::Committed) && !state.back;
+        (here && verified.custody == Custody::Verified).then(|| Receipt {
+            drive,
+            repository: state.repository,
+            contents: Contents::noted(state),
+            at: verified.at,
+        })
+    }
+
     fn text(&self) -> String {
         let Receipt { drive, repository, contents, at } = self;
         format!(
@@ -154,7 +171,9 @@ pub fn found(at: &Path) -> Result<Option<Signed>> {
     let path = if at.is_dir() { path_on(at) } else { at.to_owned() };
     match fs::metadata(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Ok(meta) if meta.len() > LONGEST => return Err(Error::damaged("this is no receipt of a pool's").at(path)),
+        Ok(meta) if meta.len() > LONGEST => {
+            return Err(Error::damaged("this is no receipt of a pool's").at(path));
+        }
         _ => {}
     }
     let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
@@ -163,6 +182,8 @@ pub fn found(at: &Path) -> Result<Option<Signed>> {
 
 #[cfg(test)]
 mod tests {
+    use repo::format::record::Step;
+
     use super::*;
 
     fn receipt() -> Receipt {
@@ -172,6 +193,38 @@ mod tests {
             contents: Contents { packs: 3, bytes: 1 << 40, digest: [4; 32] },
             at: Time(5),
         }
+    }
+
+    #[test]
+    fn it_is_for_what_was_taken_since_it_came() {
+        use Custody::*;
+        let of = |way: &[Custody], back| {
+            let step =
+                |(at, custody): (usize, &Custody)| Step { custody: *custody, at: Time(at as i64), by: "x".into() };
+            let Receipt { repository, contents: Contents { packs, bytes, digest }, .. } = receipt();
+            let (label, party, steps) = (String::new(), "acme".into(), way.iter().enumerate().map(step).collect());
+            let (snapshots, newest, loads) = (0, None, Vec::new());
+            let state =
+                DriveState { label, party, repository, back, steps, packs, bytes, digest, snapshots, newest, loads };
+            Receipt::of(DriveId([1; 32]), &state)
+        };
+        let at = |at| Some(Receipt { at: Time(at), ..receipt() });
+        assert_eq!(of(&[Shipped, Received, Verified], false), at(2));
+        assert_eq!(of(&[Received, Verified, Committed], false), at(1));
+        assert_eq!(of(&[Received, Verified, Committed, Received, Verified, Committed], false), at(4));
+        assert_eq!(of(&[Received, Committed, Verified], false), at(2), "a push ended while it was taken in");
+        for none in [
+            &[Shipped][..],
+            &[Received],
+            &[Received, Committed],
+            &[Received, Verified, Committed, Received],
+            &[Received, Verified, Committed, Received, Committed],
+            &[Received, Verified, Lost],
+            &[Received, Verified, Retired],
+        ] {
+            assert_eq!(of(none, false), None, "{none:?}");
+        }
+        assert_eq!(of(&[Received, Verified], true), None);
     }
 
     #[test]

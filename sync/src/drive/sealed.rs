@@ -20,9 +20,8 @@ use repo::session::who;
 
 use super::carry::{Fate, Room, carry, interrupted};
 use super::custody::change;
-use super::receipt::{Receipt, leave};
+use super::taken::{received, sign, verified};
 use super::{Contents, Label};
-use crate::serve::Door;
 use crate::serve::objects::{Kept, copy_dir};
 
 /// Packs that are looked after together.
@@ -58,7 +57,10 @@ pub fn import(
     monitor: &dyn Monitor,
 ) -> Result<Imported> {
     let (drive, id) = Local::open_drive(root, true)?;
-    note(pool, id, repository, tenant, Custody::Received, None)?;
+    let all = packs_of(&drive)?;
+    // What is gone through, and nothing else, is signed for. What the drive says of itself cannot be read here.
+    let contents = Contents::named(all.clone());
+    received(pool, id, &unlabelled(tenant, repository, false, Vec::new()), contents)?;
     let tenants = pool.root.as_ref().map(|root| root.join("tenants"));
     let tenants = tenants.ok_or_else(|| Error::bug("a pool without a directory"))?;
     let kept = Kept::open(&copy_dir(&tenants, number), repository)?;
@@ -67,7 +69,6 @@ pub fn import(
     let mut done = Imported::default();
     let room = Room::new(room.unwrap_or(u64::MAX));
     monitor.event(Event::Phase("packs"));
-    let all = packs_of(&drive)?;
     done.packs = all.len() as u64;
     Counters::add(&monitor.counters().total_files, done.packs);
     Counters::add(&monitor.counters().total_bytes, all.iter().map(|(_, size)| size).sum());
@@ -100,15 +101,8 @@ pub fn import(
         }
     }
     if done.bad.is_empty() {
-        let contents = Contents::of(&drive)?;
-        note(pool, id, repository, tenant, Custody::Verified, Some(contents))?;
-        let receipt = Receipt { drive: id, repository, contents, at: pool.clock.now() };
-        let text = receipt.signed(&Door::host_key(pool)?)?;
-        match leave(root, &text) {
-            Err(e) if matches!(e.kind(), Kind::ReadOnly | Kind::NoSpace) => {}
-            other => other?,
-        }
-        done.receipt = Some(text);
+        verified(pool, id, contents)?;
+        done.receipt = sign(pool, id, Some(root))?;
     }
     pool.refresh(monitor)?;
     Ok(done)
@@ -125,36 +119,13 @@ fn packs_of(backend: &dyn Backend) -> Result<Vec<(PackId, u64)>> {
     Ok(all)
 }
 
-/// Notes where the drive is: what it says of itself cannot be read here.
-fn note(
-    pool: &Repository,
-    drive: DriveId,
-    repository: RepoId,
-    tenant: &str,
-    to: Custody,
-    contents: Option<Contents>,
-) -> Result<()> {
-    let (now, by) = (pool.clock.now(), who());
-    change(pool, drive, &mut |known| {
-        let mut state = known
-            .unwrap_or_else(|| unlabelled(tenant, repository, false, Step { custody: to, at: now, by: by.clone() }));
-        if state.custody() < to || state.custody() > Custody::Committed {
-            state.step(to, now, &by);
-        }
-        if let Some(Contents { packs, bytes, digest }) = contents {
-            (state.packs, state.bytes, state.digest) = (packs, bytes, digest);
-        }
-        Ok((state, ()))
-    })
-}
-
-fn unlabelled(tenant: &str, repository: RepoId, back: bool, step: Step) -> DriveState {
+fn unlabelled(tenant: &str, repository: RepoId, back: bool, steps: Vec<Step>) -> DriveState {
     DriveState {
         label: String::new(),
         party: tenant.to_owned(),
         repository,
         back,
-        steps: vec![step],
+        steps,
         packs: 0,
         bytes: 0,
         digest: [0; 32],
@@ -185,7 +156,7 @@ pub fn init(pool: &Repository, tenant: &str, repository: RepoId, root: &Path, la
     let (_, id) = Local::new_drive(root, DriveId::random())?;
     let (now, by) = (pool.clock.now(), who());
     change(pool, id, &mut |_| {
-        let made = Step { custody: Custody::Made, at: now, by: by.clone() };
+        let made = vec![Step { custody: Custody::Made, at: now, by: by.clone() }];
         let state = unlabelled(tenant, repository, true, made);
         Ok((DriveState { label: label.text().to_owned(), ..state }, id))
     })
@@ -224,7 +195,7 @@ pub fn export(
     let (now, by) = (pool.clock.now(), who());
     change(pool, id, &mut |known| {
         let mut state = known.unwrap_or_else(|| {
-            unlabelled(tenant, repository, true, Step { custody: Custody::Exported, at: now, by: by.clone() })
+            unlabelled(tenant, repository, true, vec![Step { custody: Custody::Exported, at: now, by: by.clone() }])
         });
         if state.custody() != Custody::Exported {
             state.step(Custody::Exported, now, &by);
@@ -272,10 +243,10 @@ pub fn export(
         }
     }
     write_names(&posted, &id, &packs_of(&drive)?)?;
-    let Contents { packs, bytes, digest } = Contents::of(&drive)?;
+    let contents = Contents::of(&drive)?;
     change(pool, id, &mut |known| {
         let known = known.ok_or_else(|| Error::bug("a drive that is written to is not known"))?;
-        Ok((DriveState { packs, bytes, digest, ..known }, ()))
+        Ok((contents.note(known), ()))
     })?;
     Ok((id, done))
 }

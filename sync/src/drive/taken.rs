@@ -1,0 +1,122 @@
+//! What a pool notes of a drive that is being taken in, and what it signs for.
+
+use std::path::Path;
+
+use repo::error::{Error, Kind, Result};
+use repo::format::record::{Custody, DriveState};
+use repo::id::DriveId;
+use repo::open::Repository;
+use repo::session::who;
+
+use super::Contents;
+use super::custody::change;
+use super::make::Drive;
+use super::receipt::{Receipt, leave};
+use crate::serve::Door;
+
+/// Notes that the drive is here, with these packs. `fresh` is what is told of it otherwise, its way only where none is known.
+///
+/// # Errors
+/// `Refused` if the drive of this id is another repository's; what the log gives.
+pub fn received(pool: &Repository, drive: DriveId, fresh: &DriveState, contents: Contents) -> Result<()> {
+    let (now, by) = (pool.clock.now(), who());
+    change(pool, drive, &mut |known| {
+        // Its id stands on a drive for anybody to read, and to write on one of their own.
+        if known.as_ref().is_some_and(|known| known.repository != fresh.repository) {
+            let what = format!("drive {} is known here as one of another repository", drive.short());
+            return Err(Error::new(Kind::Refused, what).remedy("find out which of the two was copied"));
+        }
+        let here =
+            |known: &DriveState| matches!(known.custody(), Custody::Received | Custody::Verified | Custody::Committed);
+        // With other packs it has come anew: what was taken of it is not what it carries now.
+        let come = known.as_ref().is_some_and(|known| here(known) && Contents::noted(known) == contents);
+        let steps = known.map_or_else(|| fresh.steps.clone(), |known| known.steps);
+        let mut state = contents.note(DriveState { steps, loads: Vec::new(), ..fresh.clone() });
+        if !come {
+            state.step(Custody::Received, now, &by);
+        }
+        Ok((state, ()))
+    })
+}
+
+/// Notes the other drives that this one names: they are to come, or were given up at the site.
+///
+/// # Errors
+/// What the log gives.
+pub fn expect(pool: &Repository, drive: &Drive, tenant: &str) -> Result<()> {
+    let (state, repository) = (drive.repo.log.state(), drive.repo.config.repo_id);
+    for (id, other) in state.drives.iter().filter(|(id, other)| **id != drive.id && !other.back) {
+        let mut told = DriveState { party: tenant.to_owned(), repository, loads: Vec::new(), ..other.clone() };
+        // What came here, and whether all of it was taken, is for nobody else to say.
+        told.steps.retain(|step| !matches!(step.custody, Custody::Received | Custody::Verified | Custody::Committed));
+        if told.steps.is_empty() || repository_of(pool, *id).is_some_and(|known| known != repository) {
+            continue;
+        }
+        change(pool, *id, &mut |known| {
+            let state = match known {
+                // One that has been here is known better here.
+                Some(known) if known.steps.iter().any(|step| step.custody == Custody::Received) => known,
+                Some(known) if known.steps.len() >= told.steps.len() => known,
+                _ => told.clone(),
+            };
+            Ok((state, ()))
+        })?;
+    }
+    Ok(())
+}
+
+fn repository_of(pool: &Repository, drive: DriveId) -> Option<repo::id::RepoId> {
+    pool.log.state().drives.get(&drive).map(|known| known.repository)
+}
+
+/// Notes that all of these packs, which are all that the drive carries, were taken, unless that is known.
+///
+/// # Errors
+/// What the log gives.
+pub fn verified(pool: &Repository, drive: DriveId, contents: Contents) -> Result<()> {
+    let (now, by) = (pool.clock.now(), who());
+    change(pool, drive, &mut |known| {
+        let mut state = known.ok_or_else(|| Error::bug("a drive that is taken in is not known"))?;
+        if Receipt::of(drive, &state).is_none_or(|receipt| receipt.contents != contents) {
+            state = contents.note(state);
+            state.step(Custody::Verified, now, &by);
+        }
+        Ok((state, ()))
+    })
+}
+
+/// Notes that the snapshots of the drive are here, too.
+///
+/// # Errors
+/// What the log gives.
+pub fn committed(pool: &Repository, drive: DriveId) -> Result<()> {
+    let (now, by) = (pool.clock.now(), who());
+    change(pool, drive, &mut |known| {
+        let mut state = known.ok_or_else(|| Error::bug("a drive that is taken in is not known"))?;
+        if state.custody() == Custody::Verified {
+            state.step(Custody::Committed, now, &by);
+        }
+        Ok((state, ()))
+    })
+}
+
+/// Signs for what was taken, and puts the receipt on the drive in `root` if it can be written. None if the drive was given up
+/// meanwhile.
+///
+/// # Errors
+/// What the log gives, and the drive.
+pub fn sign(pool: &Repository, drive: DriveId, root: Option<&Path>) -> Result<Option<String>> {
+    let state = pool.log.state();
+    let Some(receipt) = state.drives.get(&drive).and_then(|state| Receipt::of(drive, state)) else {
+        return Ok(None);
+    };
+    let text = receipt.signed(&Door::host_key(pool)?)?;
+    if let Some(root) = root {
+        match leave(root, &text) {
+            // A drive that is read-only takes none; it is shown.
+            Err(e) if matches!(e.kind(), Kind::ReadOnly | Kind::NoSpace) => {}
+            other => other?,
+        }
+    }
+    Ok(Some(text))
+}
