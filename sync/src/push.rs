@@ -22,6 +22,7 @@ use repo::monitor::{Event, Monitor};
 use repo::open::Repository;
 
 use crate::delta::Delta;
+use crate::drive::custody;
 use crate::fetch::{Dial, unexpected};
 use crate::wire::limits::MAX_BELONGINGS;
 use crate::wire::{Message, PieceName, Reason, Secret};
@@ -88,7 +89,7 @@ pub fn push(
     options: Options<'_>,
     monitor: &dyn Monitor,
 ) -> Result<Report> {
-    let state = repo.refresh(monitor)?;
+    let mut state = repo.refresh(monitor)?;
     let pack_size = repo.config.pack_size as usize;
     let (link, ready) = Link::begin(dial, (repo.config.repo_id, state.position, program), pack_size, monitor)?;
     if ready.sealed {
@@ -98,8 +99,12 @@ pub fn push(
         monitor.event(Event::Warning("the pool's clock and this one differ by more than an hour"));
     }
     let mut push = Push::new(repo, monitor, link, &ready);
-    push.away = state.under_way(Some(options.remote));
     push.leave_belongings()?;
+    if custody::collect(repo, options.remote, monitor, &mut |drives| push.link.receipts(drives))? {
+        // That a drive has come was noted behind it.
+        state = repo.refresh(monitor)?;
+    }
+    push.away = state.under_way(Some(options.remote));
     let from = push.known(ready.watermark, options.anew).filter(|_| !options.audit);
     let delta = Delta::since(repo, from)?;
     if delta.is_empty() {

@@ -24,6 +24,7 @@ use repo::monitor::{Event, Monitor};
 use repo::open::Repository;
 
 use crate::delta::Delta;
+use crate::drive::custody;
 pub use mirror::{Mirrored, mirror};
 pub use objects::{is_password, names};
 use packs::Copied;
@@ -94,6 +95,8 @@ pub fn push_to(
     options: Options<'_>,
     monitor: &dyn Monitor,
 ) -> Result<Report> {
+    // Before anything is looked at: what is noted of a drive that has come goes with this push.
+    custody::collect(source, options.remote, monitor, &mut |drives| target.receipts(drives))?;
     let away = source.log.state().under_way(Some(options.remote));
     let push = Push { source, target, monitor, away };
     let mut state = source.refresh(monitor)?;

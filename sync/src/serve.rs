@@ -8,6 +8,7 @@ mod out;
 mod pace;
 mod pushing;
 pub(crate) mod quota;
+mod receipts;
 mod spool;
 mod visit;
 mod work;
@@ -28,6 +29,7 @@ use repo::open::Repository;
 use repo::receive::Receiver;
 use repo::tenants::{self, Redeemed};
 
+use crate::drive::custody;
 use crate::ssh::server::StopFlag;
 use crate::stream::Duplex;
 use crate::wire::{Connection, Fail, Message, Preface, Purpose, Role, Secret, Session, Side, Token};
@@ -349,6 +351,7 @@ fn require_live(pool: &Pool, party: u32) -> Result<()> {
 }
 
 /// Notes that a push has delivered everything up to `position`, and when. Who pushes without end writes no record each time.
+/// With it what the party's drives were to bring is there.
 fn note_done(pool: &Pool, party: u32, position: Position) -> Result<()> {
     let repo = &pool.repo;
     let commit = repo.locks.commit(COMMIT_WAIT)?;
@@ -359,7 +362,8 @@ fn note_done(pool: &Pool, party: u32, position: Position) -> Result<()> {
     if known != Some(position) || !lately {
         repo.log.append(&commit, Record::Watermark { tenant: party, position })?;
     }
-    Ok(())
+    drop(commit);
+    custody::delivered(repo, party)
 }
 
 /// Whether what the tenant delivers is kept as it is.

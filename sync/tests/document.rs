@@ -113,6 +113,8 @@ fn the_limits_are_these() {
         ("host key", limits::MAX_HOST_KEY as u64),
         ("keyring", limits::MAX_KEYRING as u64),
         ("belongings", limits::MAX_BELONGINGS as u64),
+        ("drives, receipts", limits::MAX_DRIVES as u64),
+        ("receipt", limits::MAX_RECEIPT as u64),
         ("text", limits::MAX_TEXT as u64),
         ("state's name", limits::MAX_STATE_NAME as u64),
         ("state's name, one part", limits::MAX_STATE_PART as u64),

@@ -13,7 +13,7 @@ use repo::compress::Codec;
 use repo::crypto::hash::ChunkKind;
 use repo::error::Kind;
 use repo::format::record::Position;
-use repo::id::{ContentHash, LogHash, PackId, RepoId, SnapshotId};
+use repo::id::{ContentHash, DriveId, LogHash, PackId, RepoId, SnapshotId};
 use samples::{name, piece, samples};
 use sync::wire::limits::*;
 use sync::wire::*;
@@ -200,6 +200,8 @@ fn pushing() -> BoxedStrategy<Message> {
         (any::<[u8; 32]>(), vec(any::<u8>(), 0..99)).prop_map(|(mark, sealed)| Message::Recalled { mark, sealed }),
         any::<bool>().prop_map(|there| Message::Kept { there }),
         Just(Message::Recall),
+        vec(any::<[u8; 32]>().prop_map(DriveId), 1..=MAX_DRIVES).prop_map(|drives| Message::Receipts { drives }),
+        vec(text(), 0..9).prop_map(|receipts| Message::Signed { receipts }),
     ]
     .boxed()
 }
@@ -292,6 +294,8 @@ fn what_is_out_of_bounds_is_not_sent() {
         unreachable!()
     };
     let quota_left = Some(u64::MAX);
+    let drives = |n: usize| Message::Receipts { drives: vec![DriveId([1; 32]); n] };
+    let signed = |n: usize, len: usize| Message::Signed { receipts: vec!["x".repeat(len); n] };
     let ids = (0..MAX_SNAPSHOTS as u32).map(|n| {
         let mut id = [0; 32];
         id[..4].copy_from_slice(&n.to_be_bytes());
@@ -318,6 +322,8 @@ fn what_is_out_of_bounds_is_not_sent() {
         Message::Data(vec![1; MAX_DATA]),
         Message::Manifest { snapshot, size: MAX_MANIFEST },
         Message::Answer { missing: Bitmap::new(MAX_PIECES) },
+        drives(MAX_DRIVES),
+        signed(MAX_DRIVES, MAX_RECEIPT),
     ];
     for message in allowed {
         message.encode(&mut Vec::new()).unwrap_or_else(|e| panic!("{message:?}: {e}"));
@@ -351,6 +357,10 @@ fn what_is_out_of_bounds_is_not_sent() {
         Message::Manifest { snapshot, size: 0 },
         Message::Answer { missing: Bitmap::new(0) },
         Message::Answer { missing: Bitmap::new(MAX_PIECES + 1) },
+        drives(0),
+        drives(MAX_DRIVES + 1),
+        signed(MAX_DRIVES + 1, 1),
+        signed(1, MAX_RECEIPT + 1),
     ];
     for message in refused {
         let mut out = b"kept".to_vec();

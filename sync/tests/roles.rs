@@ -132,6 +132,10 @@ Keep, twice                        | Kept:there+Kept:not | !Io      | !Io       
 Kept                               | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
 Recall                             | !Io                 | !Io      | Recalled:6       | !Io          | !Io             | !Io          | !Io               | !Io            | Recalled:0
 Recalled                           | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
+Receipts, own                      | Signed:1            | !Io      | !Io              | Signed:1     | !Io             | !Io          | Signed:0          | !Io            | !Io
+Receipts, another's                | Signed:0            | !Io      | !Io              | Signed:0     | !Io             | !Io          | Signed:0          | !Io            | !Io
+Receipts, of nothing               | Signed:0            | !Io      | !Io              | Signed:0     | !Io             | !Io          | Signed:0          | !Io            | !Io
+Signed                             | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io
 List                               | !Io                 | !Io      | Snapshots:1      | !Io          | !Io             | !Io          | !Io               | !Io            | Snapshots:1
 List, behind all                   | !Io                 | !Io      | Snapshots:0      | !Io          | !Io             | !Io          | !Io               | !Io            | Snapshots:0
 Snapshots                          | !Io                 | !Io      | !Io              | !Io          | !Io             | !Io          | !Io               | !Io            | !Io

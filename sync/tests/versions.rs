@@ -26,6 +26,7 @@ mod tapped;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cloud::{Cloud, anew};
@@ -35,14 +36,15 @@ use parties::join;
 use raw::{Raw, encoded};
 use repo::backend::{Area, Backend};
 use repo::error::{Error, Kind, Result};
-use repo::format::record::Roles;
-use repo::id::RepoId;
+use repo::format::record::{Custody, DriveState, Roles, Step};
+use repo::id::{DriveId, RepoId};
 use repo::monitor::Void;
 use repo::open::Repository;
 use repo::receive::Sender;
 use repo::tenants;
 use sealed::pushing_by;
 use site::{Site, readable};
+use sync::drive::custody;
 use sync::fetch::Dial;
 use sync::remote_backend::RemoteBackend;
 use sync::serve::{Grant, serve};
@@ -293,5 +295,56 @@ fn a_purpose_or_area_that_comes_later_is_a_newer_programs() {
         let e = fail.clone().into_error();
         assert_eq!(e.kind(), Kind::NewerFormat);
         assert!(e.to_string().ends_with("update packmule on the other side"), "{e}");
+    }
+}
+
+/// Has the site believe that a drive is on its way to the remote "cloud".
+fn post(site: &Repository) {
+    let state = DriveState {
+        label: "a drive".into(),
+        party: "cloud".into(),
+        repository: site.config.repo_id,
+        back: false,
+        steps: vec![Step { custody: Custody::Shipped, at: site.clock.now(), by: "test".into() }],
+        packs: 1,
+        bytes: 1,
+        digest: [1; 32],
+        snapshots: 0,
+        newest: None,
+        loads: Vec::new(),
+    };
+    custody::change(site, DriveId([7; 32]), &mut |_| Ok((state.clone(), ()))).unwrap();
+}
+
+#[test]
+fn receipts_are_asked_for_where_both_sides_know_of_them() {
+    let world = World::new();
+    post(&world.repo);
+    let (questions, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    // What an old client makes of a new server's preface is what it makes of an old one's.
+    let (server, client) = (vec![Side::Server], vec![Side::Client, Side::Server]);
+    for (old, asked) in [(server, 0), (client, 0), (vec![], 1)] {
+        let plain = old.clone();
+        let (asks, tells) = (Arc::clone(&questions), Arc::clone(&answers));
+        let tap: Tap = Arc::new(Mutex::new(move |passing: &Passing<'_>| {
+            asks.fetch_add(usize::from(passing.kind == 45), Ordering::SeqCst);
+            tells.fetch_add(usize::from(passing.kind == 46), Ordering::SeqCst);
+            match passing.kind == 0 && plain.contains(&passing.from) {
+                true => Fate::Instead(preface(1, 1, &[]).encode().unwrap()),
+                false => Fate::Pass,
+            }
+        }));
+        let pooled = push::Options { remote: "cloud", audit: true, ..Default::default() };
+        let (done, served) = world
+            .talk(&tap, world.pooled.number, |dial| push::push(&world.repo, &dial, "test", pooled, &Void::default()));
+        assert!(done.unwrap().failed.is_empty());
+        served.into_iter().for_each(Result::unwrap);
+        let options = sync::sealed::Options { remote: "cloud", audit: true, delete: false };
+        let (done, served) = world.talk(&tap, world.sealed, |dial| pushing_by(&world.repo, &dial, options));
+        assert_eq!(done.unwrap().now, world.repo.log.position());
+        served.into_iter().for_each(Result::unwrap);
+        for count in [&questions, &answers] {
+            assert_eq!(count.swap(0, Ordering::SeqCst), 2 * asked, "old: {old:?}");
+        }
     }
 }

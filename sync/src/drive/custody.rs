@@ -1,16 +1,17 @@
 //! Who has a drive: what the log of a site, or of a pool, says of it.
 
 use repo::error::{Error, Kind, Result};
-use repo::format::record::{Custody, DriveState, Record, State};
+use repo::format::record::{Custody, DriveState, Record, State, TenantState};
 use repo::id::DriveId;
 use repo::lock::COMMIT_WAIT;
-use repo::monitor::Monitor;
+use repo::monitor::{Event, Monitor, Void};
 use repo::open::Repository;
 use repo::session::who;
 
 use super::Contents;
-use super::receipt::Signed;
+use super::receipt::{Receipt, Signed};
 use crate::ssh::keys::PublicKey;
+use crate::wire::limits::MAX_DRIVES;
 
 /// The drive whose id begins with `name`, or whose label it is.
 ///
@@ -99,8 +100,7 @@ pub fn commit(repo: &Repository, signed: &Signed, monitor: &dyn Monitor) -> Resu
     })?;
     let remote = crate::remote::find(repo, &drive.party)?;
     let receipt = signed.verify(&PublicKey::parse(&remote.host_key)?)?;
-    let written = Contents { packs: drive.packs, bytes: drive.bytes, digest: drive.digest };
-    if receipt.repository != repo.config.repo_id || receipt.contents != written {
+    if receipt.repository != repo.config.repo_id || receipt.contents != Contents::noted(drive) {
         let what = format!(
             "the receipt is for {} packs, and {} were written to the drive",
             receipt.contents.packs, drive.packs
@@ -110,4 +110,91 @@ pub fn commit(repo: &Repository, signed: &Signed, monitor: &dyn Monitor) -> Resu
         ));
     }
     step(repo, id, Custody::Committed, monitor)
+}
+
+/// Has the pool that is called `remote` here asked for the receipts of the drives on their way to it, and takes those that
+/// hold: what these carried is there. Others are told as warnings. Whether a drive has come that was on its way; `ask` is not
+/// called while none is.
+///
+/// # Errors
+/// What `ask` gives, and this repository's log.
+pub fn collect(
+    repo: &Repository,
+    remote: &str,
+    monitor: &dyn Monitor,
+    ask: &mut dyn FnMut(&[DriveId]) -> Result<Vec<String>>,
+) -> Result<bool> {
+    let state = repo.log.state();
+    let mut away = state.under_way(Some(remote));
+    // At a pool, tenants' drives may be on their way here, and a tenant be called as the remote is.
+    away.retain(|id| state.drives.get(id).is_some_and(|drive| !drive.back && drive.repository == repo.config.repo_id));
+    let mut come = false;
+    for some in away.chunks(MAX_DRIVES) {
+        for text in ask(some)? {
+            match take(repo, some, &text, monitor) {
+                Ok(()) => come = true,
+                Err((of, e))
+                    if matches!(e.kind(), Kind::Refused | Kind::Damaged | Kind::NotFound | Kind::NewerFormat) =>
+                {
+                    let text = format!("what {remote} gives as the receipt of drive {of} does not hold: {e}");
+                    monitor.event(Event::Warning(&text));
+                }
+                Err((_, e)) => return Err(e),
+            }
+        }
+    }
+    Ok(come)
+}
+
+/// Takes a receipt that came for one of the drives that were `asked` about. If it does not hold: of which drive it seemed, and
+/// why.
+fn take(
+    repo: &Repository,
+    asked: &[DriveId],
+    text: &str,
+    monitor: &dyn Monitor,
+) -> std::result::Result<(), (String, Error)> {
+    let any = || asked.iter().map(DriveId::short).collect::<Vec<_>>().join(" or ");
+    let signed = Receipt::read(text).map_err(|e| (any(), e))?;
+    let drive = signed.drive();
+    if !asked.contains(&drive) {
+        let e = Error::new(Kind::Refused, format!("it is for drive {}, which was not asked about", drive.short()));
+        return Err((any(), e));
+    }
+    let state = commit(repo, &signed, monitor).map_err(|e| (drive.short(), e))?;
+    let text = format!("what drive {} ({}) carried is at {}", state.label.escape_debug(), drive.short(), state.party);
+    monitor.event(Event::Notice(&text));
+    Ok(())
+}
+
+/// Whether a pool's log says that this drive carries a part of this tenant's repository here.
+pub(crate) fn is_of(drive: &DriveState, tenant: &TenantState) -> bool {
+    // A name may have been another's before.
+    !drive.back && drive.party == tenant.name && Some(drive.repository) == tenant.repository
+}
+
+/// Notes at a pool that everything a tenant has was delivered: so what its drives brought, or were to bring, is there.
+///
+/// # Errors
+/// What the log gives.
+pub fn delivered(pool: &Repository, tenant: u32) -> Result<()> {
+    let waits = |drive: &DriveState| matches!(drive.custody(), Custody::Received | Custody::Verified);
+    let state = pool.log.state();
+    let Some(known) = state.tenants.get(&tenant) else { return Ok(()) };
+    let mut here = state.drives.iter().filter(|(_, drive)| is_of(drive, known) && waits(drive)).peekable();
+    if here.peek().is_none() {
+        return Ok(());
+    }
+    let now = pool.clock.now();
+    for (drive, _) in here {
+        change(pool, *drive, &mut |known| {
+            let mut state = known.ok_or_else(|| Error::bug("a drive is not known any more"))?;
+            if waits(&state) {
+                state.step(Custody::Committed, now, "push");
+            }
+            Ok((state, ()))
+        })?;
+    }
+    // What is not on its way any more is told by the index.
+    pool.refresh(&Void::default()).map(drop)
 }

@@ -12,14 +12,13 @@ use repo::id::{DriveId, RepoId, hex, unhex};
 
 use super::Contents;
 use crate::ssh::keys::{KeyPair, PublicKey};
+use crate::wire::limits::MAX_RECEIPT;
 
 /// What the signature is for.
 const NAMESPACE: &str = "receipt@packmule";
 const FIRST: &str = "packmule-receipt 1";
 /// The file on the drive.
 const FILE: &str = "receipt";
-/// A file longer than this is none.
-const LONGEST: u64 = 16 << 10;
 
 /// What a pool says of a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,7 +170,7 @@ pub fn found(at: &Path) -> Result<Option<Signed>> {
     let path = if at.is_dir() { path_on(at) } else { at.to_owned() };
     match fs::metadata(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Ok(meta) if meta.len() > LONGEST => {
+        Ok(meta) if meta.len() > MAX_RECEIPT as u64 => {
             return Err(Error::damaged("this is no receipt of a pool's").at(path));
         }
         _ => {}

@@ -17,14 +17,14 @@ use crate::serve::Door;
 /// Notes that the drive is here, with these packs. `fresh` is what is told of it otherwise, its way only where none is known.
 ///
 /// # Errors
-/// `Refused` if the drive of this id is another repository's; what the log gives.
+/// `WrongDrive` if the drive of this id is another repository's; what the log gives.
 pub fn received(pool: &Repository, drive: DriveId, fresh: &DriveState, contents: Contents) -> Result<()> {
     let (now, by) = (pool.clock.now(), who());
     change(pool, drive, &mut |known| {
         // Its id stands on a drive for anybody to read, and to write on one of their own.
         if known.as_ref().is_some_and(|known| known.repository != fresh.repository) {
             let what = format!("drive {} is known here as one of another repository", drive.short());
-            return Err(Error::new(Kind::Refused, what).remedy("find out which of the two was copied"));
+            return Err(Error::new(Kind::WrongDrive, what).remedy("find out which of the two was copied"));
         }
         let here =
             |known: &DriveState| matches!(known.custody(), Custody::Received | Custody::Verified | Custody::Committed);

@@ -11,13 +11,13 @@ use repo::chunker::ChunkerParams;
 use repo::clock::Time;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::Position;
-use repo::id::{PackId, RepoId, SnapshotId};
+use repo::id::{DriveId, PackId, RepoId, SnapshotId};
 use repo::limits::MIB;
 use repo::monitor::{Counters, Monitor};
 
 use super::lane::{self, Came, PATIENCE, Put, Say, Shared};
 use crate::fetch::{Dial, unexpected};
-use crate::wire::{Bitmap, Connection, Message, Object, Preface, Purpose, Session, Side};
+use crate::wire::{Bitmap, Connection, Message, Object, Preface, Purpose, RECEIPTS, Session, Side};
 
 /// The other side's clock may be off by so much before it is worth a word.
 const CLOCK: Duration = Duration::from_secs(3600);
@@ -60,6 +60,8 @@ pub struct Link<'a> {
     most: usize,
     /// A question and its answer take long.
     long: bool,
+    /// The pool can be asked for receipts.
+    gives_receipts: bool,
     came: Receiver<Came>,
     shared: Arc<Shared>,
     /// Bytes of packs that were counted.
@@ -102,6 +104,7 @@ impl<'a> Link<'a> {
             }
             other => return Err(unexpected(other)),
         };
+        let gives_receipts = connection.agreed().has(RECEIPTS);
         let (tx, came) = unbounded();
         let shared = Arc::new(Shared { came: tx, sent: Default::default(), stop: Default::default() });
         let (packs, to_send) = bounded(0);
@@ -116,6 +119,7 @@ impl<'a> Link<'a> {
             grow: (most > 1).then_some(to_send),
             most,
             long,
+            gives_receipts,
             came,
             shared,
             counted: 0,
@@ -364,6 +368,21 @@ impl<'a> Link<'a> {
         self.send(Message::Keep { mark, sealed })?;
         match self.next()? {
             Message::Kept { there } => Ok(there),
+            other => Err(unexpected(Some(other))),
+        }
+    }
+
+    /// The receipts that the pool gives for these drives; none from one that knows of no receipts.
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    pub fn receipts(&mut self, drives: &[DriveId]) -> Result<Vec<String>> {
+        if !self.gives_receipts {
+            return Ok(Vec::new());
+        }
+        self.send(Message::Receipts { drives: drives.to_vec() })?;
+        match self.next()? {
+            Message::Signed { receipts } => Ok(receipts),
             other => Err(unexpected(Some(other))),
         }
     }

@@ -12,7 +12,7 @@ use repo::backend::{Backend, Object};
 use repo::clock::Time;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::Position;
-use repo::id::RepoId;
+use repo::id::{DriveId, RepoId};
 
 use super::Target;
 use crate::fetch::{Dial, unexpected};
@@ -20,7 +20,7 @@ use crate::push::{CONNECTIONS, LONG, attach};
 use crate::wire::Area as NamedArea;
 use crate::wire::limits::{MAX_LISTING, MAX_PIECES};
 use crate::wire::{
-    Bitmap, Connection, Listed, Message, Object as Named, Preface, Purpose, Receiver, Sender, Session, Side,
+    Bitmap, Connection, Listed, Message, Object as Named, Preface, Purpose, RECEIPTS, Receiver, Sender, Session, Side,
 };
 
 /// How long what the pool said last is waited for after the link has failed.
@@ -37,6 +37,8 @@ pub struct Remote {
     session: Session,
     /// Whether a question and its answer take long.
     long: bool,
+    /// The pool can be asked for receipts.
+    gives_receipts: bool,
     heard: Arc<Heard>,
     watermark: Option<Position>,
     partial: Mutex<BTreeMap<Named, u64>>,
@@ -94,15 +96,29 @@ impl Remote {
         }
         // Nothing of it is left: it was lost there.
         let wanted = partial.iter().filter(|(_, durable)| *durable == 0).filter_map(|(name, _)| stored(name)).collect();
+        let gives_receipts = connection.agreed().has(RECEIPTS);
         let (sender, receiver) = connection.split();
         let heard = Arc::new(Heard::default());
         let listener = Arc::clone(&heard);
         std::thread::spawn(move || listener.listen(receiver, true));
         let (sender, partial) = (Mutex::new(sender), Mutex::new(partial.into_iter().collect()));
         let (more, apart, dial, place) = (Arc::default(), AtomicBool::new(false), Arc::clone(dial), place.to_owned());
-        let remote =
-            Remote { sender, more, apart, dial, session, long, heard, watermark, partial, wanted, place, tenant, time };
-        Ok(remote)
+        Ok(Remote {
+            sender,
+            more,
+            apart,
+            dial,
+            session,
+            long,
+            gives_receipts,
+            heard,
+            watermark,
+            partial,
+            wanted,
+            place,
+            tenant,
+            time,
+        })
     }
 
     /// Opens further connections, in the background. One that cannot be had is done without.
@@ -349,6 +365,16 @@ impl Target for Remote {
 
     fn path(&self, object: &Object) -> PathBuf {
         self.place.join(object.path())
+    }
+
+    fn receipts(&self, drives: &[DriveId]) -> Result<Vec<String>> {
+        if !self.gives_receipts {
+            return Ok(Vec::new());
+        }
+        match self.ask(&Message::Receipts { drives: drives.to_vec() })? {
+            Message::Signed { receipts } => Ok(receipts),
+            other => Err(unexpected(Some(other))),
+        }
     }
 
     fn owned(&self) -> Option<&dyn Backend> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use repo::backend::{Area, Backend, Object, Put};
 use repo::error::Result;
 use repo::format::record::Position;
-use repo::id::LogHash;
+use repo::id::{DriveId, LogHash};
 use repo::limits::MAX_LOG_RECORD;
 
 /// Objects looked for by one thread, where several look.
@@ -39,6 +39,14 @@ pub trait Target: Sync {
 
     /// Where an object is or would be, for messages.
     fn path(&self, object: &Object) -> PathBuf;
+
+    /// The receipts of these drives, where they are taken in by somebody.
+    ///
+    /// # Errors
+    /// What the place gives.
+    fn receipts(&self, _drives: &[DriveId]) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
 
     /// The copy, where a push may also remove from it; none where nobody may without an order.
     fn owned(&self) -> Option<&dyn Backend>;

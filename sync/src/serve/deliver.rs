@@ -235,6 +235,7 @@ impl Listener<'_> {
                 }
                 Message::Again { snapshot } => self.pushing.queue(Job::Again(snapshot))?,
                 Message::Keep { mark, sealed } => self.pushing.queue(Job::Keep(mark, sealed))?,
+                Message::Receipts { drives } => self.pushing.queue(Job::Receipts(drives))?,
                 Message::Done { position } => self.pushing.queue(Job::Done(position))?,
                 other => return Err(misplaced(&other)),
             }

@@ -250,6 +250,9 @@ impl Keeper<'_> {
                     self.done(position)?;
                     connection.send(&Message::Finished { watermark: position })?;
                 }
+                Message::Receipts { drives } if pushes => {
+                    connection.send(&super::receipts::signed(&self.pool.repo, self.tenant, &drives)?)?;
+                }
                 Message::Order { size } if pushes => {
                     let order = put::gather(connection, size)?;
                     let (objects, bytes) = self.obey(&order)?;

@@ -9,7 +9,7 @@ use repo::crypto::hash::ChunkKind;
 use repo::crypto::keys::Keyring;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::{Position, Record};
-use repo::id::{ContentHash, PackId, SnapshotId, hex};
+use repo::id::{ContentHash, DriveId, PackId, SnapshotId, hex};
 use repo::limits::MIB;
 use repo::lock::COMMIT_WAIT;
 use repo::monitor::Void;
@@ -19,7 +19,7 @@ use repo::tenants::{self, party};
 use super::out::Out;
 use super::pace::{Account, Sort};
 use super::spool::Spool;
-use super::{Pool, quota};
+use super::{Pool, quota, receipts};
 use crate::wire::{Bitmap, Message, Object, Piece, PieceName, Reason, Secret};
 
 /// Spooled packs are made durable in the pool, and removed, after this many bytes of them.
@@ -45,6 +45,8 @@ pub enum Job {
     Settle(Told<()>),
     /// Something is to be kept for the tenant; nothing: is it there?
     Keep([u8; 32], Vec<u8>),
+    /// Which of these drives was taken in?
+    Receipts(Vec<DriveId>),
     /// Everything up to here has come.
     Done(Position),
 }
@@ -63,6 +65,7 @@ impl Job {
         match self {
             Job::Have(pieces) => pieces.len() * size_of::<Piece>(),
             Job::Manifest(_, sealed) => sealed.len(),
+            Job::Receipts(drives) => drives.len() * size_of::<DriveId>(),
             _ => 0,
         }
     }
@@ -125,6 +128,7 @@ impl<'a> Work<'a> {
                 Ok(())
             }
             Job::Keep(mark, sealed) => self.keep(mark, sealed),
+            Job::Receipts(drives) => self.tell(&receipts::signed(&self.pool.repo, self.tenant.number, &drives)?),
             Job::Done(position) => self.done(position),
         }
     }

@@ -6,7 +6,7 @@ use repo::compress::Codec;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::Position;
 use repo::format::wire::{Reader, Writer};
-use repo::id::{LogHash, RepoId, SnapshotId};
+use repo::id::{DriveId, LogHash, RepoId, SnapshotId};
 
 use super::fail::Fail;
 use super::limits::*;
@@ -224,6 +224,8 @@ impl Message {
                 w.lp_bytes(sealed);
             }
             Message::Kept { there } => w.bool(*there),
+            Message::Receipts { drives } => write_list(w, drives, |w, drive| w.bytes(drive.as_bytes())),
+            Message::Signed { receipts } => write_list(w, receipts, |w, text| w.lp_str(text)),
             Message::List { after } => write_option(w, after.as_ref(), |w, id| w.bytes(id.as_bytes())),
             Message::Snapshots { snapshots, more } => {
                 write_list(w, snapshots, |w, entry| {
@@ -289,7 +291,7 @@ impl Message {
             11 => Message::Cut,
             12 => Message::Keys { keyring: keyring(r)? },
             16..=26 => Message::read_about_objects(kind, r)?,
-            32..=44 => Message::read_about_pushing(kind, r)?,
+            32..=46 => Message::read_about_pushing(kind, r)?,
             48..=53 => Message::read_about_pulling(kind, r)?,
             _ => return Err(newer("a message", kind)),
         })
@@ -363,7 +365,12 @@ impl Message {
             41 => Message::Keep { mark: r.array()?, sealed: r.lp_bytes(MAX_BELONGINGS)?.to_vec() },
             42 => Message::Kept { there: r.bool()? },
             43 => Message::Recall,
-            _ => Message::Recalled { mark: r.array()?, sealed: r.lp_bytes(MAX_BELONGINGS)?.to_vec() },
+            44 => Message::Recalled { mark: r.array()?, sealed: r.lp_bytes(MAX_BELONGINGS)?.to_vec() },
+            45 => Message::Receipts { drives: list(r, 1, MAX_DRIVES, 32, |r| r.array().map(DriveId))? },
+            _ => {
+                let receipt = |r: &mut Reader<'_>| r.lp_str(MAX_RECEIPT).map(str::to_owned);
+                Message::Signed { receipts: list(r, 0, MAX_DRIVES, 1, receipt)? }
+            }
         })
     }
 

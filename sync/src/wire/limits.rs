@@ -40,6 +40,10 @@ pub const MAX_HOST_KEY: usize = KIB;
 pub const MAX_KEYRING: usize = 256 * KIB;
 /// The most that a tenant leaves at a pool for the day on which its repository is lost.
 pub const MAX_BELONGINGS: usize = 256 * KIB;
+/// The most drives whose receipts are asked for in one message, and the most receipts of an answer.
+pub const MAX_DRIVES: usize = 32;
+/// The longest receipt.
+pub const MAX_RECEIPT: usize = 16 * KIB;
 /// The longest text meant for people.
 pub const MAX_TEXT: usize = 4 * KIB;
 /// The longest name of a file of state.

@@ -6,7 +6,7 @@ use repo::chunker::ChunkerParams;
 use repo::clock::Time;
 use repo::compress::Codec;
 use repo::format::record::Position;
-use repo::id::{RepoId, SnapshotId};
+use repo::id::{DriveId, RepoId, SnapshotId};
 
 use super::fail::Fail;
 use super::object::{Area, Object};
@@ -106,6 +106,10 @@ pub enum Message {
     Recall,
     /// Answers [`Message::Recall`]; nothing if nothing was kept.
     Recalled { mark: [u8; 32], sealed: Vec<u8> },
+    /// Asks for the receipts of these transfer drives. Only where both sides know [`super::RECEIPTS`].
+    Receipts { drives: Vec<DriveId> },
+    /// Answers [`Message::Receipts`]: a text for each drive of which there is one, which says itself whose it is.
+    Signed { receipts: Vec<String> },
     /// Asks for a page of the tenant's snapshots.
     List { after: Option<SnapshotId> },
     /// Answers [`Message::List`]: ascending by id.
@@ -193,6 +197,8 @@ impl Message {
             Message::Kept { .. } => 42,
             Message::Recall => 43,
             Message::Recalled { .. } => 44,
+            Message::Receipts { .. } => 45,
+            Message::Signed { .. } => 46,
             Message::List { .. } => 48,
             Message::Snapshots { .. } => 49,
             Message::Fetch { .. } => 50,
@@ -214,12 +220,12 @@ impl Message {
             Begin { .. } | Attach { .. } | Redeem { .. } | Bye | Keys { .. } => Direction::Client,
             Objects { .. } | Want { .. } | Holding { .. } | Order { .. } | Put { .. } => Direction::Client,
             Have { .. } | Again { .. } | Done { .. } => Direction::Client,
-            List { .. } | Fetch { .. } | Get { .. } | Keep { .. } | Recall => Direction::Client,
+            List { .. } | Fetch { .. } | Get { .. } | Keep { .. } | Recall | Receipts { .. } => Direction::Client,
             Ready { .. } | Welcome { .. } | Durable { .. } | Refused { .. } => Direction::Server,
             Given { .. } | Ordered { .. } => Direction::Server,
             Listing { .. } | Lacking { .. } | Answer { .. } | Accepted { .. } | Missing { .. } => Direction::Server,
             Declined { .. } | Finished { .. } | Snapshots { .. } => Direction::Server,
-            Chunks { .. } | Absent { .. } | Kept { .. } | Recalled { .. } => Direction::Server,
+            Chunks { .. } | Absent { .. } | Kept { .. } | Recalled { .. } | Signed { .. } => Direction::Server,
             Fail(_) | Ping(_) | Pong(_) | Data(_) | Cut | Manifest { .. } => Direction::Both,
         }
     }
@@ -288,6 +294,8 @@ pub(super) fn name(kind: u8) -> &'static str {
         42 => "Kept",
         43 => "Recall",
         44 => "Recalled",
+        45 => "Receipts",
+        46 => "Signed",
         48 => "List",
         49 => "Snapshots",
         50 => "Fetch",
@@ -339,6 +347,8 @@ impl fmt::Debug for Message {
             Done { position } | Finished { watermark: position } => write!(f, "({})", position.seq),
             Keep { sealed, .. } | Recalled { sealed, .. } => write!(f, "({} bytes)", sealed.len()),
             Kept { there } => write!(f, "(there: {there})"),
+            Receipts { drives } => write!(f, "({} drives)", drives.len()),
+            Signed { receipts } => write!(f, "({} receipts)", receipts.len()),
             List { after } => write!(f, "(after {after:?})"),
             Snapshots { snapshots, more } => write!(f, "({} snapshots, more: {more})", snapshots.len()),
             Get { pieces } | Absent { pieces } => write!(f, "({} chunks)", pieces.len()),

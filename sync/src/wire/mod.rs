@@ -20,6 +20,6 @@ pub use fail::{Fail, KINDS, OTHER};
 pub use message::{Direction, Listed, Message, SnapshotEntry};
 pub use object::{Area, Object, StateName};
 pub use parts::{Bitmap, Piece, PieceName, Purpose, Reason, Role, Secret, Session, Token};
-pub use preface::{Agreed, HIGHEST, LOWEST, MAGIC, PREFACE_HEAD, Preface, negotiate};
+pub use preface::{Agreed, HIGHEST, LOWEST, MAGIC, PREFACE_HEAD, Preface, RECEIPTS, negotiate};
 pub use row::Row;
 pub use text::{escape, is_plain};

@@ -14,6 +14,8 @@ pub const PREFACE_HEAD: usize = 10;
 pub const LOWEST: u16 = 1;
 /// The highest version of the protocol that this program speaks.
 pub const HIGHEST: u16 = 1;
+/// The feature of sides that know [`Message::Receipts`](super::Message::Receipts).
+pub const RECEIPTS: &str = "receipts";
 
 /// What to do where this side is the older one …
 pub(super) const UPDATE_THIS: &str = "update packmule on this side";
@@ -40,10 +42,17 @@ pub struct Agreed {
     pub features: Vec<String>,
 }
 
+impl Agreed {
+    /// Whether both know this feature.
+    pub fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|known| known == feature)
+    }
+}
+
 impl Preface {
-    /// This program's. Version 1 has no features.
+    /// This program's.
     pub fn ours() -> Preface {
-        Preface { lowest: LOWEST, highest: HIGHEST, features: Vec::new() }
+        Preface { lowest: LOWEST, highest: HIGHEST, features: vec![RECEIPTS.to_owned()] }
     }
 
     /// All its bytes.

@@ -6,7 +6,7 @@ use repo::compress::Codec;
 use repo::crypto::hash::ChunkKind;
 use repo::error::Kind;
 use repo::format::record::Position;
-use repo::id::{ContentHash, LogHash, PackId, RepoId, SnapshotId};
+use repo::id::{ContentHash, DriveId, LogHash, PackId, RepoId, SnapshotId};
 use sync::wire::*;
 
 /// A chunk with the hash of `n`.
@@ -157,6 +157,9 @@ fn pushing() -> Vec<(&'static str, Message)> {
         ("Kept", Message::Kept { there: true }),
         ("Recall", Message::Recall),
         ("Recalled", Message::Recalled { mark: [7; 32], sealed: b"sealed".to_vec() }),
+        ("Receipts", Message::Receipts { drives: vec![DriveId([3; 32])] }),
+        ("Signed", Message::Signed { receipts: vec!["packmule-receipt 1\n".into()] }),
+        ("Signed, nothing", Message::Signed { receipts: Vec::new() }),
     ]
 }
 

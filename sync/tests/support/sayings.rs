@@ -7,7 +7,7 @@ use repo::compress::Codec;
 use repo::crypto::hash::ChunkKind;
 use repo::error::Kind;
 use repo::format::record::Position;
-use repo::id::{ContentHash, PackId, SnapshotId};
+use repo::id::{ContentHash, DriveId, PackId, SnapshotId};
 use repo::tree::closure;
 use sync::wire::*;
 
@@ -153,6 +153,10 @@ pub fn sayings(own: &Party, other: &Party) -> Vec<(String, Vec<Message>)> {
         ("Kept", vec![Message::Kept { there: true }]),
         ("Recall", vec![Message::Recall]),
         ("Recalled", vec![Message::Recalled { mark: [1; 32], sealed: Vec::new() }]),
+        ("Receipts, own", vec![Message::Receipts { drives: vec![own.drive] }]),
+        ("Receipts, another's", vec![Message::Receipts { drives: vec![other.drive] }]),
+        ("Receipts, of nothing", vec![Message::Receipts { drives: vec![DriveId([3; 32])] }]),
+        ("Signed", vec![Message::Signed { receipts: Vec::new() }]),
         ("List", vec![Message::List { after: None }]),
         ("List, behind all", vec![Message::List { after: Some(SnapshotId([255; 32])) }]),
         ("Snapshots", vec![Message::Snapshots { snapshots: Vec::new(), more: false }]),

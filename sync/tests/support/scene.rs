@@ -8,10 +8,12 @@ use repo::agents;
 use repo::backend::{Area as Stored, Backend, Object as Place};
 use repo::capture::{Options, backup};
 use repo::error::Result;
-use repo::format::record::{Position, Roles};
+use repo::format::record::{Custody, DriveState, Position, Roles, Step};
+use repo::id::DriveId;
 use repo::monitor::Void;
 use repo::open::Repository;
 use repo::tenants;
+use sync::drive::custody::change;
 use sync::sealed::remote::named;
 use sync::serve::{Door, Pool};
 use sync::ssh::client::{Link, Pin, Target, connect};
@@ -37,6 +39,8 @@ pub struct Party {
     /// What that key may do.
     pub roles: Roles,
     pub key: KeyPair,
+    /// A drive of which the server's log says that it brought all that it carried, of the party of this name.
+    pub drive: DriveId,
 }
 
 pub struct Scene {
@@ -90,12 +94,34 @@ impl Scene {
     /// A tenant with one snapshot of its own, delivered.
     pub fn party(&self, name: &str, sealed: bool, seed: u64) -> Party {
         let number = tenants::create(&self.pool, name, sealed, &|_| ()).unwrap();
-        self.delivered(number, sealed, Roles::PUSH, "testhost", seed)
+        let party = self.delivered(number, sealed, Roles::PUSH, "testhost", seed);
+        self.drive_of(name, &party);
+        party
     }
 
     /// A site's agent with one snapshot of its host's, delivered.
     pub fn agent(&self, host: &str, roles: Roles, seed: u64) -> Party {
-        self.delivered(agents::enrol(&self.pool, host).unwrap(), false, roles, host, seed)
+        let party = self.delivered(agents::enrol(&self.pool, host).unwrap(), false, roles, host, seed);
+        self.drive_of(host, &party);
+        party
+    }
+
+    fn drive_of(&self, name: &str, party: &Party) {
+        let step = |custody| Step { custody, at: self.pool.clock.now(), by: "test".into() };
+        let state = DriveState {
+            label: "a drive".into(),
+            party: name.to_owned(),
+            repository: party.repo.config.repo_id,
+            back: false,
+            steps: [Custody::Received, Custody::Verified].map(step).to_vec(),
+            packs: 1,
+            bytes: 1,
+            digest: [1; 32],
+            snapshots: 0,
+            newest: None,
+            loads: Vec::new(),
+        };
+        change(&self.pool, party.drive, &mut |_| Ok((state.clone(), ()))).unwrap();
     }
 
     fn delivered(&self, number: u32, sealed: bool, roles: Roles, host: &str, seed: u64) -> Party {
@@ -107,7 +133,8 @@ impl Scene {
             repo::keyslots::add_recipient(backend, repo.config.repo_id, keyring, "far", RECIPIENT).unwrap();
         }
         backup(&repo, Options { host: host.to_owned(), ..site.options() }, &Void::default()).unwrap();
-        let mut party = Party { number, site, repo, sealed, roles, key: KeyPair::generate("").unwrap() };
+        let (key, drive) = (KeyPair::generate("").unwrap(), DriveId::random());
+        let mut party = Party { number, site, repo, sealed, roles, key, drive };
         party.key = self.enrol(&party, roles);
         let link = self.link(&party.key).unwrap();
         let mut raw = Raw::over(link.channel().unwrap());
@@ -218,6 +245,7 @@ pub fn said(heard: &Heard) -> String {
         }
         Message::Kept { there } => format!("Kept:{}", if *there { "there" } else { "not" }),
         Message::Recalled { sealed, .. } => format!("Recalled:{}", sealed.len()),
+        Message::Signed { receipts } => format!("Signed:{}", receipts.len()),
         Message::Answer { missing } => format!("Answer:{}", missing.ones()),
         Message::Absent { pieces } => format!("Absent:{}", pieces.len()),
         Message::Snapshots { snapshots, .. } => format!("Snapshots:{}", snapshots.len()),
