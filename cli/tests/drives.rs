@@ -17,12 +17,12 @@ const MIB: u64 = 1 << 20;
 fn large_site(mib: usize) -> Site {
     let site = other_site();
     site.write("dir/small", b"some words of a customer");
-    site.write("image", &noise(5, mib / 2 << 20));
+    site.write("image", &noise(5, (mib / 2) << 20));
     site.backup();
     for i in 0..40 {
         site.write(&format!("dir/f{i}"), &noise(100 + i, 20_000));
     }
-    site.write("image2", &noise(6, mib / 2 << 20));
+    site.write("image2", &noise(6, (mib / 2) << 20));
     site.backup();
     site
 }
