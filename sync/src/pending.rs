@@ -24,7 +24,7 @@ pub struct Pending {
 /// What log and index give.
 pub fn pending(repo: &Repository, remote: &str, from: Option<Position>) -> Result<Pending> {
     let mut pending = Pending::default();
-    let away = repo.log.state().under_way(Some(remote));
+    let away = repo.log.state().under_way(Some((repo.config.repo_id, remote)));
     let mut add = |info: &PackInfo| -> Result<()> {
         if repo.index.posted(&away, &info.id)?.is_some() {
             pending.posted += info.size;

@@ -104,7 +104,7 @@ pub fn push(
         // That a drive has come was noted behind it.
         state = repo.refresh(monitor)?;
     }
-    push.away = state.under_way(Some(options.remote));
+    push.away = state.under_way(Some((repo.config.repo_id, options.remote)));
     let from = push.known(ready.watermark, options.anew).filter(|_| !options.audit);
     let delta = Delta::since(repo, from)?;
     if delta.is_empty() {

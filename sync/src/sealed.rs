@@ -97,7 +97,7 @@ pub fn push_to(
 ) -> Result<Report> {
     // Before anything is looked at: what is noted of a drive that has come goes with this push.
     custody::collect(source, options.remote, monitor, &mut |drives| target.receipts(drives))?;
-    let away = source.log.state().under_way(Some(options.remote));
+    let away = source.log.state().under_way(Some((source.config.repo_id, options.remote)));
     let push = Push { source, target, monitor, away };
     let mut state = source.refresh(monitor)?;
     let before = target.watermark()?;

@@ -219,7 +219,7 @@ fn the_next_push_brings_the_receipt_and_sends_nothing() {
     assert_eq!(receipts(&seen), [done.receipt.as_deref().unwrap()]);
     assert!(told.len() == 1 && told[0].contains("carried is at cloud"), "{told:?}");
     assert_eq!(from.state().custody(), Custody::Committed);
-    assert!(from.repo.log.state().under_way(Some("cloud")).is_empty());
+    assert!(from.repo.log.state().under_way(Some((from.repo.config.repo_id, "cloud"))).is_empty());
     cloud.has(&[(&tenant, &from.repo)]);
     // And nobody asks any more.
     assert!(pushed(&cloud, &from, &tenant, None).1.is_empty());

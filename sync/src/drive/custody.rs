@@ -125,9 +125,7 @@ pub fn collect(
     ask: &mut dyn FnMut(&[DriveId]) -> Result<Vec<String>>,
 ) -> Result<bool> {
     let state = repo.log.state();
-    let mut away = state.under_way(Some(remote));
-    // At a pool, tenants' drives may be on their way here, and a tenant be called as the remote is.
-    away.retain(|id| state.drives.get(id).is_some_and(|drive| !drive.back && drive.repository == repo.config.repo_id));
+    let away = state.under_way(Some((repo.config.repo_id, remote)));
     let mut come = false;
     for some in away.chunks(MAX_DRIVES) {
         for text in ask(some)? {

@@ -220,7 +220,8 @@ impl Export<'_> {
             Delta::All => None,
             Delta::Since { rollups, .. } => Some(rollups),
         })?;
-        let others: Vec<DriveId> = state.under_way(Some(&self.wanted.remote));
+        let mut others: Vec<DriveId> = state.under_way(Some((self.site.config.repo_id, &self.wanted.remote)));
+        others.retain(|id| *id != self.drive.id);
         let mut listed = 0;
         // Trees first: with them all files are seen on the first drive, whichever one their data is on.
         for (rollup, kind) in
@@ -263,11 +264,21 @@ impl Export<'_> {
             if !info.usable() || chosen.is_some_and(|chosen| !chosen.contains(&entry.id)) {
                 continue;
             }
-            if self.site.index.posted(others, &entry.id)?.is_none() {
-                packs.push((place, info));
+            if self.site.index.posted(others, &entry.id)?.is_some() || self.is_there(&info)? {
+                continue;
             }
+            packs.push((place, info));
         }
         Ok(Batch { rollup, packs })
+    }
+
+    /// Whether the pack was written to this drive before, and has not vanished since: a filesystem without a journal may lose it.
+    fn is_there(&self, info: &PackInfo) -> Result<bool> {
+        let noted = self.site.index.posted(&[self.drive.id], &info.id)?.is_some();
+        let known = || self.drive.repo.index.pack_by_id(&info.id);
+        Ok(noted
+            && known()?.is_some_and(|known| known.usable())
+            && self.drive.repo.backend.size(&Object::Pack(info.id))? == Some(info.size))
     }
 
     /// Brings a roll-up's packs to the drive, if there is room, and notes what is there.

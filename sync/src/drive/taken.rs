@@ -14,6 +14,9 @@ use super::make::Drive;
 use super::receipt::{Receipt, leave};
 use crate::serve::Door;
 
+/// Other drives that one may name.
+const NAMED: usize = 64;
+
 /// Notes that the drive is here, with these packs. `fresh` is what is told of it otherwise, its way only where none is known.
 ///
 /// # Errors
@@ -45,7 +48,8 @@ pub fn received(pool: &Repository, drive: DriveId, fresh: &DriveState, contents:
 /// What the log gives.
 pub fn expect(pool: &Repository, drive: &Drive, tenant: &str) -> Result<()> {
     let (state, repository) = (drive.repo.log.state(), drive.repo.config.repo_id);
-    for (id, other) in state.drives.iter().filter(|(id, other)| **id != drive.id && !other.back) {
+    // What it tells is the tenant's word: as much as an honest one would say.
+    for (id, other) in state.drives.iter().filter(|(id, other)| **id != drive.id && !other.back).take(NAMED) {
         let mut told = DriveState { party: tenant.to_owned(), repository, loads: Vec::new(), ..other.clone() };
         // What came here, and whether all of it was taken, is for nobody else to say.
         told.steps.retain(|step| !matches!(step.custody, Custody::Received | Custody::Verified | Custody::Committed));

@@ -8,7 +8,7 @@ use super::{
     PrivateKey, Profiles, Record, RemoteState, TenantState,
 };
 use crate::clock::Time;
-use crate::id::{DriveId, LogHash, PackId, SessionId, SnapshotId};
+use crate::id::{DriveId, LogHash, PackId, RepoId, SessionId, SnapshotId};
 
 /// A session expires this long after its last durable pack.
 pub const SESSION_LIFE: Duration = Duration::from_secs(72 * 3600);
@@ -392,9 +392,11 @@ impl State {
         }
     }
 
-    /// The drives that are on their way to this remote; to anybody, if none is given.
-    pub fn under_way(&self, party: Option<&str>) -> Vec<DriveId> {
-        let meant = |drive: &DriveState| drive.custody().is_under_way() && party.is_none_or(|name| drive.party == name);
+    /// The drives that are on their way from the repository of this id to the remote of this name; all that are on their way,
+    /// if none is given. At a pool tenants may be called as its remotes are.
+    pub fn under_way(&self, to: Option<(RepoId, &str)>) -> Vec<DriveId> {
+        let sent = |drive: &DriveState, (from, name)| !drive.back && drive.repository == from && drive.party == name;
+        let meant = |drive: &DriveState| drive.custody().is_under_way() && to.is_none_or(|to| sent(drive, to));
         self.drives.iter().filter(|(_, drive)| meant(drive)).map(|(id, _)| *id).collect()
     }
 

@@ -6,6 +6,8 @@ use super::state::MAX_RECENT;
 use super::*;
 use crate::id::RepoId;
 
+mod drives;
+
 /// Ids from a small set, so that records refer to one another.
 fn id() -> impl Strategy<Value = [u8; 32]> {
     (0u8..6).prop_map(|n| [n; 32])
@@ -163,37 +165,8 @@ fn governed() -> impl Strategy<Value = Record> {
         1 => (any::<u64>(), id()).prop_map(|(segment, id)| Record::AuditKept { segment, hash: LogHash(id) }),
         1 => btree_map("[a-z]{0,5}", ".{0,40}", 0..4)
             .prop_map(|all| Record::ProfilesKept { profiles: Profiles::new(all).unwrap() }),
-        3 => (id(), drive()).prop_map(|(id, state)| Record::DriveSet { drive: DriveId(id), state: Box::new(state) }),
-        2 => (id(), vec(load(), 0..4)).prop_map(|(id, loads)| Record::DriveLoaded { drive: DriveId(id), loads }),
+        5 => drives::told(),
     ]
-}
-
-fn load() -> impl Strategy<Value = Load> {
-    any::<(u64, u32, u32)>().prop_map(|(rollup, first, count)| Load { rollup, first, count })
-}
-
-fn drive() -> impl Strategy<Value = DriveState> {
-    let step = (0..Custody::ALL.len(), at(), ".{0,9}").prop_map(|(custody, at, by)| Step {
-        custody: Custody::ALL[custody],
-        at,
-        by,
-    });
-    let rest = (any::<bool>(), any::<(u64, u64, u64)>(), id(), option::of(id()));
-    (".{0,9}", "[a-z]{0,5}", id(), vec(step, 1..4), rest).prop_map(
-        |(label, party, repository, steps, (back, (packs, bytes, snapshots), digest, newest))| DriveState {
-            label,
-            party,
-            repository: RepoId(repository),
-            back,
-            steps,
-            packs,
-            bytes,
-            digest,
-            snapshots,
-            newest: newest.map(SnapshotId),
-            loads: Vec::new(),
-        },
-    )
 }
 
 fn tenant() -> impl Strategy<Value = TenantState> {
@@ -580,22 +553,6 @@ fn one_of_each_party(received: Record) -> Vec<Record> {
         pushed: Some(position),
         pushed_at: Some(at),
     };
-    let drive = DriveState {
-        label: "blue".into(),
-        party: "cloud".into(),
-        repository: RepoId([8; 32]),
-        back: true,
-        steps: vec![
-            Step { custody: Custody::Made, at, by: "root@web1".into() },
-            Step { custody: Custody::Retired, at, by: "ops@web1".into() },
-        ],
-        packs: 300,
-        bytes: 1 << 40,
-        digest: [9; 32],
-        snapshots: 2,
-        newest: Some(SnapshotId([2; 32])),
-        loads: Vec::new(),
-    };
     let profiles = Profiles::new([("web".into(), "repo = '/r'".into())].into()).unwrap();
     vec![
         Record::PoolMade,
@@ -616,7 +573,7 @@ fn one_of_each_party(received: Record) -> Vec<Record> {
         Record::Audited { entry: Box::new(audited) },
         Record::AuditKept { segment: 3, hash: LogHash([6; 32]) },
         Record::ProfilesKept { profiles },
-        Record::DriveSet { drive: DriveId([10; 32]), state: Box::new(drive) },
+        Record::DriveSet { drive: DriveId([10; 32]), state: Box::new(drives::sample(at)) },
         Record::DriveLoaded { drive: DriveId([10; 32]), loads: vec![Load { rollup: 9, first: 300, count: 2 }] },
     ]
 }
