@@ -37,8 +37,15 @@ pub fn told() -> impl Strategy<Value = Record> {
     ]
 }
 
-/// One with something of everything.
-pub fn sample(at: Time) -> DriveState {
+/// One record of each.
+pub fn one_of_each(at: Time) -> [Record; 2] {
+    let (drive, state) = (DriveId([10; 32]), Box::new(sample(at)));
+    let loads = vec![Load { rollup: 9, first: 300, count: 2 }];
+    [Record::DriveSet { drive, state }, Record::DriveLoaded { drive, loads }]
+}
+
+/// With something of everything.
+fn sample(at: Time) -> DriveState {
     DriveState {
         label: "blue".into(),
         party: "cloud".into(),
