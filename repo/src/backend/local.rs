@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use super::{Area, Backend, Object, Put, ends_early, read_only, too_large};
 use crate::error::{Error, Kind, Result};
 use crate::id::PackId;
+use crate::limits::KIB;
 pub(crate) use layout::cannot_look;
 use publish::Publisher;
 use temp::Temp;
@@ -32,6 +33,9 @@ pub use unmade::Unmade;
 
 /// Packs kept open for reading.
 const OPEN_PACKS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+
+/// What is streamed is written in pieces of so many bytes.
+const BLOCK: usize = 512 * KIB;
 
 /// A repository's directory.
 pub struct Local {
@@ -115,6 +119,32 @@ impl Local {
         Ok(put)
     }
 
+    /// Puts what `write` writes.
+    fn put_by(&self, object: &Object, write: &mut dyn FnMut(&mut Temp) -> Result<()>) -> Result<Put> {
+        let target = self.path(object);
+        if self.read_only {
+            return Err(read_only(target));
+        }
+        match fs::symlink_metadata(&target) {
+            Ok(_) => {
+                sync_parent(&target)?;
+                return Ok(Put::Exists);
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io("look at", target, e)),
+        }
+        let mut temp = Temp::create(&self.root.join(layout::TMP), self.mode).map_err(Error::full_repository)?;
+        write(&mut temp)?;
+        let publish = || {
+            temp.sync()?;
+            let put = self.publisher.publish(temp, &target)?;
+            // Also when another process was first: its own sync may still be under way.
+            sync_parent(&target)?;
+            Ok(put)
+        };
+        publish().map_err(Error::full_repository)
+    }
+
     fn open_file(&self, object: &Object) -> Result<File> {
         let path = self.path(object);
         File::open(&path).map_err(|e| Error::io("open", path, e))
@@ -162,27 +192,21 @@ impl Local {
 
 impl Backend for Local {
     fn put(&self, object: &Object, bytes: &[u8]) -> Result<Put> {
-        let target = self.path(object);
-        if self.read_only {
-            return Err(read_only(target));
-        }
-        match fs::symlink_metadata(&target) {
-            Ok(_) => {
-                sync_parent(&target)?;
-                return Ok(Put::Exists);
+        self.put_by(object, &mut |temp| temp.append(bytes).map_err(Error::full_repository))
+    }
+
+    fn put_stream(&self, object: &Object, size: usize, next: &mut dyn FnMut(&mut [u8]) -> Result<()>) -> Result<Put> {
+        self.put_by(object, &mut |temp| {
+            // What is read, hashed and written while it is in the processor's cache costs half of what a whole pack does.
+            let (mut block, mut left) = (vec![0; BLOCK.min(size)], size);
+            while left > 0 {
+                let some = &mut block[..left.min(BLOCK)];
+                next(some)?;
+                temp.append(some).map_err(Error::full_repository)?;
+                left -= some.len();
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io("look at", target, e)),
-        }
-        let write = || {
-            let mut temp = Temp::create(&self.root.join(layout::TMP), self.mode)?;
-            temp.write(bytes)?;
-            let put = self.publisher.publish(temp, &target)?;
-            // Also when another process was first: its own sync may still be under way.
-            sync_parent(&target)?;
-            Ok(put)
-        };
-        write().map_err(Error::full_repository)
+            Ok(())
+        })
     }
 
     fn read_into(&self, object: &Object, offset: u64, buf: &mut [u8]) -> Result<()> {

@@ -156,6 +156,14 @@ pub trait Backend: Send + Sync {
     /// object may be absent or complete, never partial; a failed sync is not tried again.
     fn put(&self, object: &Object, bytes: &[u8]) -> Result<Put>;
 
+    /// As [`Backend::put`], of `size` bytes that `next` fills in piece by piece, in order; its errors end it, and nothing is stored
+    /// then. It may not be asked for all, or anything, of an object that is there.
+    fn put_stream(&self, object: &Object, size: usize, next: &mut dyn FnMut(&mut [u8]) -> Result<()>) -> Result<Put> {
+        let mut bytes = vec![0; size];
+        next(&mut bytes)?;
+        self.put(object, &bytes)
+    }
+
     /// Fills `buf` from `offset`. `Damaged` if the object ends before that.
     fn read_into(&self, object: &Object, offset: u64, buf: &mut [u8]) -> Result<()>;
 

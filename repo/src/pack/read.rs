@@ -76,13 +76,49 @@ pub fn verify_chunk(chunk: &ChunkInfo, raw: &[u8]) -> Result<()> {
 /// # Errors
 /// `Damaged` naming the pack if they are not, `NotFound` when it is absent.
 pub fn whole_pack(backend: &dyn Backend, id: &PackId) -> Result<Vec<u8>> {
-    let object = Stored::Pack(*id);
-    let bytes = backend.read_all(&object, crate::limits::MAX_PACK)?;
-    if blake3::hash(&bytes).as_bytes() != id.as_bytes() {
-        let e = Error::damaged("the contents do not match the name, which is their checksum:");
-        return Err(e.at(backend.path(&object)));
-    }
+    let mut bytes = Vec::new();
+    whole_pack_into(backend, id, &mut bytes)?;
     Ok(bytes)
+}
+
+/// A pack's bytes as they are, not compared with its name, in place of what is in `bytes`: memory that was used before costs
+/// the kernel nothing.
+///
+/// # Errors
+/// As [`whole_pack`]; what is in `bytes` then is of no use.
+pub fn pack_into(backend: &dyn Backend, id: &PackId, bytes: &mut Vec<u8>) -> Result<()> {
+    read_pack(backend, id, bytes, &mut |_| {})
+}
+
+fn whole_pack_into(backend: &dyn Backend, id: &PackId, bytes: &mut Vec<u8>) -> Result<()> {
+    let mut hasher = blake3::Hasher::new();
+    // Hashed while it is in the processor's cache.
+    read_pack(backend, id, bytes, &mut |block| _ = hasher.update(block))?;
+    if hasher.finalize().as_bytes() != id.as_bytes() {
+        let e = Error::damaged("the contents do not match the name, which is their checksum:");
+        return Err(e.at(backend.path(&Stored::Pack(*id))));
+    }
+    Ok(())
+}
+
+fn read_pack(backend: &dyn Backend, id: &PackId, bytes: &mut Vec<u8>, each: &mut dyn FnMut(&[u8])) -> Result<()> {
+    const BLOCK: usize = 512 << 10;
+    let object = Stored::Pack(*id);
+    let size = match backend.size(&object)? {
+        Some(size) if size <= crate::limits::MAX_PACK as u64 => size as usize,
+        // It says what is the matter.
+        _ => backend.read_all(&object, crate::limits::MAX_PACK)?.len(),
+    };
+    backend.prefetch(&object, 0, size as u64);
+    bytes.clear();
+    bytes.reserve(size);
+    while bytes.len() < size {
+        let at = bytes.len();
+        bytes.resize(size.min(at + BLOCK), 0);
+        backend.read_into(&object, at as u64, &mut bytes[at..])?;
+        each(&bytes[at..]);
+    }
+    Ok(())
 }
 
 /// Reads a whole pack, checks its name against its bytes, and hands on every frame opened and verified.

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use repo::backend::{Backend, Object};
 use repo::error::{Error, Kind, Result};
 use repo::id::PackId;
+use repo::limits::MAX_PACK;
 use repo::monitor::{Counters, Event, Monitor};
 use repo::pack::read::whole_pack;
 
@@ -132,28 +133,61 @@ fn one(
     if !room.take(size) {
         return Ok(Fate::Left);
     }
-    let bytes = match whole_pack(from, id) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == Kind::NotFound => return Ok(Fate::Gone),
-        Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Io) => {
+    let mut source = Source { from, object: &object, id, size, at: 0, hasher: blake3::Hasher::new(), failed: false };
+    let put = match usize::try_from(size) {
+        Ok(len) if (1..=MAX_PACK).contains(&len) => to.put_stream(&object, len, &mut |block| source.fill(block)),
+        _ => Err(source.damaged("it is empty, or larger than any pack may be:")),
+    };
+    match put {
+        Ok(_) => {}
+        Err(e) if source.failed && e.kind() == Kind::NotFound => return Ok(Fate::Gone),
+        Err(e) if source.failed && matches!(e.kind(), Kind::Damaged | Kind::Io) => {
             Counters::add(&counters.errors, 1);
             monitor.event(Event::Warning(&format!("not copied: {e}")));
             return Ok(Fate::Damaged);
         }
-        Err(e) => return Err(e),
-    };
-    match to.put(&object, &bytes) {
         Err(e) if e.kind() == Kind::NoSpace => {
             room.full.store(true, Ordering::Relaxed);
             return Ok(Fate::Left);
         }
-        other => other?,
-    };
-    let n = bytes.len() as u64;
-    Counters::add(&counters.stored, n);
-    Counters::add(&counters.bytes, n);
+        Err(e) => return Err(e),
+    }
+    Counters::add(&counters.stored, size);
+    Counters::add(&counters.bytes, size);
     Counters::add(&counters.files, 1);
-    Ok(Fate::There(n))
+    Ok(Fate::There(size))
+}
+
+/// A pack that is read piece by piece, and compared with its name at its end.
+struct Source<'a> {
+    from: &'a dyn Backend,
+    object: &'a Object,
+    id: &'a PackId,
+    size: u64,
+    at: u64,
+    hasher: blake3::Hasher,
+    /// It is this side that failed.
+    failed: bool,
+}
+
+impl Source<'_> {
+    fn fill(&mut self, block: &mut [u8]) -> Result<()> {
+        if self.at == 0 {
+            self.from.prefetch(self.object, 0, self.size);
+        }
+        self.from.read_into(self.object, self.at, block).inspect_err(|_| self.failed = true)?;
+        self.hasher.update(block);
+        self.at += block.len() as u64;
+        if self.at == self.size && self.hasher.finalize().as_bytes() != self.id.as_bytes() {
+            return Err(self.damaged("the contents do not match the name, which is their checksum:"));
+        }
+        Ok(())
+    }
+
+    fn damaged(&mut self, what: &'static str) -> Error {
+        self.failed = true;
+        Error::damaged(what).at(self.from.path(self.object))
+    }
 }
 
 /// That the user stopped it.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{bounded, unbounded};
 use repo::backend::{Backend, Object};
 use repo::error::{Error, Kind, Result};
 use repo::format::record::{Custody, DriveState, Load, Position, Record};
@@ -16,7 +16,7 @@ use repo::limits::{MAX_MANIFEST, MIB};
 use repo::lock::COMMIT_WAIT;
 use repo::monitor::{Counters, Event, Monitor};
 use repo::open::Repository;
-use repo::pack::read::whole_pack;
+use repo::pack::read::pack_into;
 use repo::receive::{Answer, Receiver, Sender as Tenant};
 use repo::tenants;
 
@@ -137,12 +137,14 @@ impl Import<'_> {
         Counters::add(&counters.total_bytes, all.iter().map(|info| info.size).sum());
         self.done.packs = all.len() as u64;
         let (tx, rx) = bounded(AHEAD);
+        // Memory of packs that are done with goes back to who reads.
+        let (done, used) = unbounded();
         let drive = self.drive;
         let reader = Wanted { pool: self.pool, drive, tenant: self.tenant };
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 for info in all {
-                    let read = reader.read(&info);
+                    let read = reader.read(&info, used.try_recv().unwrap_or_default());
                     let failed = read.is_err();
                     // Ends, too, when nobody takes any more.
                     if tx.send((info, read)).is_err() || failed {
@@ -158,22 +160,24 @@ impl Import<'_> {
                         "interrupted; what was taken is kept, and not read again",
                     ));
                 }
-                self.take(&info, read?)?;
+                // Who reads may be done already.
+                let _ = self.take(&info, read?)?.map(|bytes| done.send(bytes));
             }
             Ok(())
         })
     }
 
-    fn take(&mut self, info: &PackInfo, found: Found) -> Result<()> {
+    /// Takes a pack, and gives back the memory it was in.
+    fn take(&mut self, info: &PackInfo, found: Found) -> Result<Option<Vec<u8>>> {
         let counters = self.monitor.counters();
         Counters::add(&counters.files, 1);
         Counters::add(&counters.bytes, info.size);
         let bytes = match found {
             Found::Known => {
                 self.done.known += 1;
-                return Ok(());
+                return Ok(None);
             }
-            Found::Bad(why) => return self.bad(info.id, why),
+            Found::Bad(why) => return self.bad(info.id, why).map(|()| None),
             Found::Bytes(bytes) => bytes,
         };
         match self.receiver.absorb(self.tenant, &info.id, &bytes) {
@@ -186,7 +190,10 @@ impl Import<'_> {
             }
         }
         self.unsettled += info.size;
-        if self.unsettled >= SETTLE { self.settle() } else { Ok(()) }
+        if self.unsettled >= SETTLE {
+            self.settle()?;
+        }
+        Ok(Some(bytes))
     }
 
     fn bad(&mut self, pack: PackId, why: String) -> Result<()> {
@@ -278,16 +285,17 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    fn read(&self, info: &PackInfo) -> Result<Found> {
+    /// Into `memory`. What is read is compared with its name when it is taken.
+    fn read(&self, info: &PackInfo, mut memory: Vec<u8>) -> Result<Found> {
         if let Ok(pack) = self.drive.repo.packs().pack(info) {
             let hashes: Vec<ContentHash> = pack.footer.chunks.iter().map(|chunk| chunk.h).collect();
             if self.tenant.lacks(self.pool, &hashes)?.iter().all(|lacks| !lacks) {
                 return Ok(Found::Known);
             }
         }
-        match whole_pack(self.drive.repo.backend.as_ref(), &info.id) {
+        match pack_into(self.drive.repo.backend.as_ref(), &info.id, &mut memory) {
             Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Io) => self.bad(e),
-            other => other.map(Found::Bytes),
+            other => other.map(|()| Found::Bytes(memory)),
         }
     }
 

@@ -59,7 +59,17 @@ impl Temp {
 
     /// Writes and syncs. On failure the file must not be published.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))?;
+        self.append(bytes)?;
+        self.sync()
+    }
+
+    /// Writes a piece. Not before [`Temp::sync`] may the file be published.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// Makes what was written durable.
+    pub(super) fn sync(&mut self) -> Result<()> {
         self.file.sync_all().map_err(|e| Error::io("sync", &self.path, e))
     }
 
