@@ -114,11 +114,23 @@ impl Receiver {
     /// `Damaged`, naming the pack, if it is not what its name says, does not open, or any chunk in it is not what it is
     /// called; and what the pool's own storage gives, of any other kind.
     pub fn absorb(&mut self, from: &Sender, id: &PackId, bytes: &[u8]) -> Result<bool> {
+        if blake3::hash(bytes).as_bytes() != id.as_bytes() {
+            let what = "the contents do not match the name, which is their checksum";
+            return Err(Error::damaged(format!("pack {id} of tenant {} is refused: {what}", from.name)));
+        }
+        self.absorb_named(from, id, bytes)
+    }
+
+    /// As [`Receiver::absorb`], of bytes that were compared with their name already.
+    ///
+    /// # Errors
+    /// As [`Receiver::absorb`].
+    pub fn absorb_named(&mut self, from: &Sender, id: &PackId, bytes: &[u8]) -> Result<bool> {
         let refused = |e: Error| match e.kind() {
             Kind::Damaged => Error::damaged(format!("pack {id} of tenant {} is refused: {e}", from.name)),
             _ => e,
         };
-        let footer = opened(&from.keys, id, bytes).map_err(refused)?;
+        let footer = opened(&from.keys, bytes).map_err(refused)?;
         let mut owned = Vec::with_capacity(footer.chunks.len());
         let done = self.store_frames(from, &footer, bytes, &mut owned).map_err(refused);
         // Whatever was stored is this tenant's, and counts: also what was good in a pack that is refused.
@@ -224,11 +236,8 @@ impl Receiver {
     }
 }
 
-/// A pack's footer, after the pack as a whole has proved to be what it is called.
-fn opened(keys: &Keys, id: &PackId, bytes: &[u8]) -> Result<Footer> {
-    if blake3::hash(bytes).as_bytes() != id.as_bytes() {
-        return Err(Error::damaged("the contents do not match the name, which is their checksum"));
-    }
+/// A pack's footer, of a pack that has proved to be what it is called.
+fn opened(keys: &Keys, bytes: &[u8]) -> Result<Footer> {
     let short = || Error::damaged("a pack is cut short");
     let head = bytes.first_chunk::<HEADER>().ok_or_else(short)?;
     let end = bytes.last_chunk::<TRAILER>().ok_or_else(short)?;

@@ -81,16 +81,11 @@ pub fn whole_pack(backend: &dyn Backend, id: &PackId) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A pack's bytes as they are, not compared with its name, in place of what is in `bytes`: memory that was used before costs
-/// the kernel nothing.
+/// As [`whole_pack`], in place of what is in `bytes`: memory that was used before costs the kernel nothing.
 ///
 /// # Errors
 /// As [`whole_pack`]; what is in `bytes` then is of no use.
-pub fn pack_into(backend: &dyn Backend, id: &PackId, bytes: &mut Vec<u8>) -> Result<()> {
-    read_pack(backend, id, bytes, &mut |_| {})
-}
-
-fn whole_pack_into(backend: &dyn Backend, id: &PackId, bytes: &mut Vec<u8>) -> Result<()> {
+pub fn whole_pack_into(backend: &dyn Backend, id: &PackId, bytes: &mut Vec<u8>) -> Result<()> {
     let mut hasher = blake3::Hasher::new();
     // Hashed while it is in the processor's cache.
     read_pack(backend, id, bytes, &mut |block| _ = hasher.update(block))?;

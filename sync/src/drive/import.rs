@@ -16,7 +16,7 @@ use repo::limits::{MAX_MANIFEST, MIB};
 use repo::lock::COMMIT_WAIT;
 use repo::monitor::{Counters, Event, Monitor};
 use repo::open::Repository;
-use repo::pack::read::pack_into;
+use repo::pack::read::whole_pack_into;
 use repo::receive::{Answer, Receiver, Sender as Tenant};
 use repo::tenants;
 
@@ -180,7 +180,7 @@ impl Import<'_> {
             Found::Bad(why) => return self.bad(info.id, why).map(|()| None),
             Found::Bytes(bytes) => bytes,
         };
-        match self.receiver.absorb(self.tenant, &info.id, &bytes) {
+        match self.receiver.absorb_named(self.tenant, &info.id, &bytes) {
             Err(e) if e.kind() == Kind::Damaged => self.bad(info.id, e.to_string())?,
             other => {
                 other?;
@@ -285,7 +285,7 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// Into `memory`. What is read is compared with its name when it is taken.
+    /// Into `memory`.
     fn read(&self, info: &PackInfo, mut memory: Vec<u8>) -> Result<Found> {
         if let Ok(pack) = self.drive.repo.packs().pack(info) {
             let hashes: Vec<ContentHash> = pack.footer.chunks.iter().map(|chunk| chunk.h).collect();
@@ -293,7 +293,7 @@ impl Wanted<'_> {
                 return Ok(Found::Known);
             }
         }
-        match pack_into(self.drive.repo.backend.as_ref(), &info.id, &mut memory) {
+        match whole_pack_into(self.drive.repo.backend.as_ref(), &info.id, &mut memory) {
             Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Io) => self.bad(e),
             other => other.map(|()| Found::Bytes(memory)),
         }
