@@ -192,6 +192,12 @@ impl Import<'_> {
         self.unsettled += info.size;
         if self.unsettled >= SETTLE {
             self.settle()?;
+            if quota::is_full(self.pool, self.tenant)? {
+                let what =
+                    format!("the quota of tenant {} is used up: no more of the drive is taken", self.tenant.name);
+                return Err(Error::new(Kind::NoSpace, what)
+                    .remedy("`packmule tenant set --quota` gives it more; then import the drive again"));
+            }
         }
         Ok(Some(bytes))
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use repo::clock::Time;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::{Custody, DriveState};
-use repo::id::{DriveId, RepoId, hex, unhex};
+use repo::id::{DriveId, RepoId, hex, random_bytes, unhex};
 
 use super::Contents;
 use crate::ssh::keys::{KeyPair, PublicKey};
@@ -145,18 +145,22 @@ pub fn path_on(root: &Path) -> PathBuf {
 /// # Errors
 /// What the system gives.
 pub fn leave(root: &Path, text: &str) -> Result<()> {
-    let (path, new) = (path_on(root), root.join("tmp").join("receipt"));
+    // Whatever somebody has put on the drive: a new file, through no link.
+    let (path, new) = (path_on(root), root.join(format!("receipt.{}", hex(&random_bytes::<8>()))));
     let write = || {
-        let mut file = fs::File::create(&new)?;
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&new)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         // Not all filesystems replace.
-        if path.exists() {
+        if path.symlink_metadata().is_ok() {
             fs::remove_file(&path)?;
         }
         fs::rename(&new, &path)
     };
-    write().map_err(|e| Error::io("write the receipt to", &path, e))?;
+    write().map_err(|e| {
+        let _ = fs::remove_file(&new);
+        Error::io("write the receipt to", &path, e)
+    })?;
     // Where a directory cannot be synced, the name is as durable as it can be.
     let _ = fs::File::open(root).and_then(|dir| dir.sync_all());
     Ok(())
@@ -170,7 +174,7 @@ pub fn found(at: &Path) -> Result<Option<Signed>> {
     let path = if at.is_dir() { path_on(at) } else { at.to_owned() };
     match fs::metadata(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Ok(meta) if meta.len() > MAX_RECEIPT as u64 => {
+        Ok(meta) if !meta.is_file() || meta.len() > MAX_RECEIPT as u64 => {
             return Err(Error::damaged("this is no receipt of a pool's").at(path));
         }
         _ => {}
@@ -255,9 +259,13 @@ mod tests {
         let newer = text.replacen("receipt 1", "receipt 2", 1);
         assert_eq!(Receipt::read(&newer).unwrap_err().kind(), Kind::NewerFormat);
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("tmp")).unwrap();
         assert_eq!(found(dir.path()).unwrap(), None);
+        // Nothing is written through a link that somebody has put there.
+        let other = dir.path().join("other");
+        fs::write(&other, "mine").unwrap();
+        std::os::unix::fs::symlink(&other, path_on(dir.path())).unwrap();
         leave(dir.path(), &text).unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "mine");
         leave(dir.path(), &text).unwrap();
         assert!(found(dir.path()).unwrap().is_some() && found(&dir.path().join("receipt")).unwrap().is_some());
     }

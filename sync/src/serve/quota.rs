@@ -40,6 +40,14 @@ pub fn exceeded(repo: &Repository, tenant: &Tenant) -> Result<bool> {
     Ok(standing(repo, tenant)?.is_some_and(|(owned, quota)| owned > quota))
 }
 
+/// Whether so much has arrived that no more is taken.
+///
+/// # Errors
+/// What the index gives.
+pub fn is_full(repo: &Repository, tenant: &Tenant) -> Result<bool> {
+    Ok(standing(repo, tenant)?.is_some_and(|(owned, quota)| owned > quota.saturating_add(MARGIN)))
+}
+
 /// Whether there is room for what is spooled, and announced, beside what is owned.
 ///
 /// # Errors

@@ -60,6 +60,10 @@ impl Local {
     /// `Damaged` if the mark cannot be understood; what the system gives.
     pub fn drive_mark(root: &Path) -> Result<Option<DriveId>> {
         let path = root.join(layout::DRIVE);
+        // To open anything else may wait for ever.
+        if path.symlink_metadata().is_ok_and(|meta| !meta.is_file()) {
+            return Err(Error::damaged("the mark of a transfer drive is no file:").at(path));
+        }
         let mut text = String::new();
         match fs::File::open(&path).and_then(|file| file.take(256).read_to_string(&mut text)) {
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
