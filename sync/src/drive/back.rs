@@ -115,6 +115,10 @@ fn claim(pool: &Repository, drive: &Drive, tenant: &Tenant) -> Result<()> {
         return Err(Error::new(Kind::WrongDrive, "this drive was made at a site, to carry things to a pool")
             .remedy("empty it, and make it anew with `packmule drive init --tenant`"));
     }
+    if drive.repo.config.repo_id != tenant.keys.repo_id() {
+        return Err(Error::new(Kind::WrongDrive, "this drive was made for another tenant")
+            .remedy("make one for this tenant: `packmule drive init --tenant`"));
+    }
     let (now, by) = (pool.clock.now(), who());
     change(pool, drive.id, &mut |known| {
         let mut state = known.unwrap_or_else(|| DriveState { loads: Vec::new(), ..own.clone() });
