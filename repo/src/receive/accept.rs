@@ -11,7 +11,7 @@ use crate::crypto::keys::Object;
 use crate::error::{Error, Kind, Result};
 use crate::follow::loaded;
 use crate::format::manifest::Manifest;
-use crate::format::record::{Origin, Record};
+use crate::format::record::{DriveState, Origin, Record};
 use crate::id::{ChunkId, ContentHash, PackId, SnapshotId};
 use crate::index::{Location, Ownership, PackInfo};
 use crate::lock::COMMIT_WAIT;
@@ -331,7 +331,10 @@ pub fn derive_owned(repo: &Repository, of: &Sender, monitor: &dyn Monitor) -> Re
 /// The packs in which lies what drives have brought of this tenant's, before its snapshots are whole.
 fn brought(repo: &Repository, of: &Sender) -> Result<Vec<PackId>> {
     let (mut packs, state) = (Vec::new(), repo.log.state());
-    for drive in state.drives.values().filter(|drive| !drive.back && drive.party == of.name && of.host.is_none()) {
+    // A name may have been a removed tenant's before.
+    let own = of.keys.repo_id();
+    let theirs = |drive: &DriveState| !drive.back && drive.party == of.name && drive.repository == own;
+    for drive in state.drives.values().filter(|drive| theirs(drive) && of.host.is_none()) {
         packs.extend(loaded(repo.backend.as_ref(), &repo.keys, &drive.loads)?);
     }
     Ok(packs)

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::{Local, Publisher, Temp, layout, sync_parent};
+use crate::backend::Area;
 use crate::error::{Error, Kind, Result};
 use crate::id::DriveId;
 
@@ -16,6 +17,7 @@ impl Local {
     /// # Errors
     /// `Exists` if there is a repository, or a drive that was made; `Refused` if it holds anything else.
     pub fn new_drive(root: &Path, id: DriveId) -> Result<(Local, DriveId)> {
+        require_own(root)?;
         // What was begun and has no config holds nothing yet.
         let begun = Local::drive_mark(root)?.filter(|_| !layout::has_config(root));
         let id = match begun {
@@ -47,6 +49,7 @@ impl Local {
                 .remedy("check that it is mounted; `packmule drive init` makes one")
         };
         let id = Local::drive_mark(root)?.ok_or_else(none)?;
+        require_own(root)?;
         let local = Local::open(root, read_only).map_err(|e| match e.kind() {
             Kind::NoRepository => none(),
             _ => e,
@@ -80,6 +83,30 @@ impl Local {
     }
 }
 
+/// Refuses a drive of which a part is elsewhere: it has been in others' hands, and what is deleted or overwritten on it must be
+/// on it.
+fn require_own(root: &Path) -> Result<()> {
+    let areas = Area::ALL.iter().map(|area| (area.dir().to_owned(), true));
+    let shards = (0..=255u8).map(|shard| (format!("{}/{shard:02x}", Area::Packs.dir()), true));
+    let files = [layout::LOCK, layout::CONFIG, layout::CONFIG_COPY].map(|name| (name.to_owned(), false));
+    for (name, dir) in areas.chain([(layout::TMP.to_owned(), true)]).chain(files).chain(shards) {
+        let path = root.join(name);
+        match path.symlink_metadata() {
+            Ok(found) if (dir && found.is_dir()) || (!dir && found.is_file()) => {}
+            Ok(_) => {
+                return Err(Error::new(Kind::WrongDrive, "a part of this drive is a link, or no file or directory:")
+                    .at(path)
+                    .remedy("it was tampered with: take nothing from it"));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            // The root itself is none: told by who opens it.
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {}
+            Err(e) => return Err(Error::io("look at", path, e)),
+        }
+    }
+    Ok(())
+}
+
 fn mark(root: &Path, id: DriveId) -> Result<()> {
     let target = root.join(layout::DRIVE);
     let mut temp = Temp::create(&root.join(layout::TMP), 0o600)?;
@@ -106,6 +133,29 @@ mod tests {
         assert_eq!(Local::new_drive(&root, id).err().unwrap().kind(), Kind::Exists);
         assert_eq!(Local::open_drive(&root, true).unwrap().1, id);
         assert!(!root.join(layout::RESERVE).exists(), "a drive needs none");
+    }
+
+    #[test]
+    fn a_drive_whose_parts_are_elsewhere_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, other) = (dir.path().join("drive"), dir.path().join("other"));
+        Local::new_drive(&root, DriveId::random()).unwrap();
+        fs::write(root.join("config"), "").unwrap();
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("mine"), "mine").unwrap();
+        for part in ["tmp", "keys", "packs/ab", "packs"] {
+            let (real, kept) = (root.join(part), dir.path().join("kept"));
+            fs::rename(&real, &kept).unwrap();
+            std::os::unix::fs::symlink(&other, &real).unwrap();
+            for read_only in [true, false] {
+                let refused = Local::open_drive(&root, read_only).err().unwrap();
+                assert_eq!(refused.kind(), Kind::WrongDrive, "{part}");
+            }
+            assert_eq!(fs::read_to_string(other.join("mine")).unwrap(), "mine", "{part}");
+            fs::remove_file(&real).unwrap();
+            fs::rename(&kept, &real).unwrap();
+        }
+        Local::open_drive(&root, false).unwrap();
     }
 
     #[test]
