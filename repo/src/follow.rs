@@ -219,10 +219,10 @@ fn apply(
     let flags = |condemned, damaged| Flags { condemned, damaged };
     match record {
         Record::PacksAdded { rollup, packs: refs, .. } => {
-            let mut packs = Vec::new();
+            let (mut packs, named) = (Vec::new(), refs.iter().map(|pack| pack.id).collect::<HashSet<PackId>>());
             for entry in introduced(backend, keys, *rollup, refs)? {
                 // On a drive a roll-up may list packs that are on another one, or come later.
-                if !refs.iter().any(|pack| pack.id == entry.id) {
+                if !named.contains(&entry.id) {
                     continue;
                 }
                 let footer = open_footer(keys, &entry.sealed_footer, entry.size)
@@ -250,7 +250,7 @@ fn apply(
         }
         Record::Healed { packs } => index.set_flags(packs, flags(None, Some(false)), at)?,
         Record::DriveLoaded { drive, loads } => index.post(drive, &loaded(backend, keys, loads)?, at)?,
-        Record::DriveSet { drive, state } if !state.custody().is_under_way() => index.unpost(drive, at)?,
+        Record::DriveSet { drive, state } if !state.is_asked_for() => index.unpost(drive, at)?,
         Record::Swept { packs, snapshots } => {
             if !snapshots.is_empty() {
                 index.bury(snapshots)?;

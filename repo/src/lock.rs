@@ -55,6 +55,8 @@ const COMMIT: u64 = 0;
 /// Held by the one prune.
 const PRUNE: u64 = 1;
 // Byte 2 is the local backend's, for publishing where a filesystem cannot rename without replacing.
+/// Held by the one export to a drive.
+const EXPORT: u64 = 3;
 /// A session holds the byte this far up, plus its number.
 const SESSIONS: u64 = 1 << 32;
 /// Who derives what a tenant owns holds the byte this far up, plus the tenant's number.
@@ -124,6 +126,14 @@ impl Locks {
     /// `Locked` when the wait is over.
     pub fn prune(&self, wait: Duration) -> Result<PruneGuard> {
         self.hold(PRUNE, wait, "another prune is running").map(PruneGuard)
+    }
+
+    /// The lock for writing to a drive what is on no other.
+    ///
+    /// # Errors
+    /// `Locked` if another has it.
+    pub fn export(&self) -> Result<ExportGuard> {
+        self.hold(EXPORT, Duration::ZERO, "another drive is being written to").map(ExportGuard)
     }
 
     /// The lock for deriving what the tenant with this number owns, waiting as long as that takes.
@@ -227,6 +237,9 @@ pub struct DerivingGuard(#[expect(dead_code, reason = "held for its drop")] Held
 
 /// The commit lock: appending to the log asks for it. Held for a few writes at most.
 pub struct CommitGuard(#[expect(dead_code, reason = "held for its drop")] Held);
+
+/// Held while a drive is written to.
+pub struct ExportGuard(#[expect(dead_code, reason = "held for its drop")] Held);
 
 /// The prune lock.
 pub struct PruneGuard(#[expect(dead_code, reason = "held for its drop")] Held);

@@ -144,7 +144,7 @@ pub fn init_anew(root: &Path, wanted: &Init<'_>, identity: Identity) -> Result<O
 /// # Errors
 /// As [`Local::new_drive`], and what the system gives.
 pub fn init_drive(root: &Path, mut wanted: Init<'_>, identity: Identity) -> Result<(DriveId, RecoveryCode)> {
-    let (backend, id) = Local::new_drive(root, DriveId::random())?;
+    let (backend, id) = Local::new_drive(root, &identity.id)?;
     let _only_one = Locks::file(&backend.lock_path()).commit(Duration::ZERO).map_err(|e| match e.kind() {
         Kind::Locked => another(root),
         _ => e,

@@ -125,7 +125,7 @@ fn build(backend: &dyn Backend, keys: &Keys, log: &Log, dir: &Path, monitor: &dy
     work.rollups(numbers, bytes)?;
     work.bare_packs()?;
     work.require_backend()?;
-    for (drive, known) in state.drives.iter().filter(|(_, known)| known.custody().is_under_way()) {
+    for (drive, known) in state.drives.iter().filter(|(_, known)| known.is_asked_for()) {
         for loads in known.loads.chunks(LOADS) {
             work.builder.post(drive, &loaded(backend, keys, loads)?)?;
         }

@@ -16,14 +16,12 @@ use crate::capture::SessionSink;
 use crate::crypto::keys::{FrameKind, Keys};
 use crate::error::{Error, Kind, Result};
 use crate::format::footer::{ChunkInfo, Footer, FrameInfo};
-use crate::format::pack::{HEADER, TRAILER, parse_header, parse_trailer};
 use crate::format::record::{Origin, SnapshotState};
 use crate::id::{ChunkId, PackId, SessionId, SnapshotId};
-use crate::limits::MAX_FOOTER;
 use crate::monitor::{Monitor, Void};
 use crate::open::Repository;
 use crate::pack::build::PackedFrame;
-use crate::pack::read::{open_footer, open_frame_in_place, verify_chunk};
+use crate::pack::read::{footer_in, open_frame_in_place, sealed_frame, verify_chunk};
 use crate::pack::writer::{PackWriter, Route};
 use crate::session::Session;
 use crate::tenants::{self, pooled_id};
@@ -130,7 +128,7 @@ impl Receiver {
             Kind::Damaged => Error::damaged(format!("pack {id} of tenant {} is refused: {e}", from.name)),
             _ => e,
         };
-        let footer = opened(&from.keys, bytes).map_err(refused)?;
+        let (_, footer) = footer_in(&from.keys, bytes).map_err(refused)?;
         let mut owned = Vec::with_capacity(footer.chunks.len());
         let done = self.store_frames(from, &footer, bytes, &mut owned).map_err(refused);
         // Whatever was stored is this tenant's, and counts: also what was good in a pack that is refused.
@@ -236,24 +234,6 @@ impl Receiver {
     }
 }
 
-/// A pack's footer, of a pack that has proved to be what it is called.
-fn opened(keys: &Keys, bytes: &[u8]) -> Result<Footer> {
-    let short = || Error::damaged("a pack is cut short");
-    let head = bytes.first_chunk::<HEADER>().ok_or_else(short)?;
-    let end = bytes.last_chunk::<TRAILER>().ok_or_else(short)?;
-    let size = bytes.len() as u64;
-    let len = parse_trailer(end, size)? as usize;
-    let sealed = bytes[..bytes.len() - TRAILER].get(bytes.len() - TRAILER - len..).ok_or_else(short)?;
-    if len > MAX_FOOTER {
-        return Err(Error::damaged("a pack's table of contents is too long"));
-    }
-    let footer = open_footer(keys, sealed, size)?;
-    if parse_header(head)? != footer.kind {
-        return Err(Error::damaged("a pack's two ends are of different kinds"));
-    }
-    Ok(footer)
-}
-
 /// A frame that is what it says.
 struct Verified {
     raw: Vec<u8>,
@@ -262,9 +242,7 @@ struct Verified {
 
 /// Opens a frame and compares every chunk in it with its hash.
 fn verified(keys: &Keys, footer: &Footer, frame: &FrameInfo, bytes: &[u8]) -> Result<Verified> {
-    let range = frame.offset as usize..(frame.offset + frame.stored) as usize;
-    let sealed = bytes.get(range).ok_or_else(|| Error::damaged("a block of data lies outside its pack"))?;
-    let mut payload = sealed.to_vec();
+    let mut payload = sealed_frame(frame, bytes)?.to_vec();
     let raw = open_frame_in_place(keys, footer.kind, frame, &mut payload)?;
     let chunks = &footer.chunks[frame.chunks()];
     chunks.iter().try_for_each(|chunk| verify_chunk(chunk, &raw))?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::clock::Time;
 use crate::error::{Error, Kind, Result};
 use crate::forget::require_clock;
-use crate::format::record::{Certificate, Record, Removal, SnapshotState, State, TenantState};
+use crate::format::record::{Certificate, Custody, DriveState, Record, Removal, SnapshotState, State, TenantState};
 use crate::id::SnapshotId;
 use crate::lock::COMMIT_WAIT;
 use crate::monitor::Monitor;
@@ -17,6 +17,7 @@ use crate::open::Repository;
 use crate::policy::{self, Ends};
 use crate::prune::{self, MaxUnused, Outcome};
 use crate::receive::{Sender, derive_owned};
+use crate::session::who;
 use crate::snapshots;
 use crate::stats::{Marks, Sum};
 use crate::tenants;
@@ -133,6 +134,7 @@ pub fn prune(repo: &Repository, options: &prune::Options, monitor: &dyn Monitor)
     if due.is_empty() || options.dry_run {
         return Ok((prune::prune(repo, options, monitor)?, Vec::new()));
     }
+    due.iter().try_for_each(|number| give_up_drives(repo, &state, *number))?;
     let figures: Vec<(u64, u64)> =
         due.iter().map(|number| figures(repo, &state, *number, monitor)).collect::<Result<_>>()?;
     let thorough = prune::Options { max_unused: MaxUnused::Bytes(0), ..options.clone() };
@@ -144,6 +146,25 @@ pub fn prune(repo: &Repository, options: &prune::Options, monitor: &dyn Monitor)
         }
     }
     Ok((outcome, removed))
+}
+
+/// Nothing stays here for the sake of what a tenant's drives have brought, or were to bring. Those that went to it are told of
+/// still: they are out there.
+fn give_up_drives(repo: &Repository, state: &State, number: u32) -> Result<()> {
+    let Some(tenant) = state.tenants.get(&number).filter(|tenant| tenant.repository.is_some()) else { return Ok(()) };
+    let own = |drive: &DriveState| tenant.repository.is_some_and(|own| drive.is_sent((own, &tenant.name)));
+    let waited_for = |drive: &DriveState| own(drive) && drive.standing() < Custody::Committed;
+    if !state.drives.values().any(waited_for) {
+        return Ok(());
+    }
+    let commit = repo.locks.commit(COMMIT_WAIT)?;
+    repo.log.refresh()?;
+    for (drive, known) in repo.log.state().drives.iter().filter(|(_, drive)| waited_for(drive)) {
+        let mut state = DriveState { loads: Vec::new(), ..known.clone() };
+        state.step(Custody::Lost, repo.clock.now(), &who());
+        repo.log.append(&commit, Record::DriveSet { drive: *drive, state: Box::new(state) })?;
+    }
+    Ok(())
 }
 
 /// What a tenant's snapshots reach, forgotten ones included until they are swept: for the operator alone.

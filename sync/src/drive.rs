@@ -6,7 +6,7 @@
 //! (Transfer drives) is normative.
 
 pub mod back;
-mod carry;
+pub(crate) mod carry;
 pub mod check;
 pub mod custody;
 pub mod export;
@@ -17,12 +17,15 @@ pub mod receipt;
 pub mod sealed;
 mod taken;
 
+use std::path::Path;
 use std::time::Duration;
 
 use repo::backend::{Area, Backend, Object};
 use repo::error::{Error, Kind, Result};
-use repo::format::record::{Custody, DriveState};
-use repo::id::{DriveId, PackId};
+use repo::format::record::{Custody, DriveState, State};
+use repo::id::{DriveId, PackId, RepoId};
+use repo::index::PackInfo;
+use repo::limits::MAX_SMALL_OBJECT;
 use repo::lock::{Locks, PruneGuard};
 use repo::open::Repository;
 
@@ -55,6 +58,14 @@ impl Contents {
         Ok(Contents::named(packs))
     }
 
+    /// Of what the drive in `repo` carries.
+    ///
+    /// # Errors
+    /// What its index gives.
+    pub fn on(repo: &Repository) -> Result<Contents> {
+        Ok(Contents::named(packs_on(repo)?.iter().map(|info| (info.id, info.size)).collect()))
+    }
+
     /// Of these packs, each with its size.
     fn named(mut packs: Vec<(PackId, u64)>) -> Contents {
         packs.sort_unstable();
@@ -76,13 +87,13 @@ impl Contents {
     }
 }
 
-/// Says in the log of `here` and in the drive's own how much is on the drive, and on the drive which others are on their way to
-/// the same place: so who has one of them knows what to wait for.
+/// Says in the log of `here` and in the drive's own how much is on the drive, and on the drive which others, those `with` it, are on
+/// their way to the same place: so who has one of them knows what to wait for.
 ///
 /// # Errors
 /// What either side gives.
-fn settle(here: &Repository, drive: &Drive) -> Result<()> {
-    let contents = Contents::of(drive.repo.backend.as_ref())?;
+fn settle(here: &Repository, drive: &Drive, with: &dyn Fn(&DriveId, &DriveState) -> bool) -> Result<()> {
+    let contents = Contents::on(&drive.repo)?;
     let there = drive.repo.log.state();
     let newest = there.snapshots.iter().max_by_key(|(_, snapshot)| snapshot.recorded).map(|(id, _)| *id);
     let snapshots = there.snapshots.len() as u64;
@@ -93,12 +104,60 @@ fn settle(here: &Repository, drive: &Drive) -> Result<()> {
     })?;
     let state = here.log.state();
     let others = state.drives.iter().filter(|(id, other)| {
-        **id != drive.id && other.back == own.back && other.party == own.party && other.custody() != Custody::Made
+        let same_way = other.back == own.back && other.party == own.party && other.repository == own.repository;
+        **id != drive.id && same_way && other.custody() != Custody::Made && with(id, other)
     });
     for (id, other) in others {
         tell(drive, *id, other)?;
     }
     tell(drive, drive.id, &own)
+}
+
+/// The packs on the drive in `repo`, in the order in which they came there. Not what merely lies where packs do: a file that no
+/// roll-up lists and that does not say what is in it, as a filesystem may make of one that was cut off.
+///
+/// # Errors
+/// What its index gives.
+pub fn packs_on(repo: &Repository) -> Result<Vec<PackInfo>> {
+    let (mut all, mut damaged) = (Vec::new(), Vec::new());
+    repo.index.packs(&mut |info| {
+        if info.damaged {
+            damaged.push(*info)
+        } else {
+            all.push(*info)
+        }
+        Ok(())
+    })?;
+    for info in damaged {
+        if repo.index.footer(info.no)?.is_some_and(|sealed| !sealed.is_empty()) {
+            all.push(info);
+        }
+    }
+    all.sort_unstable_by_key(|info| info.no);
+    Ok(all)
+}
+
+/// That packs cannot be read says nothing of a drive that is gone.
+///
+/// # Errors
+/// `Io` if it is.
+fn require_there(drive: &Drive) -> Result<()> {
+    let config = drive.repo.backend.read_all(&Object::Config, MAX_SMALL_OBJECT);
+    config.map(drop).map_err(|e| {
+        e.with_kind(Kind::Io).remedy("plug the drive in again, mount it, and import it again: what was taken is kept")
+    })
+}
+
+/// Refuses to count on a drive that is not on its way from here to the site of this repository.
+fn require_same_way(state: &State, drive: &DriveId, repository: RepoId) -> Result<()> {
+    match state.drives.get(drive) {
+        Some(known) if known.back && known.repository == repository && known.custody().is_under_way() => Ok(()),
+        known => {
+            let is = known.map_or("not known here", |known| known.custody().name());
+            let what = format!("drive {} is not on its way to the same tenant: it is {is}", drive.short());
+            Err(Error::new(Kind::Refused, what).remedy("`packmule drive list` shows those that are"))
+        }
+    }
 }
 
 /// Has the drive's own log know this of a drive.
@@ -123,7 +182,11 @@ pub fn absent(drive: DriveId, repo: &Repository, here: &[DriveId]) -> Vec<(Drive
 /// # Errors
 /// `Locked`.
 fn one_at_a_time(drive: &Drive) -> Result<Option<PruneGuard>> {
-    let Some(root) = &drive.repo.root else { return Ok(None) };
+    drive.repo.root.as_ref().map_or(Ok(None), |root| one_at_a_time_in(root))
+}
+
+/// As [`one_at_a_time`], of the drive in `root`.
+fn one_at_a_time_in(root: &Path) -> Result<Option<PruneGuard>> {
     let held = Locks::file(&root.join("lock")).prune(Duration::ZERO);
     match held {
         Ok(guard) => Ok(Some(guard)),

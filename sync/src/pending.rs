@@ -24,11 +24,12 @@ pub struct Pending {
 /// What log and index give.
 pub fn pending(repo: &Repository, remote: &str, from: Option<Position>) -> Result<Pending> {
     let mut pending = Pending::default();
-    let away = repo.log.state().under_way(Some((repo.config.repo_id, remote)));
+    let (state, to) = (repo.log.state(), (repo.config.repo_id, remote));
+    let (away, come) = (state.under_way(Some(to)), state.come(to));
     let mut add = |info: &PackInfo| -> Result<()> {
         if repo.index.posted(&away, &info.id)?.is_some() {
             pending.posted += info.size;
-        } else {
+        } else if repo.index.posted(&come, &info.id)?.is_none() {
             pending.packs += 1;
             pending.bytes += info.size;
         }

@@ -31,7 +31,7 @@ fn a_copy_comes_back_over_a_link_that_breaks_again_and_again() {
     let bring = |cut: Option<u64>| {
         cloud.reading(tenant, cut, |from| {
             let copy = back::begin(from, &back, repo.config.repo_id)?;
-            back::bring(from, &copy, &Void::default())
+            back::bring(from, &copy, &[], &Void::default())
         })
     };
     let e = bring(None).unwrap_err();

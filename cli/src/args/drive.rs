@@ -105,6 +105,10 @@ pub struct DriveExportArgs {
     #[arg(long = "snapshot", value_name = "ID", requires = "tenant")]
     pub snapshots: Vec<String>,
 
+    /// With --tenant: leave out what is on this drive, by its label or the first digits of its id: the two go together. Once for each
+    #[arg(long, value_name = "DRIVE", requires = "tenant")]
+    pub after: Vec<String>,
+
     /// At a site: only what was recorded since this time, instead of what the remote is not known to have
     #[arg(long, value_name = "TIME")]
     pub since: Option<At>,

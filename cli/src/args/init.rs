@@ -33,6 +33,11 @@ pub struct InitArgs {
     #[arg(long, value_name = "FILE", requires = "from_invitation")]
     pub recovery_code_file: Option<PathBuf>,
 
+    /// Where a lost site is made anew: take from this transfer drive, which the pool has written, what need not come over the line.
+    /// Once for each
+    #[arg(long = "drive", value_name = "DIR", requires = "from_invitation")]
+    pub drives: Vec<PathBuf>,
+
     /// The size at which a pack file is closed: 4M to 64M
     #[arg(long, value_name = "SIZE", default_value = "32M")]
     pub pack_size: PackSize,

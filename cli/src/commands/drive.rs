@@ -1,7 +1,7 @@
 //! `drive`.
 
 mod export;
-mod home;
+pub mod home;
 mod import;
 mod show;
 
@@ -137,7 +137,7 @@ fn tell_made(ctx: &Context, args: &DriveInitArgs, id: &DriveId, code: Option<Zer
 fn check(ctx: &Context, dir: &Path) -> Result<ExitCode> {
     let started = Instant::now();
     let repo = open_repository(ctx, Access::Read)?;
-    let drive = import::open(ctx, &repo, dir, Access::Read)?;
+    let drive = to_check(ctx, &repo, dir)?;
     let progress = ctx.monitor(Job::Other("packs"));
     let done = drive::check::check(&drive, &progress);
     drop(progress);
@@ -156,13 +156,28 @@ fn check(ctx: &Context, dir: &Path) -> Result<ExitCode> {
             total_duration: started.elapsed().as_secs_f64(),
         })?;
     } else {
-        told(ctx, &done)?;
+        told(ctx, &drive, &done)?;
     }
     ctx.output.flush()?;
     Ok(if done.is_sound() { ExitCode::Ok } else { ExitCode::Found })
 }
 
-fn told(ctx: &Context, done: &drive::check::Checked) -> Result<()> {
+/// At the site that writes to it, so that what is damaged is noted on it, if that can be: the next export then writes it anew.
+fn to_check(ctx: &Context, repo: &Repository, dir: &Path) -> Result<Drive> {
+    let at_site = !repo.log.state().pool && ctx.target().is_ok_and(|root| !same_place(root, dir));
+    if at_site && let Ok(drive) = open_drive(ctx, repo, dir, Access::Write) {
+        if drive.state().is_ok_and(|state| !state.back) {
+            return Ok(drive);
+        }
+    }
+    import::open(ctx, repo, dir, Access::Read)
+}
+
+fn same_place(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
+fn told(ctx: &Context, drive: &Drive, done: &drive::check::Checked) -> Result<()> {
     let packs = human::count(done.packs, "pack");
     ctx.output.line(format!("{packs}, {}: each is what it is called", human::size(done.bytes)))?;
     for (id, why) in &done.bad {
@@ -178,6 +193,11 @@ fn told(ctx: &Context, done: &drive::check::Checked) -> Result<()> {
             id.short(),
             human::count(*n, "piece")
         ))?;
+    }
+    let absent = drive::absent(drive.id, &drive.repo, &[]);
+    if !done.partly.is_empty() && !absent.is_empty() {
+        let names: Vec<String> = absent.iter().map(|(id, state)| name(id, state)).collect();
+        ctx.output.line(format!("when this drive was written, others had gone the same way: {}", names.join(", ")))?;
     }
     for (id, why) in &done.failed {
         ctx.output.line(format!("snapshot {}: {}", id.short(), why.escape_debug()))?;
@@ -197,11 +217,17 @@ fn lost(ctx: &Context, drive: &str) -> Result<ExitCode> {
     let (id, before) = custody::find(&repo.log.state(), drive).map(|(id, state)| (id, state.clone()))?;
     let state = step(&repo, id, Custody::Lost, &ctx.monitor(Job::Look("packs")))?;
     let carried = format!("{}, {}", human::count(before.packs, "pack"), human::size(before.bytes));
-    let text = format!(
-        "drive {} is given up: the next `packmule sync push {}` or `packmule drive export` takes what it carried ({carried})",
-        name(&id, &state),
-        state.party
-    );
+    let party = &state.party;
+    let again = match (state.back, repo.log.state().pool && state.repository != repo.config.repo_id) {
+        (true, _) => format!("`packmule drive export --tenant {party}` writes what it carried ({carried}) to another"),
+        (false, true) => format!(
+            "what of it is not here ({carried} in all) is for its site to send again: `packmule drive lost` there"
+        ),
+        _ => format!(
+            "the next `packmule sync push {party}` or `packmule drive export` takes what it carried ({carried})"
+        ),
+    };
+    let text = format!("drive {} is given up: {again}", name(&id, &state));
     did(ctx, &repo, "drive lost", &id, text)
 }
 
@@ -218,12 +244,28 @@ fn take_receipt(ctx: &Context, from: &Path) -> Result<ExitCode> {
     did(ctx, &repo, "drive receipt", &id, format!("what drive {} carried is at {}", name(&id, &state), state.party))
 }
 
+/// A drive that has come back with a receipt is none whose contents would be sent again. What is wrong with the receipt is told.
+fn take_receipt_on(ctx: &Context, repo: &Repository, dir: &Path) {
+    let Ok(Some(signed)) = receipt::found(dir) else { return };
+    let waits =
+        |state: &DriveState| !state.back && state.repository == repo.config.repo_id && state.standing().is_under_way();
+    if !repo.log.state().drives.get(&signed.drive()).is_some_and(waits) {
+        return;
+    }
+    if let Err(e) = custody::commit(repo, &signed, &ctx.monitor(Job::Look("packs"))) {
+        ctx.output.complain(format!("packmule: the receipt on the drive is not taken: {e}"));
+    }
+}
+
 fn retire(ctx: &Context, dir: &Path) -> Result<ExitCode> {
     // Who retires one for others may have no repository.
     let repo = match ctx.target() {
         Ok(_) => Some(open_repository(ctx, Access::Write)?),
         Err(_) => None,
     };
+    if let Some(repo) = &repo {
+        take_receipt_on(ctx, repo, dir);
+    }
     let (id, slots) = drive::retire(dir)?;
     if let Some(repo) = &repo {
         if repo.log.state().drives.contains_key(&id) {

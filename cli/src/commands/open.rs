@@ -63,6 +63,23 @@ pub fn further(ctx: &Context, first: &Repository) -> Result<Vec<Repository>> {
     ctx.further().iter().map(open).collect()
 }
 
+/// Each drive has a recovery code of its own: one that opens any of those that are named opens all, which have the same keys.
+fn by_another(ctx: &Context, place: &Place, secret: &keyslots::Secret) -> Result<Option<Repository>> {
+    let monitor = ctx.monitor(Job::Look("packs"));
+    for dir in ctx.further() {
+        let other = Place { root: absolute(Path::new(dir))?, index_dir: None, ..place.clone() };
+        let opened = match Sealed::open(other, Access::Read)?.unlock(secret, &monitor) {
+            Err(e) if e.kind() == Kind::WrongPassword => continue,
+            other => other?,
+        };
+        let first = Sealed::open(place.clone(), Access::Read)?;
+        if first.repo_id() == opened.config.repo_id {
+            return first.read_with(&opened.unlocked.keyring, &monitor).map(Some);
+        }
+    }
+    Ok(None)
+}
+
 /// As [`open_repository`], with the secret that opened it.
 ///
 /// # Errors
@@ -79,7 +96,10 @@ pub fn open_with_secret(ctx: &Context, access: Access) -> Result<(Repository, ke
         let sealed = Sealed::open(place.clone(), access)?;
         let secret = engine_secret(ctx.secret()?)?;
         tried += 1;
-        let opened = sealed.unlock(&secret, &ctx.monitor(Job::Look("packs")));
+        let opened = match sealed.unlock(&secret, &ctx.monitor(Job::Look("packs"))) {
+            Err(e) if e.kind() == Kind::WrongPassword => by_another(ctx, &place, &secret)?.ok_or(e),
+            other => other,
+        };
         match opened {
             Err(e) if e.kind() == Kind::WrongPassword && ctx.asks_for_secret() && tried < TRIES => {
                 ctx.output.complain(format!("packmule: {e}; try again"));

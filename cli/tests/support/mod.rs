@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod disk;
+pub mod post;
 pub mod pool;
 
 use std::fs::{self, File};

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -147,7 +147,16 @@ impl Local {
 
     fn open_file(&self, object: &Object) -> Result<File> {
         let path = self.path(object);
-        File::open(&path).map_err(|e| Error::io("open", path, e))
+        // Whoever had a drive may have put a pipe there, which is not to be waited for.
+        let open = || {
+            let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path)?;
+            let is_file = file.metadata()?.is_file();
+            Ok((file, is_file))
+        };
+        match open().map_err(|e| Error::io("open", &path, e))? {
+            (file, true) => Ok(file),
+            (_, false) => Err(no_file(path)),
+        }
     }
 
     /// A handle for reading; a pack's stays open for the next read.
@@ -238,7 +247,7 @@ impl Backend for Local {
         let path = self.path(object);
         match fs::symlink_metadata(&path) {
             Ok(found) if found.is_file() => Ok(Some(found.len())),
-            Ok(_) => Err(Error::damaged("an object's place is taken by something that is no file").at(path)),
+            Ok(_) => Err(no_file(path)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("look at", path, e)),
         }
@@ -327,6 +336,10 @@ impl Backend for Local {
     fn close_handles(&self) {
         self.packs.lock().clear();
     }
+}
+
+fn no_file(path: PathBuf) -> Error {
+    Error::damaged("an object's place is taken by something that is no file").at(path)
 }
 
 /// The names in a directory, sorted. Names that are not UTF-8 are nobody's and left out.

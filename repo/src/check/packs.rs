@@ -6,14 +6,13 @@ use crate::backend::{Backend, Object as Stored};
 use crate::check::{Check, Frames, damage, pack_path};
 use crate::crypto::keys::Keys;
 use crate::error::{Error, Kind, Result};
-use crate::format::footer::Footer;
 use crate::format::pack::{HEADER, parse_header};
 use crate::id::PackId;
 use crate::index::{Index, PackInfo};
 use crate::limits::MAX_PACK;
 use crate::monitor::{Counters, Event};
 use crate::pack::many::{Emit, in_parallel};
-use crate::pack::read::{open_footer, open_frame, sealed_footer, verify_chunk};
+use crate::pack::read::{footer_in, open_footer, open_frame, sealed_footer, verify_chunk, verify_frame};
 use crate::rebuild::twice;
 
 /// What became of one pack.
@@ -195,7 +194,7 @@ pub(super) fn examine(backend: &dyn Backend, keys: &Keys, info: &PackInfo, known
     };
     let named = blake3::hash(&bytes).as_bytes() == info.id.as_bytes();
     let mut first = (!named).then(|| Error::damaged("the contents do not match the name, which is their checksum:"));
-    let own = own_footer(keys, &bytes);
+    let own = footer_in(keys, &bytes);
     let indexed = known.as_deref().map(|sealed| open_footer(keys, sealed, info.size)).transpose();
     let footer = match (own, indexed) {
         // What the name vouches for is right: if the index says otherwise, it is wrong.
@@ -212,8 +211,8 @@ pub(super) fn examine(backend: &dyn Backend, keys: &Keys, info: &PackInfo, known
         (Err(e), _) => return Ok(Seen::Bad(Frames::All, first.unwrap_or(e).at(path))),
     };
     let mut bad = BTreeSet::new();
-    for at in 0..footer.frames.len() {
-        if let Err(e) = frame(keys, &footer, at, &bytes) {
+    for (at, frame) in footer.frames.iter().enumerate() {
+        if let Err(e) = verify_frame(keys, &footer, frame, &bytes) {
             bad.insert(at as u32);
             first.get_or_insert(e);
         }
@@ -222,26 +221,6 @@ pub(super) fn examine(backend: &dyn Backend, keys: &Keys, info: &PackInfo, known
         Some(e) => Seen::Bad(Frames::These(bad), e.at(path)),
         None => Seen::Sound(Some(bytes.len() as u64)),
     })
-}
-
-fn own_footer<'a>(keys: &Keys, bytes: &'a [u8]) -> Result<(&'a [u8], Footer)> {
-    use crate::format::pack::{TRAILER, parse_trailer};
-    let cut = || Error::damaged("a pack is cut short:");
-    let (body, end) = bytes.split_last_chunk::<TRAILER>().ok_or_else(cut)?;
-    let len = parse_trailer(end, bytes.len() as u64)? as usize;
-    let from = body.len().checked_sub(len).ok_or_else(cut)?;
-    parse_header(bytes.first_chunk().ok_or_else(cut)?)?;
-    let sealed = &body[from..];
-    Ok((sealed, open_footer(keys, sealed, bytes.len() as u64)?))
-}
-
-fn frame(keys: &Keys, footer: &Footer, at: usize, bytes: &[u8]) -> Result<()> {
-    let info = &footer.frames[at];
-    let from = info.offset as usize;
-    let sealed = bytes.get(from..from + info.stored as usize);
-    let sealed = sealed.ok_or_else(|| Error::damaged("a pack is cut short:"))?;
-    let raw = open_frame(keys, footer.kind, info, sealed.to_vec())?;
-    footer.chunks[info.chunks()].iter().try_for_each(|chunk| verify_chunk(chunk, &raw))
 }
 
 /// Each frame by a read of its own, for a pack that cannot be read in one.

@@ -7,7 +7,7 @@ use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
 
 use super::context;
 use crate::error::Error;
-use crate::id::ContentHash;
+use crate::id::{ContentHash, DriveId, RepoId, random_bytes};
 
 /// What a chunk's plaintext is. Equal bytes of different kinds have unrelated hashes, so a file can never pass for a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +51,27 @@ pub(crate) fn file_checksum(bytes: &[u8]) -> [u8; 32] {
     blake3::derive_key(context::FILE_CHECKSUM, bytes)
 }
 
+/// A new id for a drive of this repository's. It tells whose the drive is: nobody can make one for a repository of their own that
+/// is called as another's drive is.
+pub fn new_drive_id(repo: &RepoId) -> DriveId {
+    drive_id(repo, random_bytes())
+}
+
+/// Whether a drive of this id may be this repository's.
+pub fn is_drive_of(drive: &DriveId, repo: &RepoId) -> bool {
+    let (chosen, _) = drive.as_bytes().split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
+    drive_id(repo, *chosen) == *drive
+}
+
+fn drive_id(repo: &RepoId, chosen: [u8; 16]) -> DriveId {
+    let mut hasher = Hasher::new_derive_key(context::DRIVE);
+    let hash = hasher.update(repo.as_bytes()).update(&chosen).finalize();
+    let mut id = [0; 32];
+    id[..16].copy_from_slice(&chosen);
+    id[16..].copy_from_slice(&hash.as_bytes()[..16]);
+    DriveId(id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +91,15 @@ mod tests {
         }
         assert!(content_hash(ChunkKind::Data, b"x") != content_hash(ChunkKind::Tree, b"x"));
         assert!(content_hash(ChunkKind::Tree, b"x") != content_hash(ChunkKind::Node, b"x"));
+    }
+
+    #[test]
+    fn a_drive_s_id_is_one_repository_s() {
+        let (own, other) = (RepoId([1; 32]), RepoId([2; 32]));
+        let (id, next) = (new_drive_id(&own), new_drive_id(&own));
+        assert!(is_drive_of(&id, &own) && is_drive_of(&next, &own) && id != next);
+        assert!(!is_drive_of(&id, &other));
+        assert_eq!(drive_id(&vectors::REPO, [5; 16]).to_hex(), vectors::get("drive id"));
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub mod context {
         KEY_TENANT = "packmule 2026-11-23 v1 key: tenants' keyrings";
         /// Tenant and snapshot to the name that the snapshot has at a pool.
         TENANT_SNAPSHOT = "packmule 2026-11-23 v1 snapshot of a tenant";
+        /// Repository and half of a drive's id to the other half.
+        DRIVE = "packmule 2026-11-23 v1 transfer drive";
         /// An invitation's token to what the pool keeps of it.
         INVITATION = "packmule 2026-11-23 v1 invitation";
         /// Tells one content of what a site leaves at its pool from another.

@@ -8,6 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::footer::{ChunkInfo, Footer, FrameInfo};
 use crate::format::pack::{HEADER, TRAILER, parse_header, parse_trailer};
 use crate::id::PackId;
+use crate::limits::MAX_FOOTER;
 
 /// A pack's sealed footer, read from its end.
 ///
@@ -133,12 +134,7 @@ pub fn verify_pack(
     let (sealed, size) = sealed_footer(backend, id)?;
     let footer = open_footer(keys, &sealed, size).map_err(|e| e.at(&path))?;
     for (i, frame) in footer.frames.iter().enumerate() {
-        let range = frame.offset as usize..(frame.offset + frame.stored) as usize;
-        let checked = bytes
-            .get(range)
-            .ok_or_else(|| Error::damaged("a block of data lies outside its pack"))
-            .and_then(|sealed| open_frame(keys, footer.kind, frame, sealed.to_vec()))
-            .and_then(|raw| footer.chunks[frame.chunks()].iter().try_for_each(|c| verify_chunk(c, &raw)));
+        let checked = verify_frame(keys, &footer, frame, &bytes);
         visit(&footer, i, checked.map_err(|e| e.at(&path)))?;
     }
     // Before the header, so that a flipped bit in it is never called a newer format.
@@ -152,14 +148,41 @@ pub fn verify_pack(
     Ok(footer)
 }
 
-/// The footer of a whole pack in memory, of which the name was not compared.
+/// The footer of a whole pack in memory, sealed and opened. The name was not compared.
 ///
 /// # Errors
-/// `Damaged` when the footer does not authenticate or fit.
-pub fn footer_in(keys: &Keys, pack: &[u8]) -> Result<Footer> {
-    let short = || Error::damaged("a pack is cut short");
-    let trailer = pack.last_chunk::<TRAILER>().ok_or_else(short)?;
-    let len = parse_trailer(trailer, pack.len() as u64)? as usize;
-    let from = pack.len().checked_sub(TRAILER + len).ok_or_else(short)?;
-    open_footer(keys, &pack[from..pack.len() - TRAILER], pack.len() as u64)
+/// `Damaged` when the footer does not authenticate or fit, or the pack begins as another kind; `NewerFormat`.
+pub fn footer_in<'a>(keys: &Keys, pack: &'a [u8]) -> Result<(&'a [u8], Footer)> {
+    let short = || Error::damaged("a pack is cut short:");
+    let (body, end) = pack.split_last_chunk::<TRAILER>().ok_or_else(short)?;
+    let len = parse_trailer(end, pack.len() as u64)? as usize;
+    if len > MAX_FOOTER {
+        return Err(Error::damaged("a pack's table of contents is too long"));
+    }
+    let from = body.len().checked_sub(len).ok_or_else(short)?;
+    let kind = parse_header(body.first_chunk::<HEADER>().ok_or_else(short)?)?;
+    let footer = open_footer(keys, &body[from..], pack.len() as u64)?;
+    if kind != footer.kind {
+        return Err(Error::damaged("a pack's two ends are of different kinds"));
+    }
+    Ok((&body[from..], footer))
+}
+
+/// Opens a frame of a whole pack in memory, and compares every chunk in it with its hash.
+///
+/// # Errors
+/// `Damaged`.
+pub fn verify_frame(keys: &Keys, footer: &Footer, frame: &FrameInfo, pack: &[u8]) -> Result<()> {
+    let sealed = sealed_frame(frame, pack)?;
+    let raw = open_frame(keys, footer.kind, frame, sealed.to_vec())?;
+    footer.chunks[frame.chunks()].iter().try_for_each(|chunk| verify_chunk(chunk, &raw))
+}
+
+/// A frame's bytes in a whole pack.
+///
+/// # Errors
+/// `Damaged` if it reaches beyond.
+pub fn sealed_frame<'a>(frame: &FrameInfo, pack: &'a [u8]) -> Result<&'a [u8]> {
+    let range = frame.offset as usize..(frame.offset + frame.stored) as usize;
+    pack.get(range).ok_or_else(|| Error::damaged("a block of data lies outside its pack"))
 }

@@ -82,7 +82,7 @@ impl<'a> Courier<'a> {
     }
 
     fn offer(&mut self, id: PackId, bytes: Vec<u8>) -> Result<Vec<Parcel>> {
-        let footer = footer_in(&self.keys, &bytes)?;
+        let (_, footer) = footer_in(&self.keys, &bytes)?;
         // The question travels while the next pack is filled.
         self.ask(&footer)?;
         self.asked.push_back(Captured { id, bytes, footer });

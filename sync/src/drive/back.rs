@@ -4,10 +4,11 @@
 //! another drive that is on its way to the same tenant. Where the drive is full, what is on it is recorded, and the next
 //! drive goes on from there.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use repo::backend::{Area, Backend, Object, Put};
 use repo::capture::SessionSink;
 use repo::crypto::hash::ChunkKind;
@@ -28,7 +29,7 @@ use repo::snapshots;
 use super::carry::interrupted;
 use super::custody::change;
 use super::make::Drive;
-use super::{Contents, one_at_a_time, settle};
+use super::{Contents, one_at_a_time, require_same_way, settle};
 use crate::pull::{Nearest, Pull, Report as Pulled};
 
 /// What stays free for the records at the end.
@@ -41,6 +42,8 @@ pub struct Wanted {
     pub snapshots: Option<HashSet<SnapshotId>>,
     /// Packs of at most so many bytes in this call.
     pub max_bytes: Option<u64>,
+    /// Drives that this one goes along with: what is on them is left out.
+    pub after: Vec<DriveId>,
 }
 
 /// What was done.
@@ -54,8 +57,12 @@ pub struct Report {
     pub snapshots: u64,
     /// Snapshots of which everything is on this drive, or on others that are on their way.
     pub whole: u64,
-    /// Whether no more fits, and something is left for another drive.
+    /// Whether no more fits on the drive, or in what was allowed, and something is left for another drive.
     pub full: bool,
+    /// Whether it is what was allowed that is used up.
+    pub allowed: bool,
+    /// The drives whose contents were left out.
+    pub after: Vec<DriveId>,
     /// Snapshots that could not be read here, and why.
     pub failed: Vec<(SnapshotId, String)>,
     /// Drives on their way of which this machine does not know any more what is on them: that is written once more.
@@ -65,7 +72,7 @@ pub struct Report {
 /// Writes to the drive what the pool has of the tenant `number`.
 ///
 /// # Errors
-/// `Refused` for a drive that is another's, or was sent off; `Interrupted`; what drive and pool give.
+/// `WrongDrive` for a drive that is another's, or has been at the other side; `Interrupted`; what drive and pool give.
 pub fn export(
     pool: &Repository,
     number: u32,
@@ -80,11 +87,11 @@ pub fn export(
     pool.refresh(monitor)?;
     let mut report = Report::default();
     let manifests = manifests(pool, &tenant, wanted, &mut report)?;
-    let others = others(pool, &drive, &tenant, place, &mut report)?;
+    let others = others(pool, &drive, wanted, place, &mut report)?;
     let before = Contents::of(drive.repo.backend.as_ref())?;
     // What is written through this fails before the disk is full: the records at the end need room.
-    let bounded =
-        Arc::new(Bounded { under: Arc::clone(&drive.repo.backend), most: wanted.max_bytes, begun: before.bytes });
+    let left = Mutex::new(wanted.max_bytes.unwrap_or(u64::MAX));
+    let bounded = Arc::new(Bounded { under: Arc::clone(&drive.repo.backend), left });
     let Drive { id, repo: mut there } = drive;
     there.backend = Arc::clone(&bounded) as Arc<dyn Backend>;
     let session = Session::begin(Arc::clone(&there.log), there.locks.clone(), "export", None)?;
@@ -92,14 +99,15 @@ pub fn export(
     there.backend = Arc::clone(&bounded.under);
     match done {
         Err(e) if e.kind() == Kind::NoSpace => {
-            report.full = true;
+            (report.full, report.allowed) = (true, e.path().is_none());
             // What is whole on it of what was not recorded is found, and counts.
             mend(&there, &Void::default())?;
         }
         other => other?,
     }
     let drive = Drive { id, repo: there };
-    settle(pool, &drive)?;
+    let with = |id: &DriveId, _: &DriveState| report.after.contains(id);
+    settle(pool, &drive, &with)?;
     drive.repo.remember();
     let after = Contents::of(drive.repo.backend.as_ref())?;
     (report.packs, report.bytes) =
@@ -159,18 +167,23 @@ fn manifests(pool: &Repository, tenant: &Tenant, wanted: &Wanted, report: &mut R
     Ok(all)
 }
 
-/// What is on other drives that are on their way to this tenant.
-fn others(pool: &Repository, drive: &Drive, tenant: &Tenant, place: &Place, report: &mut Report) -> Result<Vec<Index>> {
-    let state = pool.log.state();
+/// What is on the drives that this one goes along with: those that are named now, and those that were when it was written to before.
+fn others(pool: &Repository, drive: &Drive, wanted: &Wanted, place: &Place, report: &mut Report) -> Result<Vec<Index>> {
+    let (state, own) = (pool.log.state(), drive.repo.log.state());
+    let named: BTreeSet<&DriveId> = wanted.after.iter().chain(own.drives.keys()).collect();
     let mut found = Vec::new();
-    for (id, other) in &state.drives {
-        if *id == drive.id || !other.back || other.party != tenant.name || !other.custody().is_under_way() {
-            continue;
+    for id in named {
+        let Some(other) = state.drives.get(id).filter(|_| *id != drive.id) else { continue };
+        match require_same_way(&state, id, drive.repo.config.repo_id) {
+            Err(e) if wanted.after.contains(id) => return Err(e),
+            Err(_) => continue,
+            Ok(()) => {}
         }
         match index_of_drive(place, other.repository, id)? {
             Some(index) => found.push(index),
             None => report.forgotten.push(*id),
         }
+        report.after.push(*id);
     }
     Ok(found)
 }
@@ -241,31 +254,28 @@ fn write(
 /// A drive that calls itself full while there is still room for the records at the end.
 struct Bounded {
     under: Arc<dyn Backend>,
-    /// Packs of at most so many bytes beyond `begun`.
-    most: Option<u64>,
-    begun: u64,
+    /// Bytes of packs that may still be written.
+    left: Mutex<u64>,
 }
 
 impl Bounded {
-    fn has_room(&self, size: u64) -> Result<bool> {
+    /// Takes room for a pack.
+    fn take(&self, object: &Object, size: u64) -> Result<()> {
         let free = self.under.free_space()?.unwrap_or(u64::MAX);
         if free < size + HEADROOM {
-            return Ok(false);
+            return Err(Error::new(Kind::NoSpace, "the drive is full").at(self.under.path(object)));
         }
-        let Some(most) = self.most else { return Ok(true) };
-        let mut there = 0;
-        self.under.list(Area::Packs, &mut |_, size| {
-            there += size;
-            Ok(())
-        })?;
-        Ok((there + size).saturating_sub(self.begun) <= most)
+        let mut left = self.left.lock();
+        // Not the drive's doing: no path.
+        *left = left.checked_sub(size).ok_or_else(|| Error::new(Kind::NoSpace, "no more may be written"))?;
+        Ok(())
     }
 }
 
 impl Backend for Bounded {
     fn put(&self, object: &Object, bytes: &[u8]) -> Result<Put> {
-        if matches!(object, Object::Pack(_)) && !self.has_room(bytes.len() as u64)? {
-            return Err(Error::new(Kind::NoSpace, "the drive is full").at(self.under.path(object)));
+        if matches!(object, Object::Pack(_)) {
+            self.take(object, bytes.len() as u64)?;
         }
         self.under.put(object, bytes)
     }

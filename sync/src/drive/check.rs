@@ -1,20 +1,25 @@
 //! Looking whether a drive is what it says: every pack is read once, and what is on other drives is told from what is damaged.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use repo::crypto::hash::ChunkKind;
 use repo::error::{Kind, Result};
+use repo::format::manifest::Manifest;
 use repo::format::record::Record;
 use repo::id::{ContentHash, PackId, SnapshotId};
 use repo::index::PackInfo;
-use repo::monitor::{Counters, Event, Monitor};
+use repo::lock::COMMIT_WAIT;
+use repo::monitor::{Counters, Event, Monitor, Void};
+use repo::open::Access;
 use repo::pack::many::{Emit, in_parallel};
 use repo::pack::read::whole_pack;
+use repo::pack::store::PackStore;
 use repo::snapshots;
 use repo::tree::closure;
 
-use super::Contents;
 use super::make::Drive;
+use super::{Contents, one_at_a_time, packs_on};
 use crate::pull::SEEN_MOST;
 
 /// What is wrong with a pack that is missing.
@@ -46,30 +51,44 @@ impl Checked {
     }
 }
 
-/// Reads everything on the drive.
+/// Reads everything on the drive. What is damaged is noted on it, if it is open for writing.
 ///
 /// # Errors
 /// `Interrupted`; what the drive gives as a whole.
 pub fn check(drive: &Drive, monitor: &dyn Monitor) -> Result<Checked> {
     let mut done = Checked::default();
+    let _only_one = one_at_a_time(drive)?;
     packs(drive, monitor, &mut done)?;
     done.bad.extend(missing(drive)?.into_iter().map(|id| (id, GONE.to_owned())));
     // More than it was left with has the drive of an export that was cut off; one of a sealed copy says nothing of itself.
     if let (Ok(state), true) = (drive.state(), done.bad.is_empty()) {
-        done.changed = Contents::of(drive.repo.backend.as_ref())?.packs < state.packs;
+        done.changed = Contents::on(&drive.repo)?.packs < state.packs;
+    }
+    if drive.repo.access == Access::Write {
+        note(drive, &done.bad)?;
     }
     monitor.event(Event::Phase("snapshots"));
     reach(drive, monitor, &mut done)?;
     Ok(done)
 }
 
+/// Has the drive's log know what is damaged on it, so that the next export writes that anew.
+fn note(drive: &Drive, bad: &[(PackId, String)]) -> Result<()> {
+    let (repo, known) = (&drive.repo, drive.repo.log.state());
+    let packs: Vec<PackId> = bad.iter().map(|(id, _)| *id).filter(|id| !known.damaged.contains_key(id)).collect();
+    if packs.is_empty() {
+        return Ok(());
+    }
+    let commit = repo.locks.commit(COMMIT_WAIT)?;
+    repo.log.refresh()?;
+    repo.log.append(&commit, Record::Damage { packs, at: repo.clock.now() })?;
+    drop(commit);
+    repo.refresh(&Void::default()).map(drop)
+}
+
 fn packs(drive: &Drive, monitor: &dyn Monitor, done: &mut Checked) -> Result<()> {
     monitor.event(Event::Phase("packs"));
-    let mut all: Vec<PackInfo> = Vec::new();
-    drive.repo.index.packs(&mut |info| {
-        all.push(*info);
-        Ok(())
-    })?;
+    let all = packs_on(&drive.repo)?;
     let counters = monitor.counters();
     Counters::add(&counters.total_files, all.len() as u64);
     Counters::add(&counters.total_bytes, all.iter().map(|info| info.size).sum());
@@ -101,13 +120,20 @@ fn packs(drive: &Drive, monitor: &dyn Monitor, done: &mut Checked) -> Result<()>
 /// What log and drive give.
 pub fn missing(drive: &Drive) -> Result<Vec<PackId>> {
     let mut lost = Vec::new();
+    // A sealed tenant's drive has the log of the whole copy, of which others carry the rest.
+    if drive.state().is_err() {
+        return Ok(lost);
+    }
     drive.repo.log.history(&mut |entry| {
         let Ok(entry) = entry else { return Ok(()) };
         if let Record::PacksAdded { packs, .. } = &entry.record {
             for pack in packs {
                 let object = repo::backend::Object::Pack(pack.id);
-                if drive.repo.backend.size(&object)?.is_none() {
-                    lost.push(pack.id);
+                match drive.repo.backend.size(&object) {
+                    Ok(Some(_)) => {}
+                    Err(e) if e.kind() != Kind::Damaged => return Err(e),
+                    // Or something that is no file has its place.
+                    _ => lost.push(pack.id),
                 }
             }
         }
@@ -134,28 +160,41 @@ fn reach(drive: &Drive, monitor: &dyn Monitor, done: &mut Checked) -> Result<()>
             }
             Ok(manifest) => manifest,
         };
-        let (mut lacking, mut seen) = (0, HashSet::new());
-        let walked = closure::walk(store.as_ref(), &manifest, monitor, &mut |h, kind| {
-            if whole.contains(h) {
-                return Ok(false);
-            }
-            if store.locate(h)?.is_none() {
-                lacking += 1;
-                return Ok(false);
-            }
-            Ok(kind != ChunkKind::Data && (seen.len() >= SEEN_MOST || seen.insert(*h)))
-        });
-        match walked {
+        match lacking(&store, &|info| !info.damaged, &manifest, &mut whole, monitor) {
             Err(e) if e.kind() == Kind::Interrupted => return Err(e),
             Err(e) => done.failed.push((id, e.to_string())),
-            Ok(()) if lacking > 0 => done.partly.push((id, lacking)),
-            Ok(()) => {
-                done.whole += 1;
-                if whole.len() + seen.len() <= SEEN_MOST {
-                    whole.extend(seen);
-                }
-            }
+            Ok(0) => done.whole += 1,
+            Ok(n) => done.partly.push((id, n)),
         }
     }
     Ok(())
+}
+
+/// How many pieces of a snapshot were met that `store` lacks, or has only in packs that do not count. What is below a piece that is
+/// missing is not met. Trees in `whole` lack nothing.
+///
+/// # Errors
+/// `Interrupted`; `Damaged` for trees; what the store gives.
+pub fn lacking(
+    store: &Arc<PackStore>,
+    counts: &dyn Fn(&PackInfo) -> bool,
+    manifest: &Manifest,
+    whole: &mut HashSet<ContentHash>,
+    monitor: &dyn Monitor,
+) -> Result<u64> {
+    let (mut lacking, mut seen) = (0, HashSet::new());
+    closure::walk(store.as_ref(), manifest, monitor, &mut |h, kind| {
+        if whole.contains(h) {
+            return Ok(false);
+        }
+        if !store.locate(h)?.is_some_and(|(_, info)| counts(&info)) {
+            lacking += 1;
+            return Ok(false);
+        }
+        Ok(kind != ChunkKind::Data && (seen.len() >= SEEN_MOST || seen.insert(*h)))
+    })?;
+    if lacking == 0 && whole.len() + seen.len() <= SEEN_MOST {
+        whole.extend(seen);
+    }
+    Ok(lacking)
 }

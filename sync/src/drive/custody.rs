@@ -176,7 +176,7 @@ pub(crate) fn is_of(drive: &DriveState, tenant: &TenantState) -> bool {
 /// # Errors
 /// What the log gives.
 pub fn delivered(pool: &Repository, tenant: u32) -> Result<()> {
-    let waits = |drive: &DriveState| matches!(drive.custody(), Custody::Received | Custody::Verified);
+    let waits = |drive: &DriveState| matches!(drive.standing(), Custody::Received | Custody::Verified);
     let state = pool.log.state();
     let Some(known) = state.tenants.get(&tenant) else { return Ok(()) };
     let mut here = state.drives.iter().filter(|(_, drive)| is_of(drive, known) && waits(drive)).peekable();

@@ -71,8 +71,8 @@ pub struct Report {
 /// Writes to the drive what the remote lacks and what is not on its way on another.
 ///
 /// # Errors
-/// `NotFound` without such a remote; `Refused` for a drive that is for another, or that has been sent off; `Interrupted`; what
-/// the drive gives.
+/// `NotFound` without such a remote; `WrongDrive` for a drive that is for another, or that has been sent off; `Locked` while another
+/// is written to; `Interrupted`; what the drive gives.
 pub fn export(site: &Repository, drive: &Drive, wanted: &Wanted, monitor: &dyn Monitor) -> Result<Report> {
     let known = remote::find(site, &wanted.remote)?;
     if crate::directory::of(&known)?.is_some() {
@@ -83,6 +83,7 @@ pub fn export(site: &Repository, drive: &Drive, wanted: &Wanted, monitor: &dyn M
         return Err(e.remedy("plug that in and push to it: `packmule sync push` copies as fast as a drive can take it"));
     }
     let _only_one = one_at_a_time(drive)?;
+    let _not_the_same = site.locks.export()?;
     claim(site, drive, wanted)?;
     let state = site.refresh(monitor)?;
     let from = match wanted.since {
@@ -100,7 +101,7 @@ pub fn export(site: &Repository, drive: &Drive, wanted: &Wanted, monitor: &dyn M
     let ended = session.end(if done.is_ok() { Outcome::Done } else { Outcome::Failed });
     done?;
     ended?;
-    settle(site, drive)?;
+    settle(site, drive, &|_, _| true)?;
     drive.repo.remember();
     if monitor.cancelled() { Err(interrupted()) } else { Ok(report) }
 }
@@ -220,7 +221,10 @@ impl Export<'_> {
             Delta::All => None,
             Delta::Since { rollups, .. } => Some(rollups),
         })?;
-        let mut others: Vec<DriveId> = state.under_way(Some((self.site.config.repo_id, &self.wanted.remote)));
+        let to = (self.site.config.repo_id, self.wanted.remote.as_str());
+        // What has come there since the last push is not missed there, though that push did not know.
+        let mut others = state.under_way(Some(to));
+        others.extend(state.come(to));
         others.retain(|id| *id != self.drive.id);
         let mut listed = 0;
         // Trees first: with them all files are seen on the first drive, whichever one their data is on.
@@ -248,7 +252,7 @@ impl Export<'_> {
 
     /// What of a roll-up, of one kind, is to go.
     fn batch(
-        &self,
+        &mut self,
         (rollup, kind): (u64, FrameKind),
         entries: &[RollupEntry],
         chosen: Option<&HashSet<PackId>>,
@@ -261,10 +265,14 @@ impl Export<'_> {
             let Some(info) = known.filter(|info| info.kind == kind) else { continue };
             *listed += 1;
             // What is condemned lies elsewhere too, or will be missed by name.
-            if !info.usable() || chosen.is_some_and(|chosen| !chosen.contains(&entry.id)) {
+            if info.condemned || chosen.is_some_and(|chosen| !chosen.contains(&entry.id)) {
                 continue;
             }
             if self.site.index.posted(others, &entry.id)?.is_some() || self.is_there(&info)? {
+                continue;
+            }
+            if info.damaged {
+                self.report.damaged.push(entry.id);
                 continue;
             }
             packs.push((place, info));
@@ -345,6 +353,7 @@ impl Export<'_> {
             self.session.packs_added(rollup, refs)?;
             self.drive.repo.refresh(self.monitor)?;
             self.drive.repo.index.set_flags_apart(&ids, Flags { condemned: Some(false), damaged: Some(false) })?;
+            self.heal(ids)?;
         }
         if !loads.is_empty() {
             let commit = self.site.locks.commit(COMMIT_WAIT)?;
@@ -354,6 +363,18 @@ impl Export<'_> {
             self.site.refresh(self.monitor)?;
         }
         Ok(())
+    }
+
+    /// What a check found damaged on the drive, and is written anew.
+    fn heal(&self, mut packs: Vec<PackId>) -> Result<()> {
+        let there = &self.drive.repo;
+        let known = there.log.state();
+        packs.retain(|id| known.damaged.contains_key(id));
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let commit = there.locks.commit(COMMIT_WAIT)?;
+        there.log.append(&commit, Record::Healed { packs }).map(drop)
     }
 
     /// The roll-up as it is, before the packs that it lists: it may list more than are on the drive. False if there is no room.

@@ -1,31 +1,31 @@
 //! Taking in at a site what a drive has brought of its own repository: packs as they are, then the snapshots that are whole.
 //!
-//! A drive has the keys of the repository, so nothing is opened and sealed anew: each pack is compared with its name and
-//! kept. Those of which everything is here already stay on the drive.
+//! A drive has the keys of the repository, so nothing is sealed anew: each pack is compared with its name, every chunk in it with
+//! its hash, and the pack is kept as it is. Those of which everything is here already stay on the drive.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use repo::backend::Object;
+use repo::backend::{Area, Object};
 use repo::capture::SessionSink;
-use repo::crypto::hash::ChunkKind;
 use repo::error::{Error, Kind, Result};
 use repo::format::footer::RollupEntry;
-use repo::format::record::Outcome;
-use repo::id::{ChunkId, ContentHash, PackId, SnapshotId};
+use repo::format::record::{Outcome, Record};
+use repo::id::{ChunkId, PackId, SnapshotId};
 use repo::index::PackInfo;
 use repo::limits::MAX_MANIFEST;
+use repo::lock::COMMIT_WAIT;
 use repo::monitor::{Counters, Event, Monitor};
 use repo::open::Repository;
+use repo::pack::many::{Emit, in_parallel};
+use repo::pack::read::{footer_in, verify_frame, whole_pack};
 use repo::pack::writer::PackSink;
 use repo::session::Session;
 use repo::snapshots;
-use repo::tree::closure;
 
-use super::carry::{Fate, Room, carry};
+use super::check::{GONE, lacking, missing};
 use super::make::Drive;
-use super::one_at_a_time;
-use crate::pull::SEEN_MOST;
+use super::{one_at_a_time, packs_on, require_there};
 
 /// Packs that are recorded together.
 const TOGETHER: usize = 32;
@@ -41,8 +41,8 @@ pub struct Imported {
     pub bytes: u64,
     /// Packs of which everything was here already.
     pub known: u64,
-    /// Packs that are damaged or missing on the drive.
-    pub bad: Vec<PackId>,
+    /// Packs that are damaged or missing on the drive, and why.
+    pub bad: Vec<(PackId, String)>,
     /// Snapshots that are here now and were not.
     pub snapshots: u64,
     /// Snapshots that lack something still, and how many pieces at least.
@@ -79,55 +79,96 @@ fn packs(
     monitor.event(Event::Phase("packs"));
     let counters = monitor.counters();
     let mut wanted: Vec<PackInfo> = Vec::new();
-    drive.repo.index.packs(&mut |info| {
+    for info in packs_on(&drive.repo)? {
         done.packs += 1;
-        if is_here(site, drive, info)? {
+        if is_here(site, drive, &info)? {
             done.known += 1;
         } else {
-            wanted.push(*info);
-        }
-        Ok(())
-    })?;
-    Counters::add(&counters.total_files, wanted.len() as u64);
-    Counters::add(&counters.total_bytes, wanted.iter().map(|info| info.size).sum());
-    let mut sink = SessionSink::new(site, Arc::clone(session));
-    for some in wanted.chunks(TOGETHER) {
-        if monitor.cancelled() {
-            return Err(Error::new(Kind::Interrupted, "interrupted; what was taken is kept, and not read again"));
-        }
-        let names: Vec<(PackId, u64)> = some.iter().map(|info| (info.id, info.size)).collect();
-        let room = Room::new(u64::MAX);
-        let fates = carry(drive.repo.backend.as_ref(), site.backend.as_ref(), &names, &room, monitor)?;
-        for (info, fate) in some.iter().zip(&fates) {
-            match fate {
-                Fate::There(bytes) => {
-                    done.taken += 1;
-                    done.bytes += bytes;
-                    let sealed_footer = drive.repo.index.footer(info.no)?.unwrap_or_default();
-                    sink.stored(RollupEntry { id: info.id, size: info.size, sealed_footer }, info.kind);
-                }
-                Fate::Damaged | Fate::Gone => {
-                    // A drive that is gone is no drive all of whose packs are damaged.
-                    still_there(drive)?;
-                    done.bad.push(info.id);
-                }
-                Fate::Left => {}
-            }
-        }
-        sink.commit()?;
-        if room.is_full() {
-            return Err(Error::new(Kind::NoSpace, "there is no room for all that is on the drive")
-                .remedy("make room, and import the drive again: what was taken is not copied again"));
+            wanted.push(info);
         }
     }
-    Ok(())
+    Counters::add(&counters.total_files, wanted.len() as u64);
+    Counters::add(&counters.total_bytes, wanted.iter().map(|info| info.size).sum());
+    for id in missing(drive)? {
+        bad(done, id, GONE.to_owned(), monitor);
+    }
+    let (mut sink, mut back, mut open) = (SessionSink::new(site, Arc::clone(session)), Vec::new(), 0);
+    let work = |info: PackInfo, emit: Emit<'_, (PackInfo, Result<Fate>)>| _ = emit((info, one(site, drive, &info)));
+    let taken = in_parallel(wanted.into_iter(), monitor, work, |(info, fate)| {
+        Counters::add(&counters.files, 1);
+        Counters::add(&counters.bytes, info.size);
+        match fate? {
+            Fate::Bad(why) => bad(done, info.id, why, monitor),
+            Fate::Stored(pack) => {
+                (done.taken, done.bytes) = (done.taken + 1, done.bytes + info.size);
+                Counters::add(&counters.stored, info.size);
+                if site.index.pack_by_id(&info.id)?.is_some_and(|known| known.damaged) {
+                    back.push(info.id);
+                }
+                sink.stored(pack, info.kind);
+                open += 1;
+                if open == TOGETHER {
+                    open = 0;
+                    sink.commit()?;
+                }
+            }
+        }
+        Ok(())
+    });
+    // What is there already counts, however this ended.
+    sink.commit()?;
+    if !back.is_empty() {
+        let commit = site.locks.commit(COMMIT_WAIT)?;
+        site.log.refresh()?;
+        site.log.append(&commit, Record::Healed { packs: back })?;
+        drop(commit);
+        site.refresh(monitor)?;
+    }
+    taken.map_err(|e| match e.kind() {
+        Kind::NoSpace => e.or_remedy("make room, and import the drive again: what was taken is not copied again"),
+        Kind::Interrupted => Error::new(Kind::Interrupted, "interrupted; what was taken is kept, and not read again"),
+        _ => e,
+    })
 }
 
-fn still_there(drive: &Drive) -> Result<()> {
-    let config = drive.repo.backend.read_all(&Object::Config, repo::limits::MAX_SMALL_OBJECT);
-    config.map(drop).map_err(|e| {
-        e.with_kind(Kind::Io).remedy("plug the drive in again, mount it, and import it again: what was taken is kept")
-    })
+fn bad(done: &mut Imported, pack: PackId, why: String, monitor: &dyn Monitor) {
+    Counters::add(&monitor.counters().errors, 1);
+    done.bad.push((pack, why));
+}
+
+/// What became of a pack.
+enum Fate {
+    Stored(RollupEntry),
+    /// It is damaged, or is not there: why.
+    Bad(String),
+}
+
+/// Brings a pack over. The keys to the drive have been in other hands: its chunks are compared with what they are called, else what
+/// is a lie in it would pass for data that need not be stored.
+fn one(site: &Repository, drive: &Drive, info: &PackInfo) -> Result<Fate> {
+    let bytes = match whole_pack(drive.repo.backend.as_ref(), &info.id) {
+        Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Io) => {
+            require_there(drive)?;
+            return Ok(Fate::Bad(e.to_string()));
+        }
+        other => other?,
+    };
+    let verified = footer_in(&site.keys, &bytes).and_then(|(sealed, footer)| {
+        let frame = |frame| verify_frame(&site.keys, &footer, frame, &bytes);
+        footer.frames.iter().try_for_each(frame).map(|()| sealed.to_vec())
+    });
+    let sealed_footer = match verified {
+        Err(e) if e.kind() == Kind::Damaged => return Ok(Fate::Bad(e.to_string())),
+        other => other?,
+    };
+    let (object, to) = (Object::Pack(info.id), site.backend.as_ref());
+    if to.size(&object)?.is_some() && whole_pack(to, &info.id).is_err() {
+        to.delete(&object)?;
+        to.sync_deletes(Area::Packs)?;
+        to.close_handles();
+    }
+    to.put(&object, &bytes)?;
+    Ok(Fate::Stored(RollupEntry { id: info.id, size: bytes.len() as u64, sealed_footer }))
 }
 
 /// Whether everything in a pack of the drive is here.
@@ -168,7 +209,7 @@ fn manifests(
             }
             other => other?,
         };
-        match lacking(site, &manifest, &mut whole, monitor) {
+        match lacking(&site.packs(), &PackInfo::usable, &manifest, &mut whole, monitor) {
             Ok(0) => {
                 // What an interrupted import left is the same.
                 site.backend.delete(&Object::Snapshot(id))?;
@@ -181,29 +222,4 @@ fn manifests(
         }
     }
     Ok(())
-}
-
-/// How many pieces were met that are not here. Trees in `whole` lack nothing.
-fn lacking(
-    site: &Repository,
-    manifest: &repo::format::manifest::Manifest,
-    whole: &mut HashSet<ContentHash>,
-    monitor: &dyn Monitor,
-) -> Result<u64> {
-    let store = site.packs();
-    let (mut lacking, mut seen) = (0, HashSet::new());
-    closure::walk(store.as_ref(), manifest, monitor, &mut |h, kind| {
-        if whole.contains(h) {
-            return Ok(false);
-        }
-        if !store.locate(h)?.is_some_and(|(_, info)| info.usable()) {
-            lacking += 1;
-            return Ok(false);
-        }
-        Ok(kind != ChunkKind::Data && (seen.len() >= SEEN_MOST || seen.insert(*h)))
-    })?;
-    if lacking == 0 && whole.len() + seen.len() <= SEEN_MOST {
-        whole.extend(seen);
-    }
-    Ok(lacking)
 }

@@ -23,7 +23,7 @@ use repo::tenants;
 use super::check::{GONE, missing};
 use super::make::Drive;
 use super::taken::{committed, expect, received, sign, verified};
-use super::{Contents, one_at_a_time};
+use super::{Contents, one_at_a_time, packs_on, require_there};
 use crate::serve::quota;
 
 /// What was absorbed is made durable after so many bytes.
@@ -68,7 +68,7 @@ pub fn import(pool: &Arc<Repository>, number: u32, drive: &Drive, monitor: &dyn 
     }
     let _only_one = one_at_a_time(drive)?;
     let tenant = Tenant::of(pool, number)?;
-    let all = on_drive(drive)?;
+    let all = packs_on(&drive.repo)?;
     // What is gone through, and nothing else, is signed for.
     let contents = Contents::named(all.iter().map(|info| (info.id, info.size)).collect());
     let repository = drive.repo.config.repo_id;
@@ -96,23 +96,13 @@ pub fn import(pool: &Arc<Repository>, number: u32, drive: &Drive, monitor: &dyn 
     let Import { receiver, mut done, .. } = import;
     receiver.end()?;
     if done.bad.is_empty() {
-        done.receipt = sign(pool, drive.id, drive.repo.root.as_deref())?;
+        done.receipt = sign(pool, drive.id, drive.repo.root.as_deref(), monitor)?;
         if done.waiting.is_empty() && done.failed.is_empty() {
             committed(pool, drive.id)?;
         }
     }
     pool.refresh(monitor)?;
     Ok(done)
-}
-
-/// The packs in the order in which they came onto the drive.
-fn on_drive(drive: &Drive) -> Result<Vec<PackInfo>> {
-    let mut all = Vec::new();
-    drive.repo.index.packs(&mut |info| {
-        all.push(*info);
-        Ok(())
-    })?;
-    Ok(all)
 }
 
 /// One import.
@@ -300,17 +290,11 @@ impl Wanted<'_> {
             }
         }
         match whole_pack_into(self.drive.repo.backend.as_ref(), &info.id, &mut memory) {
-            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Io) => self.bad(e),
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Io) => {
+                require_there(self.drive)?;
+                Ok(Found::Bad(e.to_string()))
+            }
             other => other.map(|()| Found::Bytes(memory)),
-        }
-    }
-
-    /// A drive that is gone is no drive all of whose packs are damaged.
-    fn bad(&self, e: Error) -> Result<Found> {
-        let config = self.drive.repo.backend.read_all(&Object::Config, repo::limits::MAX_SMALL_OBJECT);
-        match config {
-            Err(gone) => Err(gone.with_kind(Kind::Io).remedy("plug the drive in again, mount it, and import it again")),
-            Ok(_) => Ok(Found::Bad(e.to_string())),
         }
     }
 }
@@ -336,7 +320,7 @@ pub fn tenant_of(pool: &Repository, drive: &dyn Backend, repository: repo::id::R
 pub fn elsewhere(pool: &Repository, tenant: &str, but: DriveId) -> Vec<String> {
     let state = pool.log.state();
     let others = state.drives.iter().filter(|(id, drive)| {
-        **id != but && drive.party == tenant && !drive.back && drive.custody() < Custody::Verified
+        **id != but && drive.party == tenant && !drive.back && drive.standing() < Custody::Verified
     });
-    others.map(|(id, drive)| format!("{} ({})", drive.label, id.short())).collect()
+    others.map(|(id, drive)| format!("{} ({})", drive.label.escape_debug(), id.short())).collect()
 }

@@ -7,12 +7,14 @@ use std::path::Path;
 use repo::backend::local::Local;
 use repo::backend::{Area, Backend, Object};
 use repo::clock::Clock;
+use repo::crypto::hash::is_drive_of;
 use repo::crypto::keys::Keyring;
 use repo::crypto::slot::{Argon2Cost, RecoveryCode};
 use repo::error::{Error, Kind, Result};
 use repo::format::record::{Custody, DriveState, MAX_TEXT, Record, Step};
 use repo::id::{DriveId, RepoId, random_bytes};
 use repo::keyslots::NewSlots;
+use repo::limits::MAX_SMALL_OBJECT;
 use repo::lock::{COMMIT_WAIT, Locks};
 use repo::monitor::Monitor;
 use repo::open::{Access, Identity, Init, Place, Repository, Sealed, init_drive};
@@ -120,10 +122,10 @@ pub fn open(
 ) -> Result<Drive> {
     let root = place.root.clone();
     let (sealed, id) = Sealed::open_drive(place, access)?;
-    if sealed.repo_id() != repository {
+    if sealed.repo_id() != repository || !is_drive_of(&id, &repository) {
         return Err(other(&root));
     }
-    require_known_key(sealed.backend().as_ref(), keyring)?;
+    require_known_key(sealed.backend().as_ref(), keyring, access)?;
     let mut repo = match access {
         Access::Read => sealed.read_with(keyring, monitor)?,
         _ => sealed.unlock_with(keyring, monitor)?,
@@ -138,8 +140,8 @@ pub fn open(
     Ok(Drive { id, repo })
 }
 
-/// Every sealed object begins with the number of its key.
-fn require_known_key(drive: &dyn Backend, keyring: &Keyring) -> Result<()> {
+/// What is on a drive is opened with any key its repository ever had; what is written to it must be opened by its own slots.
+fn require_known_key(drive: &dyn Backend, keyring: &Keyring, access: Access) -> Result<()> {
     let mut newest = None;
     drive.list(Area::Log, &mut |object, _| {
         if matches!(object, Object::Log(_)) {
@@ -148,9 +150,17 @@ fn require_known_key(drive: &dyn Backend, keyring: &Keyring) -> Result<()> {
         Ok(())
     })?;
     let Some(object) = newest else { return Ok(()) };
+    // Every sealed object begins with the number of its key.
     let mut epoch = [0; 4];
     drive.read_into(&object, 0, &mut epoch)?;
-    if u32::from_le_bytes(epoch) < keyring.epochs() {
+    let epoch = u32::from_le_bytes(epoch);
+    if access != Access::Read && epoch.saturating_add(1) < keyring.epochs() {
+        let what = "the repository's key was rotated since this drive was made, whose recovery code would not open what came after:";
+        return Err(Error::new(Kind::WrongDrive, what)
+            .at(drive.path(&object))
+            .remedy("send it off as it is; for what is left make another with `packmule drive init`"));
+    }
+    if epoch < keyring.epochs() {
         return Ok(());
     }
     let what = "the drive is sealed with a newer key of its repository than is known here:";
@@ -179,6 +189,8 @@ pub fn retire(root: &Path) -> Result<(DriveId, usize)> {
     })?;
     for (slot, size) in &slots {
         let path = drive.path(slot);
+        // A longer one is none.
+        let size = (*size).min(MAX_SMALL_OBJECT as u64);
         let noise: Vec<u8> = (0..size.div_ceil(32)).flat_map(|_| random_bytes::<32>()).collect();
         let overwrite = || {
             let file = fs::OpenOptions::new().write(true).open(&path)?;

@@ -41,7 +41,7 @@ impl Receipt {
         // A push may have brought what the drive was to bring: then its packs were not looked at, and nothing is signed.
         let verified =
             state.steps.iter().rfind(|step| matches!(step.custody, Custody::Received | Custody::Verified))?;
-        let here = matches!(state.custody(), Custody::Verified | Custody::Committed) && !state.back;
+        let here = matches!(state.standing(), Custody::Verified | Custody::Committed) && !state.back;
         (here && verified.custody == Custody::Verified).then(|| Receipt {
             drive,
             repository: state.repository,
@@ -216,6 +216,11 @@ mod tests {
         assert_eq!(of(&[Received, Verified, Committed], false), at(1));
         assert_eq!(of(&[Received, Verified, Committed, Received, Verified, Committed], false), at(4));
         assert_eq!(of(&[Received, Committed, Verified], false), at(2), "a push ended while it was taken in");
+        assert_eq!(
+            of(&[Received, Verified, Retired], false),
+            at(1),
+            "its slots are destroyed, what it brought is here"
+        );
         for none in [
             &[Shipped][..],
             &[Received],
@@ -223,7 +228,7 @@ mod tests {
             &[Received, Verified, Committed, Received],
             &[Received, Verified, Committed, Received, Committed],
             &[Received, Verified, Lost],
-            &[Received, Verified, Retired],
+            &[Received, Retired],
         ] {
             assert_eq!(of(none, false), None, "{none:?}");
         }

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use repo::backend::local::Local;
 use repo::backend::{Area, Backend, Object};
+use repo::crypto::hash::is_drive_of;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::{Custody, DriveState, Step};
 use repo::id::{DriveId, PackId, RepoId};
@@ -21,7 +22,7 @@ use repo::session::who;
 use super::carry::{Fate, Room, carry, interrupted};
 use super::custody::change;
 use super::taken::{received, sign, verified};
-use super::{Contents, Label};
+use super::{Contents, Label, one_at_a_time_in, require_same_way};
 use crate::serve::objects::{Kept, copy_dir};
 
 /// Packs that are looked after together.
@@ -57,6 +58,10 @@ pub fn import(
     monitor: &dyn Monitor,
 ) -> Result<Imported> {
     let (drive, id) = Local::open_drive(root, true)?;
+    if !is_drive_of(&id, &repository) {
+        return Err(another(root));
+    }
+    let _only_one = one_at_a_time_in(root)?;
     let all = packs_of(&drive)?;
     // What is gone through, and nothing else, is signed for. What the drive says of itself cannot be read here.
     let contents = Contents::named(all.clone());
@@ -102,7 +107,7 @@ pub fn import(
     }
     if done.bad.is_empty() {
         verified(pool, id, contents)?;
-        done.receipt = sign(pool, id, Some(root))?;
+        done.receipt = sign(pool, id, Some(root), monitor)?;
     }
     pool.refresh(monitor)?;
     Ok(done)
@@ -153,7 +158,7 @@ pub struct Exported {
 /// # Errors
 /// As [`Local::new_drive`]; what the log gives.
 pub fn init(pool: &Repository, tenant: &str, repository: RepoId, root: &Path, label: &Label) -> Result<DriveId> {
-    let (_, id) = Local::new_drive(root, DriveId::random())?;
+    let (_, id) = Local::new_drive(root, &repository)?;
     let (now, by) = (pool.clock.now(), who());
     change(pool, id, &mut |_| {
         let made = vec![Step { custody: Custody::Made, at: now, by: by.clone() }];
@@ -162,14 +167,23 @@ pub fn init(pool: &Repository, tenant: &str, repository: RepoId, root: &Path, la
     })
 }
 
-/// Writes what is kept of the sealed tenant `number` to the drive in `root`, but for packs that are on `others`.
+fn another(root: &Path) -> Error {
+    Error::new(Kind::WrongDrive, "this drive carries a part of another repository:")
+        .at(root)
+        .remedy("name another drive")
+}
+
+/// Writes what is kept of the sealed tenant `number` to the drive in `root`, but for packs that are on those that it goes along
+/// with, `after`.
 ///
 /// # Errors
-/// `NoRepository` if no push of the tenant has ended yet; `Interrupted`; what pool and drive give.
+/// `NoRepository` if no push of the tenant has ended yet; `WrongDrive` for one that was not made for this, or has been at the other
+/// side; `Interrupted`; what pool and drive give.
 pub fn export(
     pool: &Repository,
     (number, tenant, repository): (u32, &str, RepoId),
     root: &Path,
+    after: &[DriveId],
     monitor: &dyn Monitor,
 ) -> Result<(DriveId, Exported)> {
     let tenants = pool.root.as_ref().map(|root| root.join("tenants"));
@@ -180,28 +194,16 @@ pub fn export(
         Error::new(Kind::WrongDrive, "there is no transfer drive at").at(root).remedy("`packmule drive init` makes one")
     };
     let id = Local::drive_mark(root)?.ok_or_else(none)?;
+    if !is_drive_of(&id, &repository) {
+        return Err(another(root));
+    }
+    claim(pool, id, tenant)?;
     let drive = match Local::open_drive(root, false) {
         // It has no config before something is on it.
-        Err(e) if e.kind() == Kind::WrongDrive => Local::new_drive(root, id)?.0,
+        Err(e) if e.kind() == Kind::WrongDrive => Local::new_drive(root, &repository)?.0,
         other => other?.0,
     };
-    if let Ok(found) = repo::open::repository_in(&drive)
-        && found != repository
-    {
-        return Err(Error::new(Kind::WrongDrive, "this drive carries a part of another repository:")
-            .at(root)
-            .remedy("name another drive"));
-    }
-    let (now, by) = (pool.clock.now(), who());
-    change(pool, id, &mut |known| {
-        let mut state = known.unwrap_or_else(|| {
-            unlabelled(tenant, repository, true, vec![Step { custody: Custody::Exported, at: now, by: by.clone() }])
-        });
-        if state.custody() != Custody::Exported {
-            state.step(Custody::Exported, now, &by);
-        }
-        Ok((state, ()))
-    })?;
+    let _only_one = one_at_a_time_in(root)?;
     let mut done = Exported::default();
     // All that is small first: with it whatever packs there are can be read.
     for (area, max) in [
@@ -217,10 +219,9 @@ pub fn export(
     }
     let mut elsewhere: Vec<BTreeSet<PackId>> = Vec::new();
     let state = pool.log.state();
-    for (other, known) in &state.drives {
-        if *other != id && known.back && known.party == tenant && known.custody().is_under_way() {
-            elsewhere.push(read_names(&posted.join(other.to_hex()))?);
-        }
+    for other in after.iter().filter(|other| **other != id) {
+        require_same_way(&state, other, repository)?;
+        elsewhere.push(read_names(&posted.join(other.to_hex()))?);
     }
     let all: Vec<_> =
         packs_of(&copy)?.into_iter().filter(|(id, _)| !elsewhere.iter().any(|known| known.contains(id))).collect();
@@ -249,6 +250,24 @@ pub fn export(
         Ok((contents.note(known), ()))
     })?;
     Ok((id, done))
+}
+
+/// Says that the drive is written to. One that a site has made is its own: what is on it says so.
+fn claim(pool: &Repository, drive: DriveId, tenant: &str) -> Result<()> {
+    let (now, by) = (pool.clock.now(), who());
+    change(pool, drive, &mut |known| {
+        let made_here = known.filter(|known| known.back && known.party == tenant);
+        let refused = |what: String| {
+            Error::new(Kind::WrongDrive, what).remedy("empty it, and make it anew with `packmule drive init --tenant`")
+        };
+        let mut state = made_here.ok_or_else(|| refused("this drive was not made here for this tenant".to_owned()))?;
+        match state.custody() {
+            Custody::Exported => {}
+            Custody::Made | Custody::Shipped | Custody::Lost => state.step(Custody::Exported, now, &by),
+            other => return Err(refused(format!("this drive is {}", other.name()))),
+        }
+        Ok((state, ()))
+    })
 }
 
 /// The packs that were written to a drive: their names, 32 bytes each. Of one of which nothing is known, none.

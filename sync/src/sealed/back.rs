@@ -1,6 +1,6 @@
 //! A copy brought back: from a pool to a directory, which then is the repository again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -8,15 +8,18 @@ use repo::backend::local::Local;
 use repo::backend::{Area, Backend, Object};
 use repo::error::{Error, Kind, Result};
 use repo::follow::MAX_ROLLUP;
-use repo::id::RepoId;
+use repo::id::{PackId, RepoId};
 use repo::limits::{MAX_LOG_RECORD, MAX_MANIFEST, MAX_PACK, MAX_SMALL_OBJECT};
 use repo::log::CHECKPOINT_EVERY;
 use repo::monitor::{Counters, Event, Monitor};
 
+use crate::drive::carry::{Fate, Room, carry};
 use crate::remote_backend::RemoteBackend;
 use crate::serve::objects::{Nested, copy_dir, parse_nested};
 use crate::wire::{Area as NamedArea, Object as Named};
 
+/// Packs that are taken from a drive together.
+const TOGETHER: usize = 64;
 /// Packs fetched at once.
 const AT_ONCE: usize = 4;
 
@@ -35,13 +38,13 @@ pub fn begin(from: &RemoteBackend, root: &Path, repository: RepoId) -> Result<Lo
     Ok(copy)
 }
 
-/// Brings everything else into `copy`; the config last.
+/// Brings everything else into `copy`; the config last. What of the packs lies on one of `drives` is taken from there.
 ///
 /// # Errors
 /// `Damaged` for a pack that is not what it is called there; `Interrupted`; as [`begin`]. What has come is not fetched again.
-pub fn bring(from: &RemoteBackend, copy: &Local, monitor: &dyn Monitor) -> Result<()> {
+pub fn bring(from: &RemoteBackend, copy: &Local, drives: &[Local], monitor: &dyn Monitor) -> Result<()> {
     monitor.event(Event::Phase("packs"));
-    packs(from, copy, monitor)?;
+    packs(from, copy, drives, monitor)?;
     copy_area(from, copy, Area::Footers, MAX_ROLLUP, &mut |_| true)?;
     copy_area(from, copy, Area::Snapshots, MAX_MANIFEST, &mut |_| true)?;
     // What was compacted away before a push may have left gaps: one chain is wanted, from a checkpoint on.
@@ -104,15 +107,21 @@ fn copy_area(
     Ok(())
 }
 
-fn packs(from: &RemoteBackend, copy: &Local, monitor: &dyn Monitor) -> Result<()> {
+fn packs(from: &RemoteBackend, copy: &Local, drives: &[Local], monitor: &dyn Monitor) -> Result<()> {
     let mut missing = Vec::new();
     from.list(Area::Packs, &mut |object, size| {
-        if copy.size(&object)? != Some(size) {
-            missing.push(object);
+        if let Object::Pack(id) = object
+            && copy.size(&object)? != Some(size)
+        {
+            missing.push((id, size));
         }
         Ok(())
     })?;
     Counters::add(&monitor.counters().total_files, missing.len() as u64);
+    for drive in drives {
+        from_drive(drive, copy, &mut missing, monitor)?;
+    }
+    let missing: Vec<Object> = missing.into_iter().map(|(id, _)| Object::Pack(id)).collect();
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let work = || -> Result<()> {
@@ -140,6 +149,31 @@ fn packs(from: &RemoteBackend, copy: &Local, monitor: &dyn Monitor) -> Result<()
             .into_iter()
             .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(Error::bug("bringing packs back panicked"))))
     })
+}
+
+/// Takes those that are on a drive; what is damaged there comes from the pool.
+fn from_drive(drive: &Local, copy: &Local, missing: &mut Vec<(PackId, u64)>, monitor: &dyn Monitor) -> Result<()> {
+    let mut there = Vec::new();
+    for (id, size) in missing.iter() {
+        if drive.size(&Object::Pack(*id)).is_ok_and(|found| found == Some(*size)) {
+            there.push((*id, *size));
+        }
+    }
+    let mut taken = HashSet::new();
+    for some in there.chunks(TOGETHER) {
+        if monitor.cancelled() {
+            return Err(Error::new(Kind::Interrupted, "interrupted; what has come is kept"));
+        }
+        let room = Room::new(u64::MAX);
+        let fates = carry(drive, copy, some, &room, monitor)?;
+        if room.is_full() {
+            return Err(Error::new(Kind::NoSpace, "there is no room for all that is on the drive").at(copy.root()));
+        }
+        let come = some.iter().zip(fates).filter(|(_, fate)| matches!(fate, Fate::There(_)));
+        taken.extend(come.map(|((id, _), _)| *id));
+    }
+    missing.retain(|(id, _)| !taken.contains(id));
+    Ok(())
 }
 
 /// A pool's copy holds those of its sealed tenants.

@@ -24,7 +24,8 @@ struct Summary {
     bytes_taken: u64,
     /// Packs of which everything was here already.
     packs_known: u64,
-    packs_bad: Vec<String>,
+    /// All 64 digits of each pack that was not taken, and why.
+    packs_bad: Vec<(String, String)>,
     snapshots_taken: u64,
     /// All 64 digits of each snapshot that lacks something still, and how many pieces at least.
     snapshots_waiting: Vec<(String, u64)>,
@@ -60,7 +61,7 @@ fn tell(ctx: &Context, drive: &Drive, done: &Imported, others: &[String], starte
             packs_taken: done.taken,
             bytes_taken: done.bytes,
             packs_known: done.known,
-            packs_bad: done.bad.iter().map(repo::id::PackId::to_hex).collect(),
+            packs_bad: done.bad.iter().map(|(id, why)| (id.to_hex(), why.clone())).collect(),
             snapshots_taken: done.snapshots,
             snapshots_waiting: done.waiting.iter().map(|(id, n)| (id.to_hex(), *n)).collect(),
             snapshots_failed: done.failed.iter().map(|(id, why)| (id.to_hex(), why.clone())).collect(),
@@ -78,8 +79,8 @@ fn tell(ctx: &Context, drive: &Drive, done: &Imported, others: &[String], starte
         done.known
     ))?;
     ctx.output.line(format!("{} back", human::count(done.snapshots, "snapshot")))?;
-    for id in &done.bad {
-        ctx.output.line(format!("not taken: pack {} is damaged or missing on the drive", id.short()))?;
+    for (id, why) in &done.bad {
+        ctx.output.line(format!("not taken: pack {}: {}", id.short(), why.escape_debug()))?;
     }
     for (id, why) in &done.failed {
         ctx.output.line(format!("not taken: snapshot {}: {}", id.short(), why.escape_debug()))?;

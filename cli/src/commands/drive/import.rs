@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use repo::backend::local::Local;
 use repo::error::{Error, Kind, Result};
-use repo::open::{Access, Repository};
+use repo::id::{DriveId, RepoId};
+use repo::open::{Access, Place, Repository};
 use repo::tenants;
 use serde::Serialize;
 use sync::drive::import::{Imported, elsewhere, import, tenant_of};
@@ -46,22 +47,46 @@ struct Summary<'a> {
     total_duration: f64,
 }
 
+/// A drive at a pool, and whose it is.
+struct Tenants {
+    place: Place,
+    id: DriveId,
+    repository: RepoId,
+    number: u32,
+    tenant: String,
+    sealed: bool,
+}
+
+impl Tenants {
+    /// Of the drive in `dir`.
+    fn of(ctx: &Context, repo: &Repository, dir: &Path) -> Result<Tenants> {
+        let place = at(ctx, dir)?;
+        let (backend, id) = Local::open_drive(&place.root, true)?;
+        let repository = repo::open::repository_in(&backend)?;
+        let (number, tenant, sealed) = tenant_of(repo, &backend, repository)?;
+        Ok(Tenants { place, id, repository, number, tenant, sealed })
+    }
+
+    /// Opens it with the keys of the tenant, who is not sealed.
+    fn open(self, ctx: &Context, repo: &Repository, access: Access) -> Result<Drive> {
+        let keyring = tenants::keyring_of(&repo.keys, self.number, &repo.log.state().tenants[&self.number])?;
+        let known = (self.repository, &keyring);
+        drive::open(self.place, access, known, &repo.clock, &ctx.monitor(Job::Look("packs")))
+    }
+}
+
 /// Opens the drive in `dir`, at a pool with the keys of its tenant.
 pub fn open(ctx: &Context, repo: &Repository, dir: &Path, access: Access) -> Result<Drive> {
-    let state = repo.log.state();
-    if !state.pool {
+    if !repo.log.state().pool {
         return open_drive(ctx, repo, dir, access);
     }
-    let place = at(ctx, dir)?;
-    let (backend, id) = Local::open_drive(&place.root, true)?;
-    let config = repo::open::repository_in(&backend)?;
-    let (number, tenant, sealed) = tenant_of(repo, &backend, config)?;
-    if sealed {
-        let what = format!("tenant {tenant} is sealed: what drive {} carries cannot be read here", id.short());
+    let theirs = Tenants::of(ctx, repo, dir)?;
+    if theirs.sealed {
+        let (tenant, id) = (theirs.tenant, theirs.id.short());
+        let what = format!("tenant {tenant} is sealed: what drive {id} carries cannot be read here");
         return Err(Error::new(Kind::Refused, what).remedy("its site checks it"));
     }
-    let keyring = tenants::keyring_of(&repo.keys, number, &state.tenants[&number])?;
-    drive::open(place, access, (config, &keyring), &repo.clock, &ctx.monitor(Job::Look("packs")))
+    theirs.open(ctx, repo, access)
 }
 
 /// Takes in what the drives in `dirs` carry.
@@ -90,32 +115,43 @@ pub fn run(ctx: &Context, dirs: &[PathBuf]) -> Result<ExitCode> {
 
 fn at_pool(ctx: &Context, repo: &Arc<Repository>, dir: &Path) -> Result<()> {
     let started = Instant::now();
-    let place = at(ctx, dir)?;
-    let (backend, _) = Local::open_drive(&place.root, true)?;
-    let repository = repo::open::repository_in(&backend)?;
-    let (number, tenant, is_sealed) = tenant_of(repo, &backend, repository)?;
+    let theirs = Tenants::of(ctx, repo, dir)?;
     let noted = Noted::begin("drive import");
-    if is_sealed {
-        let progress = ctx.monitor(Job::Transfer);
-        let done = sealed::import(repo, (number, &tenant, repository), &place.root, &progress);
-        drop(progress);
-        noted.end(ctx, repo, Some(&tenant), 0, &done);
-        return tell_sealed(ctx, &place.root, &tenant, &done?, started);
+    if theirs.sealed {
+        return sealed_tenant(ctx, repo, &theirs, noted, started);
     }
-    let drive = open(ctx, repo, dir, Access::Read)?;
+    let (number, tenant) = (theirs.number, theirs.tenant.clone());
+    let drive = theirs.open(ctx, repo, Access::Read)?;
     let progress = ctx.monitor(Job::Transfer);
     let done = import(repo, number, &drive, &progress);
     drop(progress);
     let snapshots = done.as_ref().map_or(0, |done| done.snapshots);
-    noted.end(ctx, repo, Some(&tenant), snapshots, &done);
-    let done = done?;
+    let all = done.as_ref().map_or(Ok(()), ended);
+    match &all {
+        Ok(()) => noted.end(ctx, repo, Some(&tenant), snapshots, &done),
+        some => noted.end(ctx, repo, Some(&tenant), snapshots, some),
+    }
     let others = elsewhere(repo, &tenant, drive.id);
-    tell(ctx, &drive, &tenant, &done, &others, started)?;
-    ended(&done)
+    tell(ctx, &drive, &tenant, &done?, &others, started)?;
+    all
 }
 
-fn tell_sealed(ctx: &Context, root: &Path, tenant: &str, done: &sealed::Imported, started: Instant) -> Result<()> {
-    let drive = Local::drive_mark(root)?.map_or_else(String::new, |id| id.to_hex());
+fn sealed_tenant(ctx: &Context, repo: &Repository, theirs: &Tenants, noted: Noted, started: Instant) -> Result<()> {
+    let Tenants { place, repository, number, tenant, .. } = theirs;
+    let progress = ctx.monitor(Job::Transfer);
+    let done = sealed::import(repo, (*number, tenant, *repository), &place.root, &progress);
+    drop(progress);
+    let all = done.as_ref().map_or(Ok(()), |done| if done.bad.is_empty() { Ok(()) } else { Err(not_all()) });
+    match &all {
+        Ok(()) => noted.end(ctx, repo, Some(tenant), 0, &done),
+        some => noted.end(ctx, repo, Some(tenant), 0, some),
+    }
+    tell_sealed(ctx, theirs, &done?, started)?;
+    all
+}
+
+fn tell_sealed(ctx: &Context, theirs: &Tenants, done: &sealed::Imported, started: Instant) -> Result<()> {
+    let (tenant, drive) = (theirs.tenant.as_str(), theirs.id.to_hex());
     if ctx.output.json {
         ctx.output.message(&Summary {
             drive,
@@ -139,7 +175,7 @@ fn tell_sealed(ctx: &Context, root: &Path, tenant: &str, done: &sealed::Imported
             done.taken,
             human::count(done.packs, "pack"),
             human::size(done.bytes),
-            &drive[..drive.len().min(8)],
+            theirs.id.short(),
             human::duration(started.elapsed()),
             done.known
         ))?;
@@ -153,7 +189,7 @@ fn tell_sealed(ctx: &Context, root: &Path, tenant: &str, done: &sealed::Imported
             )?;
         }
     }
-    if done.bad.is_empty() { Ok(()) } else { Err(not_all()) }
+    Ok(())
 }
 
 fn ended(done: &Imported) -> Result<()> {

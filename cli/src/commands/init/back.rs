@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use repo::backend::local::Local;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::RemoteState;
 use repo::keyslots::Secret;
@@ -15,6 +16,7 @@ use super::taken::Taken;
 use super::{place, sealed, tell, wanted};
 use crate::args::InitArgs;
 use crate::commands::backup::host_name;
+use crate::commands::drive;
 use crate::commands::profiles;
 use crate::commands::remote::read_site_invitation;
 use crate::context::Context;
@@ -31,7 +33,8 @@ pub fn run(
     password: Zeroizing<String>,
 ) -> Result<ExitCode> {
     let root = ctx.target()?;
-    // Before what can be had once: the recovery code is at hand, and reads as one.
+    // Before what can be had once: the drives are there, and the recovery code is at hand, and reads as one.
+    args.drives.iter().try_for_each(|dir| Local::open_drive(dir, true).map(drop))?;
     let code = |invitation: &Invitation| invitation.sealed.then(|| sealed::ask(ctx, args)).transpose();
     if let Some((taken, anew)) = kept.map(|taken| go_on(ctx, taken)).transpose()?.flatten() {
         let code = code(&taken.invitation)?;
@@ -124,7 +127,9 @@ fn pooled(
     remote::note(&repo, name, known)?;
     bring_agents(ctx, &repo, name, known);
     profiles::bring_back(ctx, &repo, profiles::Server::Aside);
-    if !ctx.output.json {
+    if !args.drives.is_empty() {
+        args.drives.iter().try_for_each(|dir| drive::home::run(ctx, &repo, dir))?;
+    } else if !ctx.output.json {
         ctx.output
             .line(format!("It has no snapshots yet: `packmule sync pull {name}` brings them back, and comes next."))?;
     }

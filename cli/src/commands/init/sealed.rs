@@ -88,8 +88,10 @@ fn fetch(ctx: &Context, args: &InitArgs, site: &Site<'_>, code: Secret, place: &
     let copy = back::begin(&from, &place.root, site.repository).map_err(|e| e.or_remedy(kept))?;
     // Before everything is fetched in vain.
     let secret = opens(ctx, args, &copy, site, code)?;
+    let drives: Vec<Local> =
+        args.drives.iter().map(|dir| Local::open_drive(dir, true).map(|(drive, _)| drive)).collect::<Result<_>>()?;
     let progress = ctx.monitor(Job::Other("packs"));
-    let brought = back::bring(&from, &copy, &progress);
+    let brought = back::bring(&from, &copy, &drives, &progress);
     drop(progress);
     brought.map_err(|e| match e.kind() {
         Kind::Unreachable | Kind::Interrupted => e.remedy(kept),

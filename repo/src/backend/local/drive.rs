@@ -6,22 +6,29 @@ use std::path::Path;
 
 use super::{Local, Publisher, Temp, layout, sync_parent};
 use crate::backend::Area;
+use crate::crypto::hash::{is_drive_of, new_drive_id};
 use crate::error::{Error, Kind, Result};
-use crate::id::DriveId;
+use crate::id::{DriveId, RepoId};
 
 const WORDS: &str = "packmule transfer drive ";
 
 impl Local {
-    /// Lays out a new drive in `root`, which is made if it is absent. There is no config yet: its maker puts that last.
+    /// Lays out a new drive for this repository in `root`, which is made if it is absent. There is no config yet: its maker puts
+    /// that last.
     ///
     /// # Errors
     /// `Exists` if there is a repository, or a drive that was made; `Refused` if it holds anything else.
-    pub fn new_drive(root: &Path, id: DriveId) -> Result<(Local, DriveId)> {
+    pub fn new_drive(root: &Path, repo: &RepoId) -> Result<(Local, DriveId)> {
         require_own(root)?;
         // What was begun and has no config holds nothing yet.
         let begun = Local::drive_mark(root)?.filter(|_| !layout::has_config(root));
         let id = match begun {
-            Some(begun) => begun,
+            Some(begun) if is_drive_of(&begun, repo) => begun,
+            Some(_) => {
+                let mark = root.join(layout::DRIVE);
+                fs::remove_file(&mark).map_err(|e| Error::io("delete", &mark, e))?;
+                self::mark(root, new_drive_id(repo))?
+            }
             None => {
                 let own = |e: Error| match e.kind() {
                     Kind::Refused | Kind::Exists => {
@@ -30,8 +37,7 @@ impl Local {
                     _ => e,
                 };
                 let root = layout::create(root).map_err(own)?;
-                mark(&root, id)?;
-                id
+                mark(&root, new_drive_id(repo))?
             }
         };
         let root = layout::make(root)?;
@@ -107,12 +113,13 @@ fn require_own(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn mark(root: &Path, id: DriveId) -> Result<()> {
+fn mark(root: &Path, id: DriveId) -> Result<DriveId> {
     let target = root.join(layout::DRIVE);
     let mut temp = Temp::create(&root.join(layout::TMP), 0o600)?;
     temp.write(format!("{WORDS}{}\n", id.to_hex()).as_bytes())?;
     Publisher::new(root.join(layout::LOCK)).publish(temp, &target)?;
-    sync_parent(&target)
+    sync_parent(&target)?;
+    Ok(id)
 }
 
 #[cfg(test)]
@@ -122,15 +129,17 @@ mod tests {
     #[test]
     fn a_drive_is_made_once_and_found_again() {
         let dir = tempfile::tempdir().unwrap();
-        let (root, id) = (dir.path().join("drive"), DriveId::random());
+        let (root, repo) = (dir.path().join("drive"), RepoId([1; 32]));
         assert_eq!(Local::drive_mark(&root).unwrap(), None);
         assert_eq!(Local::open_drive(&root, true).err().unwrap().kind(), Kind::WrongDrive);
-        assert_eq!(Local::new_drive(&root, id).unwrap().1, id);
-        // Its making was interrupted: it goes on, and is the same.
-        assert_eq!(Local::new_drive(&root, DriveId::random()).unwrap().1, id);
+        let begun = Local::new_drive(&root, &RepoId([2; 32])).unwrap().1;
+        // Its making was interrupted: it goes on, and is the same, but for another repository.
+        let id = Local::new_drive(&root, &repo).unwrap().1;
+        assert!(id != begun && is_drive_of(&id, &repo));
+        assert_eq!(Local::new_drive(&root, &repo).unwrap().1, id);
         assert_eq!(Local::open_drive(&root, true).err().unwrap().kind(), Kind::WrongDrive);
         fs::write(root.join("config"), "").unwrap();
-        assert_eq!(Local::new_drive(&root, id).err().unwrap().kind(), Kind::Exists);
+        assert_eq!(Local::new_drive(&root, &repo).err().unwrap().kind(), Kind::Exists);
         assert_eq!(Local::open_drive(&root, true).unwrap().1, id);
         assert!(!root.join(layout::RESERVE).exists(), "a drive needs none");
     }
@@ -139,7 +148,7 @@ mod tests {
     fn a_drive_whose_parts_are_elsewhere_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (root, other) = (dir.path().join("drive"), dir.path().join("other"));
-        Local::new_drive(&root, DriveId::random()).unwrap();
+        Local::new_drive(&root, &RepoId([1; 32])).unwrap();
         fs::write(root.join("config"), "").unwrap();
         fs::create_dir(&other).unwrap();
         fs::write(other.join("mine"), "mine").unwrap();
@@ -162,7 +171,7 @@ mod tests {
     fn foreign_data_does_not_become_a_drive() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("letter"), "dear").unwrap();
-        assert_eq!(Local::new_drive(dir.path(), DriveId::random()).err().unwrap().kind(), Kind::Refused);
+        assert_eq!(Local::new_drive(dir.path(), &RepoId([1; 32])).err().unwrap().kind(), Kind::Refused);
         fs::write(dir.path().join("drive"), "of somebody").unwrap();
         assert_eq!(Local::drive_mark(dir.path()).unwrap_err().kind(), Kind::Damaged);
     }

@@ -124,6 +124,28 @@ impl DriveState {
         self.steps.last().map_or(Custody::Made, |step| step.custody)
     }
 
+    /// Where what it carries is: as the drive, but that destroying its slots takes nothing back of what came here before.
+    pub fn standing(&self) -> Custody {
+        let before = self.steps.iter().rev().map(|step| step.custody).find(|custody| *custody != Custody::Retired);
+        match (self.custody(), before) {
+            (Custody::Retired, Some(came @ (Custody::Received | Custody::Verified | Custody::Committed))) => came,
+            (custody, _) => custody,
+        }
+    }
+
+    /// Whether it still matters which packs are on it: while they are on their way, and, where they were sent from, until a
+    /// push goes on from behind them.
+    pub fn is_asked_for(&self) -> bool {
+        let came_in = || self.steps.iter().any(|step| matches!(step.custody, Custody::Received | Custody::Verified));
+        let standing = self.standing();
+        standing.is_under_way() || (standing == Custody::Committed && !self.back && !came_in())
+    }
+
+    /// Whether it goes from the repository of this id to the remote of this name.
+    pub fn is_sent(&self, (from, name): (RepoId, &str)) -> bool {
+        !self.back && self.repository == from && self.party == name
+    }
+
     /// When it came to be there.
     pub fn since(&self) -> Option<Time> {
         self.steps.last().map(|step| step.at)

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::{
-    AuditState, Audited, Belongings, Certificate, DriveState, Entry, Former, Obeyed, Origin, PolicyState, Position,
-    PrivateKey, Profiles, Record, RemoteState, TenantState,
+    AuditState, Audited, Belongings, Certificate, Custody, DriveState, Entry, Former, Obeyed, Origin, PolicyState,
+    Position, PrivateKey, Profiles, Record, RemoteState, TenantState,
 };
 use crate::clock::Time;
 use crate::id::{DriveId, LogHash, PackId, RepoId, SessionId, SnapshotId};
@@ -264,8 +264,7 @@ impl State {
             | Record::Belongings { .. } => self.apply_to_parties(entry),
             Record::DriveSet { drive, state } => {
                 let loads = self.drives.remove(drive).map(|known| known.loads).unwrap_or_default();
-                // What is not under way is not asked for any more.
-                let loads = if state.custody().is_under_way() { loads } else { Vec::new() };
+                let loads = if state.is_asked_for() { loads } else { Vec::new() };
                 self.drives.insert(*drive, DriveState { loads, ..DriveState::clone(state) });
             }
             Record::DriveLoaded { drive, loads } => {
@@ -384,6 +383,11 @@ impl State {
                 self.remotes.remove(name);
             }
             Record::Pushed { remote, position, at } => {
+                // What drives have brought there is behind this.
+                let come = |drive: &&mut DriveState| {
+                    !drive.back && drive.party == *remote && drive.standing() == Custody::Committed
+                };
+                self.drives.values_mut().filter(come).for_each(|drive| drive.loads.clear());
                 if let Some(remote) = self.remotes.get_mut(remote) {
                     (remote.pushed, remote.pushed_at) = (Some(*position), Some(*at));
                 }
@@ -395,9 +399,16 @@ impl State {
     /// The drives that are on their way from the repository of this id to the remote of this name; all that are on their way,
     /// if none is given. At a pool tenants may be called as its remotes are.
     pub fn under_way(&self, to: Option<(RepoId, &str)>) -> Vec<DriveId> {
-        let sent = |drive: &DriveState, (from, name)| !drive.back && drive.repository == from && drive.party == name;
-        let meant = |drive: &DriveState| drive.custody().is_under_way() && to.is_none_or(|to| sent(drive, to));
+        let meant = |drive: &DriveState| drive.standing().is_under_way() && to.is_none_or(|to| drive.is_sent(to));
         self.drives.iter().filter(|(_, drive)| meant(drive)).map(|(id, _)| *id).collect()
+    }
+
+    /// The drives that have come from the repository of this id to the remote of this name since the last push to it: what is
+    /// on them is there.
+    pub fn come(&self, to: (RepoId, &str)) -> Vec<DriveId> {
+        let come =
+            |drive: &DriveState| drive.standing() == Custody::Committed && !drive.loads.is_empty() && drive.is_sent(to);
+        self.drives.iter().filter(|(_, drive)| come(drive)).map(|(id, _)| *id).collect()
     }
 
     /// The window of each tenant, in seconds.

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::time::Instant;
 
 use repo::error::{Error, Kind, Result};
-use repo::format::record::State;
-use repo::id::{RepoId, SnapshotId};
+use repo::format::record::{DriveState, State};
+use repo::id::{DriveId, RepoId, SnapshotId};
 use repo::open::{Access, Repository};
 use repo::tenants;
 use serde::Serialize;
 use sync::drive::back::{Report, Wanted, export};
-use sync::drive::{self, Drive, sealed};
+use sync::drive::{self, Drive, custody, sealed};
 
 use super::super::super::noted::Noted;
 use super::super::super::open::{open_repository, place};
@@ -71,13 +71,17 @@ fn pooled_tenant(
 ) -> Result<(ExitCode, u64)> {
     let started = Instant::now();
     let state = repo.log.state();
-    let wanted = Wanted { snapshots: chosen(&state, number, args)?, max_bytes: args.max_bytes.map(|max| max.0) };
+    let wanted = Wanted {
+        snapshots: chosen(&state, number, args)?,
+        max_bytes: args.max_bytes.map(|max| max.0),
+        after: after(&state, args)?,
+    };
     let drive = super::super::import::open(ctx, repo, dir, Access::Write)?;
     let progress = ctx.monitor(Job::Transfer);
     let done = export(repo, number, drive, &place(ctx)?, &wanted, &progress);
     drop(progress);
     let (drive, done) = done?;
-    tell(ctx, &drive, tenant, &done, started)?;
+    tell(ctx, repo, &drive, tenant, &done, started)?;
     ctx.output.flush()?;
     if done.failed.is_empty() {
         return Ok((ExitCode::Ok, done.snapshots));
@@ -85,6 +89,39 @@ fn pooled_tenant(
     let count = human::count(done.failed.len() as u64, "snapshot");
     Err(Error::damaged(format!("{count} could not be written whole"))
         .remedy("`packmule check --read-data` tells what is damaged here"))
+}
+
+/// The drives that this one goes along with.
+fn after(state: &State, args: &DriveExportArgs) -> Result<Vec<DriveId>> {
+    args.after.iter().map(|name| custody::find(state, name).map(|(id, _)| id)).collect()
+}
+
+/// How the next drive is written, when this one and those it goes along with are used up.
+fn next(state: &State, tenant: &str, drives: &[DriveId]) -> String {
+    let name = |id: &DriveId| state.drives.get(id).map_or_else(|| id.short(), |drive| shell_quoted(&drive.label));
+    let after: Vec<String> = drives.iter().map(|id| format!(" --after {}", name(id))).collect();
+    format!("`packmule drive init --tenant {tenant}`, then `packmule drive export --tenant {tenant}{}`", after.concat())
+}
+
+/// A label as a shell takes it.
+fn shell_quoted(label: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if label.chars().all(plain) { label.to_owned() } else { format!("'{}'", label.replace('\'', r"'\''")) }
+}
+
+/// Other drives that are on their way to the same tenant, and are not counted on.
+fn tell_others(ctx: &Context, state: &State, drive: DriveId, after: &[DriveId]) -> Result<()> {
+    let Some(own) = state.drives.get(&drive) else { return Ok(()) };
+    let meant = |(id, other): &(&DriveId, &DriveState)| {
+        let under_way = other.back && other.repository == own.repository && other.custody().is_under_way();
+        under_way && **id != drive && !after.contains(id)
+    };
+    let names: Vec<String> = state.drives.iter().filter(meant).map(|(id, other)| name(id, other)).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    ctx.output
+        .remark(format!("what drive {} carries is counted for nothing: --after leaves it out", names.join(" and ")))
 }
 
 /// The snapshots that are asked for; none: all.
@@ -128,7 +165,7 @@ fn chosen(state: &State, tenant: u32, args: &DriveExportArgs) -> Result<Option<H
     Ok(Some(found))
 }
 
-fn tell(ctx: &Context, drive: &Drive, tenant: &str, done: &Report, started: Instant) -> Result<()> {
+fn tell(ctx: &Context, repo: &Repository, drive: &Drive, tenant: &str, done: &Report, started: Instant) -> Result<()> {
     let state = drive.state()?;
     if ctx.output.json {
         return ctx.output.message(&Summary {
@@ -162,12 +199,15 @@ fn tell(ctx: &Context, drive: &Drive, tenant: &str, done: &Report, started: Inst
         human::duration(started.elapsed())
     ))?;
     if done.full {
-        ctx.output.line(format!(
-            "it is full: on another drive, `packmule drive init --tenant {tenant}`, then `packmule drive export --tenant {tenant}`"
-        ))?;
+        let drives: Vec<DriveId> = done.after.iter().chain([&drive.id]).copied().collect();
+        let why = if done.allowed { "what --max-bytes allows is written" } else { "it is full" };
+        let next = next(&repo.log.state(), tenant, &drives);
+        ctx.output.line(format!("{why}, and there is more: on another drive, {next}"))?;
     } else {
-        ctx.output.line(format!("{} whole on its way", human::count(done.whole, "snapshot")))?;
+        let with = if done.after.is_empty() { "on it" } else { "on it and those it goes along with" };
+        ctx.output.line(format!("{} whole {with}", human::count(done.whole, "snapshot")))?;
     }
+    tell_others(ctx, &repo.log.state(), drive.id, &done.after)?;
     ctx.output.remark(hand_over(&state.label))
 }
 
@@ -185,7 +225,8 @@ fn sealed_tenant(
     let started = Instant::now();
     let place = at(ctx, dir)?;
     let progress = ctx.monitor(Job::Transfer);
-    let done = sealed::export(repo, (number, tenant, repository), &place.root, &progress);
+    let after = after(&repo.log.state(), args)?;
+    let done = sealed::export(repo, (number, tenant, repository), &place.root, &after, &progress);
     drop(progress);
     let (id, done) = done?;
     repo.log.refresh()?;
@@ -212,11 +253,12 @@ fn sealed_tenant(
             id.short()
         ))?;
         if done.left > 0 {
-            ctx.output.line(format!(
-                "it is full, {} more: on another drive, `packmule drive init --tenant {tenant}`, then `packmule drive export --tenant {tenant}`",
-                human::count(done.left, "pack")
-            ))?;
+            let drives: Vec<DriveId> = after.iter().chain([&id]).copied().collect();
+            let next = next(&repo.log.state(), tenant, &drives);
+            let left = human::count(done.left, "pack");
+            ctx.output.line(format!("it is full, and there is more, {left}: on another drive, {next}"))?;
         }
+        tell_others(ctx, &repo.log.state(), id, &after)?;
         ctx.output
             .remark("It is sealed as the tenant left it: the recovery code of the tenant's own repository opens it.")?;
         ctx.output.remark(hand_over(&label))?;
