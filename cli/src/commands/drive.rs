@@ -165,10 +165,11 @@ fn check(ctx: &Context, dir: &Path) -> Result<ExitCode> {
 /// At the site that writes to it, so that what is damaged is noted on it, if that can be: the next export then writes it anew.
 fn to_check(ctx: &Context, repo: &Repository, dir: &Path) -> Result<Drive> {
     let at_site = !repo.log.state().pool && ctx.target().is_ok_and(|root| !same_place(root, dir));
-    if at_site && let Ok(drive) = open_drive(ctx, repo, dir, Access::Write) {
-        if drive.state().is_ok_and(|state| !state.back) {
-            return Ok(drive);
-        }
+    if at_site
+        && let Ok(drive) = open_drive(ctx, repo, dir, Access::Write)
+        && drive.state().is_ok_and(|state| !state.back)
+    {
+        return Ok(drive);
     }
     import::open(ctx, repo, dir, Access::Read)
 }

@@ -63,3 +63,49 @@ fn sample(at: Time) -> DriveState {
         loads: Vec::new(),
     }
 }
+
+#[test]
+fn what_came_in_stays_though_the_drive_s_slots_are_destroyed() {
+    use Custody::*;
+    let of = |way: &[Custody]| {
+        let mut state = DriveState { back: false, steps: Vec::new(), ..sample(Time(0)) };
+        way.iter().for_each(|custody| state.step(*custody, Time(0), "x"));
+        (state.standing(), state.is_asked_for())
+    };
+    // Where it was sent from.
+    assert_eq!(of(&[Made, Exported, Shipped]), (Shipped, true));
+    assert_eq!(of(&[Exported, Retired]), (Retired, false));
+    assert_eq!(of(&[Exported, Committed]), (Committed, true));
+    assert_eq!(of(&[Exported, Committed, Retired]), (Committed, true));
+    assert_eq!(of(&[Exported, Lost]), (Lost, false));
+    // Where it came in.
+    assert_eq!(of(&[Exported, Received, Verified, Retired]), (Verified, true));
+    assert_eq!(of(&[Received, Verified, Retired, Committed]), (Committed, false));
+    assert_eq!(of(&[Received, Verified, Committed]), (Committed, false));
+    assert_eq!(of(&[Received, Retired, Lost]), (Lost, false));
+}
+
+#[test]
+fn a_push_goes_on_from_behind_what_drives_have_brought() {
+    let (site, drive) = (RepoId([8; 32]), DriveId([1; 32]));
+    let mut state = State::default();
+    let set = |custody| {
+        let steps = vec![Step { custody, at: Time(0), by: "x".into() }];
+        Record::DriveSet { drive, state: Box::new(DriveState { back: false, steps, ..sample(Time(0)) }) }
+    };
+    let loads = vec![Load { rollup: 9, first: 0, count: 2 }];
+    let apply = |state: &mut State, records: &[Record]| {
+        let entry = |record: &Record| Entry { seq: 1, time: Time(1), trusted: true, record: record.clone() };
+        records.iter().for_each(|record| state.apply(&entry(record), hash(1)));
+    };
+    apply(&mut state, &[set(Custody::Exported), Record::DriveLoaded { drive, loads: loads.clone() }]);
+    assert_eq!((state.under_way(Some((site, "cloud"))), state.come((site, "cloud"))), (vec![drive], vec![]));
+    apply(&mut state, &[set(Custody::Committed)]);
+    assert_eq!((state.under_way(Some((site, "cloud"))), state.come((site, "cloud"))), (vec![], vec![drive]));
+    assert_eq!((state.come((site, "other")), &state.drives[&drive].loads), (vec![], &loads));
+    let pushed = |remote: &str| Record::Pushed { remote: remote.into(), position: Position::START, at: Time(1) };
+    apply(&mut state, &[pushed("other")]);
+    assert_eq!(state.come((site, "cloud")), [drive]);
+    apply(&mut state, &[pushed("cloud")]);
+    assert!(state.come((site, "cloud")).is_empty() && state.drives[&drive].loads.is_empty());
+}
