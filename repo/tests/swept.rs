@@ -51,13 +51,13 @@ fn what_was_good_in_a_refused_pack_counts_as_its_tenants() {
             let data = noise(1000 + round * 100 + i, 500_000);
             let mut g = Group::default();
             g.push(ChunkKind::Data, repo::crypto::hash::content_hash(ChunkKind::Data, &data), &data);
-            b.push(&seal(&repo.keys, &mut packer, FrameKind::Data, g).unwrap());
+            b.push(&seal(&repo.keys, &mut packer, FrameKind::Data, g).unwrap()).unwrap();
         }
         let mut g = Group::default();
         g.push(ChunkKind::Data, ContentHash::from_bytes([round as u8; 32]), b"not what it is called");
-        b.push(&seal(&repo.keys, &mut packer, FrameKind::Data, g).unwrap());
-        let p = b.finish(&repo.keys);
-        assert!(r.absorb(&t, &p.id, &p.bytes).is_err());
+        b.push(&seal(&repo.keys, &mut packer, FrameKind::Data, g).unwrap()).unwrap();
+        let p = b.finish(&repo.keys).unwrap();
+        assert!(r.absorb(&t, &p.id, &p.body.into_bytes().unwrap()).is_err());
         r.settle().unwrap();
         let owned = pool.index.ownership(t.number).unwrap().unwrap();
         assert_eq!(owned.bytes, (round + 1) * 32 * 500_000, "what the pool holds of it counts");

@@ -63,7 +63,7 @@ impl PackSink for Counting {
     fn store(&mut self, pack: FinishedPack) -> Result<()> {
         let mut counted = self.0.lock();
         let (asking, measured) = &mut *counted;
-        let size = pack.bytes.len() as u64;
+        let size = pack.size;
         measured.here += size;
         match asking {
             None => measured.wire += size,

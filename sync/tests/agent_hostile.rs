@@ -151,12 +151,13 @@ fn another_s_trees_and_ids_get_a_liar_nowhere() {
         seal(&keys, &mut packer, FrameKind::Tree, group).unwrap()
     };
     let mut pack = PackBuilder::new(FrameKind::Tree, repo::id::SessionId::random(), 0);
-    pack.push(&frame);
-    let pack = pack.finish(&keys);
+    pack.push(&frame).unwrap();
+    let pack = pack.finish(&keys).unwrap();
+    let (id, bytes) = (pack.id, pack.body.into_bytes().unwrap());
     let refused = say(&site, &grant, &liar, |connection| {
-        let size = pack.bytes.len() as u64;
-        connection.send(&Message::Put { object: sync::wire::Object::Pack(pack.id), size, from: 0 }).unwrap();
-        connection.sender().send_data(&pack.bytes).unwrap();
+        let size = bytes.len() as u64;
+        connection.send(&Message::Put { object: sync::wire::Object::Pack(id), size, from: 0 }).unwrap();
+        connection.sender().send_data(&bytes).unwrap();
         connection.flush().unwrap();
         assert!(matches!(connection.receive().unwrap(), Some(Message::Durable { .. })));
         connection.receive().unwrap().unwrap()

@@ -22,7 +22,7 @@ use lru::LruCache;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use parking_lot::Mutex;
 
-use super::{Area, Backend, Object, Put, ends_early, read_only, too_large};
+use super::{Area, Backend, Growing, Object, Put, ends_early, read_only, too_large};
 use crate::error::{Error, Kind, Result};
 use crate::id::PackId;
 use crate::limits::KIB;
@@ -119,6 +119,22 @@ impl Local {
         Ok(put)
     }
 
+    /// Syncs what is written, and gives it its name.
+    fn publish(&self, mut temp: Temp, target: &Path) -> Result<Put> {
+        let publish = || {
+            temp.sync()?;
+            let put = self.publisher.publish(temp, target)?;
+            // Also when another process was first: its own sync may still be under way.
+            sync_parent(target)?;
+            Ok(put)
+        };
+        publish().map_err(Error::full_repository)
+    }
+
+    fn begin(&self) -> Result<Temp> {
+        Temp::create(&self.root.join(layout::TMP), self.mode).map_err(Error::full_repository)
+    }
+
     /// Puts what `write` writes.
     fn put_by(&self, object: &Object, write: &mut dyn FnMut(&mut Temp) -> Result<()>) -> Result<Put> {
         let target = self.path(object);
@@ -133,16 +149,9 @@ impl Local {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::io("look at", target, e)),
         }
-        let mut temp = Temp::create(&self.root.join(layout::TMP), self.mode).map_err(Error::full_repository)?;
+        let mut temp = self.begin()?;
         write(&mut temp)?;
-        let publish = || {
-            temp.sync()?;
-            let put = self.publisher.publish(temp, &target)?;
-            // Also when another process was first: its own sync may still be under way.
-            sync_parent(&target)?;
-            Ok(put)
-        };
-        publish().map_err(Error::full_repository)
+        self.publish(temp, &target)
     }
 
     fn open_file(&self, object: &Object) -> Result<File> {
@@ -199,6 +208,28 @@ impl Local {
     }
 }
 
+/// An object that grows in a file under `tmp/`.
+pub struct GrowingFile {
+    temp: Temp,
+    size: u64,
+}
+
+impl GrowingFile {
+    /// Adds to its end.
+    ///
+    /// # Errors
+    /// What the system gives.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.size += bytes.len() as u64;
+        self.temp.append(bytes).map_err(Error::full_repository)
+    }
+
+    /// Bytes so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
 impl Backend for Local {
     fn put(&self, object: &Object, bytes: &[u8]) -> Result<Put> {
         self.put_by(object, &mut |temp| temp.append(bytes).map_err(Error::full_repository))
@@ -216,6 +247,20 @@ impl Backend for Local {
             }
             Ok(())
         })
+    }
+
+    fn grow(&self) -> Result<Growing> {
+        if self.read_only {
+            return Err(read_only(self.root.clone()));
+        }
+        self.begin().map(|temp| Growing::File(GrowingFile { temp, size: 0 }))
+    }
+
+    fn put_grown(&self, object: &Object, grown: Growing) -> Result<Put> {
+        match grown {
+            Growing::Memory(bytes) => self.put(object, &bytes),
+            Growing::File(file) => self.publish(file.temp, &self.path(object)),
+        }
     }
 
     fn read_into(&self, object: &Object, offset: u64, buf: &mut [u8]) -> Result<()> {

@@ -138,6 +138,53 @@ impl Area {
     }
 }
 
+/// An object that is being written, and has no name before it is whole. What is dropped leaves nothing.
+pub enum Growing {
+    /// In memory.
+    Memory(Vec<u8>),
+    /// In a file of a local backend's.
+    File(local::GrowingFile),
+}
+
+impl Growing {
+    /// Adds to its end.
+    ///
+    /// # Errors
+    /// What the system gives.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Growing::Memory(all) => all.extend_from_slice(bytes),
+            Growing::File(file) => file.append(bytes)?,
+        }
+        Ok(())
+    }
+
+    /// Bytes so far.
+    pub fn size(&self) -> u64 {
+        match self {
+            Growing::Memory(bytes) => bytes.len() as u64,
+            Growing::File(file) => file.size(),
+        }
+    }
+
+    /// Its bytes, of one in memory.
+    ///
+    /// # Errors
+    /// `Bug` for another.
+    pub fn into_bytes(self) -> Result<Vec<u8>> {
+        match self {
+            Growing::Memory(bytes) => Ok(bytes),
+            Growing::File(_) => Err(Error::bug("an object that grows in a file is wanted in memory")),
+        }
+    }
+}
+
+impl Default for Growing {
+    fn default() -> Growing {
+        Growing::Memory(Vec::new())
+    }
+}
+
 /// What [`Backend::put`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
@@ -162,6 +209,17 @@ pub trait Backend: Send + Sync {
         let mut bytes = vec![0; size];
         next(&mut bytes)?;
         self.put(object, &bytes)
+    }
+
+    /// Begins an object that [`Backend::put_grown`] puts when it is whole. Where it is written as it grows, it takes no memory, and
+    /// what is written is still in the processor's cache.
+    fn grow(&self) -> Result<Growing> {
+        Ok(Growing::default())
+    }
+
+    /// As [`Backend::put`], of one that has grown: in memory, or here.
+    fn put_grown(&self, object: &Object, grown: Growing) -> Result<Put> {
+        self.put(object, &grown.into_bytes()?)
     }
 
     /// Fills `buf` from `offset`. `Damaged` if the object ends before that.

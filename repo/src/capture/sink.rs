@@ -35,6 +35,7 @@ pub(super) fn params(repo: &crate::open::Repository, session: SessionId) -> Writ
         session,
         pack_size: repo.config.pack_size as usize,
         level: LEVEL,
+        within: Some(Arc::clone(&repo.backend)),
     }
 }
 
@@ -91,9 +92,9 @@ impl SessionSink {
 
 impl PackSink for SessionSink {
     fn store(&mut self, pack: FinishedPack) -> Result<()> {
-        self.backend.put(&Stored::Pack(pack.id), &pack.bytes)?;
-        let size = pack.bytes.len() as u64;
-        self.stored(RollupEntry { id: pack.id, size, sealed_footer: pack.sealed_footer }, pack.kind);
+        let FinishedPack { id, kind, size, body, sealed_footer, .. } = pack;
+        self.backend.put_grown(&Stored::Pack(id), body)?;
+        self.stored(RollupEntry { id, size, sealed_footer }, kind);
         Ok(())
     }
 

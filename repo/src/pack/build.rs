@@ -1,11 +1,12 @@
-//! Sealing frames and putting packs together, in memory: a pack is written to the backend as a whole.
+//! Sealing frames and putting packs together, in memory or where they are to be.
 
+use crate::backend::{Backend, Growing};
 use crate::compress::{Codec, Packer};
 use crate::crypto::hash::ChunkKind;
 use crate::crypto::keys::{FRAME_HEAD, FrameKind, Keys, Object};
 use crate::error::Result;
 use crate::format::footer::Footer;
-use crate::format::pack::{TRAILER, header, trailer};
+use crate::format::pack::{header, trailer};
 use crate::id::{ContentHash, PackId, SessionId};
 use crate::limits::{MAX_FRAME_CHUNKS, MAX_FRAME_RAW, MAX_PACK_FRAMES, MIB, PACK_CHUNKS};
 
@@ -83,8 +84,10 @@ pub struct FinishedPack {
     pub id: PackId,
     /// Its kind.
     pub kind: FrameKind,
+    /// Its bytes.
+    pub size: u64,
     /// The whole file.
-    pub bytes: Vec<u8>,
+    pub body: Growing,
     /// The footer as sealed in the file.
     pub sealed_footer: Vec<u8>,
     /// What the footer says.
@@ -93,22 +96,40 @@ pub struct FinishedPack {
 
 /// A pack being filled.
 pub struct PackBuilder {
-    bytes: Vec<u8>,
+    body: Growing,
+    len: usize,
+    /// Of what was written, while it is in the processor's cache.
+    hasher: blake3::Hasher,
     footer: Footer,
 }
 
 impl PackBuilder {
-    /// An empty pack of `kind`, to be written by `session` and closed at about `pack_size` bytes.
+    /// An empty pack of `kind`, to be written by `session` and closed at about `pack_size` bytes, in memory.
     pub fn new(kind: FrameKind, session: SessionId, pack_size: usize) -> PackBuilder {
         // All of it at once: growing would copy, and hold up to twice the space. Untouched pages cost nothing.
-        let mut bytes = Vec::with_capacity(pack_size + MAX_FRAME_RAW + MIB);
-        bytes.extend_from_slice(&header(kind));
-        PackBuilder { bytes, footer: Footer::new(kind, session) }
+        let bytes = Vec::with_capacity(pack_size + MAX_FRAME_RAW + MIB);
+        PackBuilder {
+            body: Growing::Memory(bytes),
+            len: 0,
+            hasher: blake3::Hasher::new(),
+            footer: Footer::new(kind, session),
+        }
     }
 
-    /// Bytes of header and frames so far.
+    /// As [`PackBuilder::new`], where `backend` has objects grow.
+    ///
+    /// # Errors
+    /// What the backend gives.
+    pub fn within(backend: &dyn Backend, kind: FrameKind, session: SessionId, pack_size: usize) -> Result<PackBuilder> {
+        Ok(match backend.grow()? {
+            Growing::Memory(_) => PackBuilder::new(kind, session, pack_size),
+            body => PackBuilder { body, ..PackBuilder::new(kind, session, 0) },
+        })
+    }
+
+    /// Bytes of frames, and of the header, so far.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.len
     }
 
     /// Whether no frame was added.
@@ -119,23 +140,38 @@ impl PackBuilder {
     /// Whether no further frame may be added.
     pub fn is_full(&self, pack_size: usize) -> bool {
         let Footer { frames, chunks, .. } = &self.footer;
-        self.bytes.len() >= pack_size || frames.len() >= MAX_PACK_FRAMES || chunks.len() >= PACK_CHUNKS
+        self.len >= pack_size || frames.len() >= MAX_PACK_FRAMES || chunks.len() >= PACK_CHUNKS
     }
 
     /// Appends a frame.
-    pub fn push(&mut self, frame: &SealedFrame) {
+    ///
+    /// # Errors
+    /// What writing it gives; never of one in memory.
+    pub fn push(&mut self, frame: &SealedFrame) -> Result<()> {
         debug_assert_eq!(frame.kind, self.footer.kind);
+        if self.len == 0 {
+            self.append(&header(self.footer.kind))?;
+        }
         self.footer.push(frame.bytes.len() as u32, frame.raw, frame.codec, frame.epoch, &frame.chunks);
-        self.bytes.extend_from_slice(&frame.bytes);
+        self.append(&frame.bytes)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
+        self.len += bytes.len();
+        self.body.append(bytes)
     }
 
     /// Seals the footer and names the pack.
-    pub fn finish(mut self, keys: &Keys) -> FinishedPack {
+    ///
+    /// # Errors
+    /// As [`PackBuilder::push`].
+    pub fn finish(mut self, keys: &Keys) -> Result<FinishedPack> {
         let sealed_footer = keys.seal(Object::Footer, &[], &self.footer.encode());
-        self.bytes.reserve(sealed_footer.len() + TRAILER);
-        self.bytes.extend_from_slice(&sealed_footer);
-        self.bytes.extend_from_slice(&trailer(sealed_footer.len() as u32));
-        let id = PackId(*blake3::hash(&self.bytes).as_bytes());
-        FinishedPack { id, kind: self.footer.kind, bytes: self.bytes, sealed_footer, footer: self.footer }
+        self.append(&sealed_footer)?;
+        self.append(&trailer(sealed_footer.len() as u32))?;
+        let PackBuilder { body, len, hasher, footer } = self;
+        let id = PackId(*hasher.finalize().as_bytes());
+        Ok(FinishedPack { id, kind: footer.kind, size: len as u64, body, sealed_footer, footer })
     }
 }

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
+use crate::backend::Backend;
 use crate::compress::Packer;
 use crate::crypto::hash::{ChunkKind, content_hash};
 use crate::crypto::keys::{FrameKind, Keys};
@@ -97,6 +98,8 @@ pub struct WriterParams {
     pub pack_size: usize,
     /// zstd's level.
     pub level: i32,
+    /// Where packs grow; none: in memory.
+    pub within: Option<Arc<dyn Backend>>,
 }
 
 /// Chunks not yet in the index that are remembered: some 70 MB. Commits keep a writer far below it. A dry run has none, and
@@ -326,20 +329,27 @@ fn seal_all(params: &WriterParams, groups: &Receiver<(FrameKind, Unsealed)>, out
 
 /// Fills one pack a kind; a frame never waits for the other kind's pack.
 fn pack_all(params: &WriterParams, frames: &Receiver<SealedFrame>, out: &Sender<FinishedPack>) -> Result<()> {
-    let new = |kind| PackBuilder::new(kind, params.session, params.pack_size);
-    let mut open = [new(FrameKind::Data), new(FrameKind::Tree)];
+    let new = |kind| match &params.within {
+        Some(backend) => PackBuilder::within(backend.as_ref(), kind, params.session, params.pack_size),
+        None => Ok(PackBuilder::new(kind, params.session, params.pack_size)),
+    };
+    let mut open: [Option<PackBuilder>; 2] = [None, None];
     for frame in frames {
-        let builder = &mut open[frame.kind as usize];
-        builder.push(&frame);
-        if builder.is_full(params.pack_size) {
-            let full = std::mem::replace(builder, new(frame.kind));
-            if out.send(full.finish(&params.keys)).is_err() {
-                return Ok(());
-            }
+        let place = &mut open[frame.kind as usize];
+        let builder = match place {
+            Some(builder) => builder,
+            None => place.insert(new(frame.kind)?),
+        };
+        builder.push(&frame)?;
+        if builder.is_full(params.pack_size)
+            && let Some(full) = place.take()
+            && out.send(full.finish(&params.keys)?).is_err()
+        {
+            return Ok(());
         }
     }
-    for builder in open {
-        if !builder.is_empty() && out.send(builder.finish(&params.keys)).is_err() {
+    for builder in open.into_iter().flatten() {
+        if out.send(builder.finish(&params.keys)?).is_err() {
             return Ok(());
         }
     }
@@ -356,7 +366,7 @@ fn store_all(shared: &Shared, mut sink: Box<dyn PackSink>, packs: &Receiver<Fini
         Ok(())
     };
     for pack in packs {
-        shared.totals.bytes_stored.fetch_add(pack.bytes.len() as u64, Ordering::Relaxed);
+        shared.totals.bytes_stored.fetch_add(pack.size, Ordering::Relaxed);
         sink.store(pack)?;
         if sink.due() {
             commit(sink.as_mut())?;

@@ -146,7 +146,7 @@ impl<'a> Repacker<'a> {
 
     fn push(&mut self, frame: &SealedFrame) -> Result<()> {
         let builder = &mut self.open[frame.kind as usize];
-        builder.push(frame);
+        builder.push(frame)?;
         if builder.is_full(self.repo.config.pack_size as usize) {
             self.close_pack(frame.kind)?;
         }
@@ -161,10 +161,9 @@ impl<'a> Repacker<'a> {
         if full.is_empty() {
             return Ok(());
         }
-        let FinishedPack { id, bytes, sealed_footer, .. } = full.finish(&self.repo.keys);
+        let FinishedPack { id, size, body, sealed_footer, .. } = full.finish(&self.repo.keys)?;
         self.objects.push(Stored::Pack(id));
-        self.repo.backend.put(&Stored::Pack(id), &bytes)?;
-        let size = bytes.len() as u64;
+        self.repo.backend.put_grown(&Stored::Pack(id), body)?;
         self.refs.push(PackRef { id, size, footer_len: sealed_footer.len() as u32, kind });
         self.rollup_bytes += sealed_footer.len();
         self.rollup.push(RollupEntry { id, size, sealed_footer });

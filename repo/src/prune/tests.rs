@@ -361,9 +361,9 @@ fn packs_that_were_never_recorded_are_freed() {
         let mut group = crate::pack::build::Group::default();
         let bytes = noise(9, 5000);
         group.push(ChunkKind::Data, content_hash(ChunkKind::Data, &bytes), &bytes);
-        builder.push(&seal(&repo.keys, &mut Packer::new(3).unwrap(), FrameKind::Data, group).unwrap());
-        let pack = builder.finish(&repo.keys);
-        repo.backend.put(&Object::Pack(pack.id), &pack.bytes).unwrap();
+        builder.push(&seal(&repo.keys, &mut Packer::new(3).unwrap(), FrameKind::Data, group).unwrap()).unwrap();
+        let pack = builder.finish(&repo.keys).unwrap();
+        repo.backend.put_grown(&Object::Pack(pack.id), pack.body).unwrap();
         ids.push(pack.id);
     }
     session.end(Ended::Failed).unwrap();

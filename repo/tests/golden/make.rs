@@ -140,8 +140,8 @@ struct Sink {
 
 impl PackSink for Sink {
     fn store(&mut self, pack: FinishedPack) -> Result<()> {
-        self.backend.put(&Stored::Pack(pack.id), &pack.bytes)?;
-        let (size, footer_len) = (pack.bytes.len() as u64, pack.sealed_footer.len() as u32);
+        self.backend.put_grown(&Stored::Pack(pack.id), pack.body)?;
+        let (size, footer_len) = (pack.size, pack.sealed_footer.len() as u32);
         self.refs.push(PackRef { id: pack.id, size, footer_len, kind: pack.kind });
         self.rollup.push(RollupEntry { id: pack.id, size, sealed_footer: pack.sealed_footer });
         Ok(())
@@ -169,6 +169,7 @@ fn built(repo: &Repository) {
         session: session.id(),
         pack_size: repo.config.pack_size as usize,
         level: 3,
+        within: None,
     };
     let sink = Sink {
         backend: Arc::clone(&repo.backend),

@@ -151,10 +151,10 @@ impl<'a> Courier<'a> {
                     let chunks = of.chunks[frame.chunks()].iter().map(|c| (c.kind, c.h, c.len)).collect();
                     let (kind, bytes, raw, codec, epoch) =
                         (of.kind, sealed.to_vec(), frame.raw, frame.codec, frame.epoch);
-                    pack.push(&SealedFrame { kind, bytes, raw, codec, epoch, chunks });
+                    pack.push(&SealedFrame { kind, bytes, raw, codec, epoch, chunks })?;
                 }
-                let pack = pack.finish(&self.keys);
-                self.link.put(pack.id, pack.bytes, 0)?;
+                let pack = pack.finish(&self.keys)?;
+                self.link.put(pack.id, pack.body.into_bytes()?, 0)?;
                 Ok(Some(pack.id))
             }
         }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use repo::backend::{Area, Backend, Object, Put};
+use repo::backend::{Area, Backend, Growing, Object, Put};
 use repo::capture::SessionSink;
 use repo::crypto::hash::ChunkKind;
 use repo::error::{Error, Kind, Result};
@@ -259,10 +259,10 @@ struct Bounded {
 }
 
 impl Bounded {
-    /// Takes room for a pack.
-    fn take(&self, object: &Object, size: u64) -> Result<()> {
+    /// Takes room for a pack of this size, of which so much is to be written still.
+    fn take(&self, object: &Object, size: u64, unwritten: u64) -> Result<()> {
         let free = self.under.free_space()?.unwrap_or(u64::MAX);
-        if free < size + HEADROOM {
+        if free < unwritten + HEADROOM {
             return Err(Error::new(Kind::NoSpace, "the drive is full").at(self.under.path(object)));
         }
         let mut left = self.left.lock();
@@ -275,9 +275,19 @@ impl Bounded {
 impl Backend for Bounded {
     fn put(&self, object: &Object, bytes: &[u8]) -> Result<Put> {
         if matches!(object, Object::Pack(_)) {
-            self.take(object, bytes.len() as u64)?;
+            self.take(object, bytes.len() as u64, bytes.len() as u64)?;
         }
         self.under.put(object, bytes)
+    }
+
+    fn grow(&self) -> Result<Growing> {
+        self.under.grow()
+    }
+
+    fn put_grown(&self, object: &Object, grown: Growing) -> Result<Put> {
+        let written = matches!(grown, Growing::File(_));
+        self.take(object, grown.size(), if written { 0 } else { grown.size() })?;
+        self.under.put_grown(object, grown)
     }
 
     fn read_into(&self, object: &Object, offset: u64, buf: &mut [u8]) -> Result<()> {

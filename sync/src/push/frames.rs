@@ -45,7 +45,7 @@ impl Push<'_> {
         let (kind, raw, codec, epoch) = (pack.footer.kind, info.raw, info.codec, info.epoch);
         let (session, size) = (self.outgoing.session, self.outgoing.size);
         let open = self.outgoing.open[kind as usize].get_or_insert_with(|| PackBuilder::new(kind, session, size));
-        open.push(&SealedFrame { kind, bytes, raw, codec, epoch, chunks });
+        open.push(&SealedFrame { kind, bytes, raw, codec, epoch, chunks })?;
         if open.is_full(size) { self.flush(kind) } else { Ok(()) }
     }
 
@@ -60,8 +60,8 @@ impl Push<'_> {
 
     fn flush(&mut self, kind: FrameKind) -> Result<()> {
         if let Some(open) = self.outgoing.open[kind as usize].take().filter(|open| !open.is_empty()) {
-            let pack = open.finish(&self.repo.keys);
-            self.put(pack.id, pack.bytes)?;
+            let pack = open.finish(&self.repo.keys)?;
+            self.put(pack.id, pack.body.into_bytes()?)?;
             self.report.mixed += 1;
         }
         Ok(())

@@ -42,14 +42,14 @@ pub(super) fn store_pack(repo: &Repository, session: &Session, seeds: &[u64]) ->
         let bytes = noise(*seed, 5000);
         group.push(ChunkKind::Data, content_hash(ChunkKind::Data, &bytes), &bytes);
     }
-    builder.push(&seal(&repo.keys, &mut Packer::new(3).unwrap(), FrameKind::Data, group).unwrap());
-    let pack = builder.finish(&repo.keys);
-    repo.backend.put(&Object::Pack(pack.id), &pack.bytes).unwrap();
+    builder.push(&seal(&repo.keys, &mut Packer::new(3).unwrap(), FrameKind::Data, group).unwrap()).unwrap();
+    let mut pack = builder.finish(&repo.keys).unwrap();
+    repo.backend.put_grown(&Object::Pack(pack.id), std::mem::take(&mut pack.body)).unwrap();
     pack
 }
 
 pub(super) fn store_rollup(repo: &Repository, session: &Session, pack: &FinishedPack) -> u64 {
-    let size = pack.bytes.len() as u64;
+    let size = pack.size;
     let entry = RollupEntry { id: pack.id, size, sealed_footer: pack.sealed_footer.clone() };
     let plain = encode_rollup(&[entry]);
     let mut number = u64::from(session.number()) << 32;
@@ -63,7 +63,7 @@ pub(super) fn store_rollup(repo: &Repository, session: &Session, pack: &Finished
 }
 
 pub(super) fn record_pack(repo: &Repository, session: &Session, rollup: u64, pack: &FinishedPack) {
-    let (size, footer_len) = (pack.bytes.len() as u64, pack.sealed_footer.len() as u32);
+    let (size, footer_len) = (pack.size, pack.sealed_footer.len() as u32);
     let packs = vec![PackRef { id: pack.id, size, footer_len, kind: FrameKind::Data }];
     session.packs_added(rollup, packs).unwrap();
     repo.refresh(&quiet()).unwrap();
