@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// zstd's level.
 const LEVEL: i32 = 3;
 
-/// How packs are written to a repository.
+/// How packs are made for a repository: in memory.
 pub(super) fn params(repo: &crate::open::Repository, session: SessionId) -> WriterParams {
     WriterParams {
         keys: Arc::clone(&repo.keys),
@@ -35,7 +35,7 @@ pub(super) fn params(repo: &crate::open::Repository, session: SessionId) -> Writ
         session,
         pack_size: repo.config.pack_size as usize,
         level: LEVEL,
-        within: Some(Arc::clone(&repo.backend)),
+        within: None,
     }
 }
 
@@ -57,7 +57,8 @@ impl SessionSink {
     /// A writer of the session's packs.
     pub fn writer(repo: &crate::open::Repository, session: &Arc<Session>) -> PackWriter {
         let sink = Box::new(SessionSink::new(repo, Arc::clone(session)));
-        PackWriter::start(params(repo, session.id()), sink)
+        let within = Some(Arc::clone(&repo.backend));
+        PackWriter::start(WriterParams { within, ..params(repo, session.id()) }, sink)
     }
 
     /// For an open repository's parts.

@@ -5,10 +5,10 @@
 //! time: these, their roll-up, the drive's record, and only then the repository's, which says that they are on their way. So
 //! wherever it stops, what the drive says of itself is true, and what the repository says of it is on it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use repo::backend::{Backend, Object};
+use repo::backend::Object;
 use repo::clock::Time;
 use repo::crypto::keys::FrameKind;
 use repo::error::{Error, Kind, Result};
@@ -169,6 +169,14 @@ struct Export<'a> {
     monitor: &'a dyn Monitor,
 }
 
+/// What need not be on the drive.
+struct LeftOut {
+    /// Nothing but these is to be there, if they are given.
+    chosen: Option<HashSet<PackId>>,
+    /// What is on these drives.
+    others: Vec<DriveId>,
+}
+
 /// Packs of a roll-up that are to be on the drive, by their places in it.
 struct Batch {
     rollup: u64,
@@ -213,71 +221,105 @@ impl Export<'_> {
     /// Copies packs until everything is there, or no more fits.
     fn packs(&mut self, state: &State, delta: &Delta) -> Result<()> {
         self.monitor.event(Event::Phase("packs"));
-        let chosen: Option<HashSet<PackId>> = match delta {
-            Delta::All => None,
-            Delta::Since { packs, .. } => Some(packs.iter().copied().collect()),
-        };
-        let numbers = self.in_order(match delta {
-            Delta::All => None,
-            Delta::Since { rollups, .. } => Some(rollups),
-        })?;
         let to = (self.site.config.repo_id, self.wanted.remote.as_str());
         // What has come there since the last push is not missed there, though that push did not know.
         let mut others = state.under_way(Some(to));
         others.extend(state.come(to));
         others.retain(|id| *id != self.drive.id);
-        let mut listed = 0;
+        let chosen = match delta {
+            Delta::All => None,
+            Delta::Since { packs, .. } => Some(packs.iter().copied().collect()),
+        };
+        let left_out = LeftOut { chosen, others };
+        let found = self.survey(&left_out, delta)?;
         // Trees first: with them all files are seen on the first drive, whichever one their data is on.
-        for (rollup, kind) in
-            [FrameKind::Tree, FrameKind::Data].iter().flat_map(|k| numbers.iter().map(move |n| (n, *k)))
-        {
-            let entries = match read_rollup(self.site.backend.as_ref(), &self.site.keys, *rollup) {
-                // Its packs are all gone, or go over the network.
-                Err(e) if e.kind() == Kind::NotFound => continue,
-                Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Io) => {
-                    self.warn(&e);
-                    continue;
-                }
-                other => other?,
-            };
-            let batch = self.batch((*rollup, kind), &entries, chosen.as_ref(), &others, &mut listed)?;
-            self.batch_over(&batch)?;
-        }
-        if chosen.is_none() {
-            let (_, packs) = self.site.index.counts()?;
-            self.report.unlisted = packs.saturating_sub(listed);
+        for kind in [FrameKind::Tree, FrameKind::Data] {
+            for (rollup, _) in found.iter().filter(|(_, has)| has[kind as usize]) {
+                let Some(entries) = self.entries(*rollup)? else { continue };
+                let packs = self.batch(kind, &entries, &left_out)?;
+                self.batch_over(&Batch { rollup: *rollup, packs })?;
+            }
         }
         Ok(())
     }
 
+    /// The roll-ups that list something to be written, in the order in which their packs came, so that the oldest snapshots are whole
+    /// on the first drive; and whether that is data, or trees.
+    fn survey(&mut self, left_out: &LeftOut, delta: &Delta) -> Result<Vec<(u64, [bool; 2])>> {
+        let mut numbers = Vec::new();
+        let wanted = |number: &u64| match delta {
+            Delta::All => true,
+            Delta::Since { rollups, .. } => rollups.contains(number),
+        };
+        self.site.backend.list(backend::Area::Footers, &mut |object, _| {
+            if let Object::Footers(number) = object
+                && wanted(&number)
+            {
+                numbers.push(number);
+            }
+            Ok(())
+        })?;
+        let (mut found, mut listed) = (Vec::new(), 0);
+        for number in numbers {
+            self.stop_if_cancelled()?;
+            let (mut first, mut has) = (None, [false; 2]);
+            for entry in self.entries(number)?.unwrap_or_default() {
+                let Some(info) = self.site.index.pack_by_id(&entry.id)? else { continue };
+                listed += 1;
+                first.get_or_insert(info.no);
+                match (self.is_wanted(&info, left_out)?, info.damaged) {
+                    (true, true) => self.report.damaged.push(info.id),
+                    (true, false) => has[info.kind as usize] = true,
+                    _ => {}
+                }
+            }
+            if has != [false; 2] {
+                found.push((first, number, has));
+            }
+        }
+        if matches!(delta, Delta::All) {
+            let (_, packs) = self.site.index.counts()?;
+            self.report.unlisted = packs.saturating_sub(listed);
+        }
+        found.sort_unstable();
+        Ok(found.into_iter().map(|(_, number, has)| (number, has)).collect())
+    }
+
+    /// What a roll-up lists. None of one that is gone, its packs then are gone, too, or go over the network; and of one that cannot
+    /// be read, which is told.
+    fn entries(&self, rollup: u64) -> Result<Option<Vec<RollupEntry>>> {
+        match read_rollup(self.site.backend.as_ref(), &self.site.keys, rollup) {
+            Ok(entries) => Ok(Some(entries)),
+            Err(e) if e.kind() == Kind::NotFound => Ok(None),
+            Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Io) => {
+                self.warn(&e);
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
     /// What of a roll-up, of one kind, is to go.
-    fn batch(
-        &mut self,
-        (rollup, kind): (u64, FrameKind),
-        entries: &[RollupEntry],
-        chosen: Option<&HashSet<PackId>>,
-        others: &[DriveId],
-        listed: &mut u64,
-    ) -> Result<Batch> {
+    fn batch(&self, kind: FrameKind, entries: &[RollupEntry], left_out: &LeftOut) -> Result<Vec<(usize, PackInfo)>> {
         let mut packs = Vec::new();
         for (place, entry) in entries.iter().enumerate() {
-            let known = self.site.index.pack_by_id(&entry.id)?;
-            let Some(info) = known.filter(|info| info.kind == kind) else { continue };
-            *listed += 1;
-            // What is condemned lies elsewhere too, or will be missed by name.
-            if info.condemned || chosen.is_some_and(|chosen| !chosen.contains(&entry.id)) {
-                continue;
+            let known = self.site.index.pack_by_id(&entry.id)?.filter(|info| info.kind == kind && !info.damaged);
+            if let Some(info) = known
+                && self.is_wanted(&info, left_out)?
+            {
+                packs.push((place, info));
             }
-            if self.site.index.posted(others, &entry.id)?.is_some() || self.is_there(&info)? {
-                continue;
-            }
-            if info.damaged {
-                self.report.damaged.push(entry.id);
-                continue;
-            }
-            packs.push((place, info));
         }
-        Ok(Batch { rollup, packs })
+        Ok(packs)
+    }
+
+    /// Whether the pack is to be on this drive, and is not. What is condemned lies elsewhere too, or will be missed by name.
+    fn is_wanted(&self, info: &PackInfo, left_out: &LeftOut) -> Result<bool> {
+        let chosen = left_out.chosen.as_ref().is_none_or(|chosen: &HashSet<PackId>| chosen.contains(&info.id));
+        Ok(chosen
+            && !info.condemned
+            && self.site.index.posted(&left_out.others, &info.id)?.is_none()
+            && !self.is_there(info)?)
     }
 
     /// Whether the pack was written to this drive before, and has not vanished since: a filesystem without a journal may lose it.
@@ -401,36 +443,6 @@ impl Export<'_> {
     fn leave(&mut self, some: &[(usize, PackInfo)]) {
         self.report.left += some.len() as u64;
         self.report.left_bytes += some.iter().map(|(_, info)| info.size).sum::<u64>();
-    }
-
-    /// The roll-ups in the order in which their packs came: so the oldest snapshots are whole on the first drive.
-    fn in_order(&self, chosen: Option<&BTreeSet<u64>>) -> Result<Vec<u64>> {
-        let mut numbers = Vec::new();
-        let backend: &dyn Backend = self.site.backend.as_ref();
-        backend.list(backend::Area::Footers, &mut |object, _| {
-            if let Object::Footers(number) = object
-                && chosen.is_none_or(|chosen| chosen.contains(&number))
-            {
-                numbers.push(number);
-            }
-            Ok(())
-        })?;
-        let mut placed = Vec::with_capacity(numbers.len());
-        for number in numbers {
-            self.stop_if_cancelled()?;
-            let Ok(entries) = read_rollup(backend, &self.site.keys, number) else {
-                placed.push((u32::MAX, number));
-                continue;
-            };
-            for entry in entries {
-                if let Some(info) = self.site.index.pack_by_id(&entry.id)? {
-                    placed.push((info.no.0, number));
-                    break;
-                }
-            }
-        }
-        placed.sort_unstable();
-        Ok(placed.into_iter().map(|(_, number)| number).collect())
     }
 
     fn stop_if_cancelled(&self) -> Result<()> {
