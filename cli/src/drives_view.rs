@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fs::view::{SnapshotInfo, Usage, View};
-use repo::crypto::hash::ChunkKind;
 use repo::error::{Error, Kind, Result};
 use repo::format::manifest::Manifest;
-use repo::id::{ContentHash, SnapshotId};
-use repo::pack::source::{Chunk, FrameSource};
-use repo::pack::store::PackStore;
+use repo::id::SnapshotId;
+use repo::pack::source::FrameSource;
+use sync::drive::several::Several;
 
 use crate::view::RepositoryView;
 
@@ -22,7 +21,7 @@ pub struct DrivesView {
 impl DrivesView {
     /// Of these, of one repository: at least one.
     pub fn new(drives: Vec<RepositoryView>) -> DrivesView {
-        let source = Arc::new(Several(drives.iter().map(RepositoryView::packs).collect()));
+        let source = Arc::new(Several::new(drives.iter().map(RepositoryView::packs).collect()));
         DrivesView { drives, source }
     }
 }
@@ -73,46 +72,6 @@ impl View for DrivesView {
     fn report(&self, path: &str, error: &Error) {
         if let Some(first) = self.drives.first() {
             first.report(path, error);
-        }
-    }
-}
-
-/// Chunks from whichever drive has them.
-pub struct Several(Vec<Arc<PackStore>>);
-
-impl Several {
-    /// Of these.
-    pub fn new(drives: Vec<Arc<PackStore>>) -> Several {
-        Several(drives)
-    }
-
-    /// The drives that have the chunk.
-    fn with(&self, h: &ContentHash) -> impl Iterator<Item = &Arc<PackStore>> {
-        self.0.iter().filter(|store| matches!(store.locate(h), Ok(Some(_))))
-    }
-}
-
-impl FrameSource for Several {
-    fn chunk(&self, h: &ContentHash, kind: ChunkKind) -> Result<Chunk> {
-        let mut failed = None;
-        for store in self.with(h) {
-            match store.chunk(h, kind) {
-                Ok(chunk) => return Ok(chunk),
-                Err(e) => failed = Some(e),
-            }
-        }
-        Err(failed.unwrap_or_else(|| {
-            Error::damaged("a part of it is on a drive that is not here")
-                .remedy("use that as well: name each drive with -r")
-        }))
-    }
-
-    fn prefetch(&self, chunks: &[(ContentHash, ChunkKind)]) {
-        for store in &self.0 {
-            let here: Vec<_> = chunks.iter().filter(|(h, _)| matches!(store.locate(h), Ok(Some(_)))).copied().collect();
-            if !here.is_empty() {
-                store.prefetch(&here);
-            }
         }
     }
 }

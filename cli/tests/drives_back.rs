@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use support::disk::Disk;
 use support::pool::{Cloud, bytes, equal, pushed, summary};
-use support::post::{MIB, by_code, exported, flip, imported, large_site, made, number, packs};
+use support::post::{MIB, by_code, exported, flip, imported, large_site, made, number, packs, states};
 use support::{Mount, Running, Site, edit, eventually, files};
 
 #[test]
@@ -58,9 +58,23 @@ fn a_pool_sends_a_site_back_over_three_drives() {
     command.env_remove("PACKMULE_REPOSITORY").args(["restore", "latest", "--target", out.to_str().unwrap()]);
     Running::start(command).wait().ok();
     equal(&site.src(), &out);
-    let mut command = reader.program(&words);
-    command.env_remove("PACKMULE_REPOSITORY").args(["check"]);
-    Running::start(command).wait().refused(2, &["several"]);
+    // Whether they are all that is needed, too.
+    let by_all = |more: &[&str]| {
+        let mut command = reader.program(&words);
+        command.env_remove("PACKMULE_REPOSITORY").args(more);
+        Running::start(command).wait()
+    };
+    for more in [&["--json", "check"][..], &["--json", "check", "--read-data"]] {
+        let told = summary(&by_all(more).ok());
+        assert_eq!(
+            (told["snapshots_whole"].as_u64(), told["drives"].as_array().unwrap().len()),
+            (Some(2), 3),
+            "{told}"
+        );
+    }
+    by_all(&["stats"]).refused(2, &["several"]);
+    let one = by_code(&reader, &["-r", disks[1].path(), "check"], &codes[1]).ok().text();
+    assert!(one.contains("more are not on this drive") && one.contains("back 1"), "{one}");
     // One drive alone shows all names, and says what is not here.
     let undo = support::Undo(mnt.clone());
     let mut command =
@@ -82,9 +96,10 @@ fn a_pool_sends_a_site_back_over_three_drives() {
     support::pool::fed(&new, command, line.trim()).ok();
     new.with_password(&["key", "add", "--recipient", support::RECIPIENT, "--label", "fast"], support::PASSWORD).ok();
     let all = ["drive", "import", disks[2].path(), disks[0].path(), disks[1].path()];
-    new.run(&all).ok();
-    new.run(&["drive", "import", disks[2].path()]).ok();
+    let told = new.run(&all).ok().text();
+    assert!(!told.contains("wait") && told.contains("2 snapshots back"), "{told}");
     assert_eq!(new.snapshots(), site.snapshots());
+    assert!(states(&new).iter().all(|(_, state)| state == "committed" || state == "verified"), "{:?}", states(&new));
     new.restores("latest", &site.src());
     new.run(&["check", "--read-data"]).ok();
     assert_eq!(number(&pushed(&new), "bytes_sent"), 0);

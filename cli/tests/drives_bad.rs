@@ -130,10 +130,31 @@ fn what_lies_on_a_drive_beside_what_was_written_is_in_nobody_s_way() {
     fs::write(&snapshot, manifest).unwrap();
     let ran = cloud.pool.run(&["--json", "drive", "import", drive]).ok();
     assert!(ran.err.contains("receipt is not on the drive"), "{}", ran.err);
-    let letter = site.path().join("letter");
-    fs::write(&letter, summary(&ran)["receipt"].as_str().unwrap()).unwrap();
-    site.run(&["drive", "receipt", letter.to_str().unwrap()]).ok();
+    // As it was said, and as a mail program or a shell makes of it.
+    let (letter, receipt) = (site.path().join("letter"), summary(&ran)["receipt"].as_str().unwrap().to_owned());
+    for text in [ran.text(), receipt.replace('\n', "\r\n"), format!("{receipt}\n\n"), receipt] {
+        fs::write(&letter, text).unwrap();
+        site.run(&["drive", "receipt", letter.to_str().unwrap()]).ok();
+    }
     cloud.has(&site.src());
+}
+
+#[test]
+fn a_damaged_pack_on_a_drive_that_is_full_is_written_anew_where_it_was() {
+    let cloud = Cloud::new(&["acme"]);
+    let site = large_site(48);
+    cloud.join("acme", &site);
+    let disk = Disk::new(site.path(), "disk", "ext4", 36);
+    made(&site, disk.path(), &["--label", "one"]);
+    let told = site.run(&["drive", "export", "cloud", disk.path(), "--max-bytes", "5M"]).ok().text();
+    assert!(told.contains("--max-bytes allows") && !told.contains("full"), "{told}");
+    let first = exported(&site, disk.path());
+    assert!(first["full"] == true, "{first}");
+    let victim = packs(&disk.at).into_iter().max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
+    edit(&victim, |bytes| flip(bytes));
+    site.run(&["drive", "check", disk.path()]).exits(5);
+    assert_eq!(number(&exported(&site, disk.path()), "packs_written"), 1);
+    site.run(&["drive", "check", disk.path()]).ok();
 }
 
 #[test]

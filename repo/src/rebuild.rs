@@ -216,7 +216,8 @@ impl Rebuild<'_> {
         }
         let time = Duration::from_secs_f64(bytes as f64 / ROLLUP_RATE as f64);
         let packs = self.listed.len();
-        let text = format!("reading the tables of contents of {packs} packs: {}", roughly(time));
+        let packs = if packs == 1 { "1 pack".to_owned() } else { format!("{packs} packs") };
+        let text = format!("reading the tables of contents of {packs}: {}", roughly(time));
         self.monitor.event(Event::Notice(&text));
     }
 

@@ -15,6 +15,7 @@ pub mod import;
 mod make;
 pub mod receipt;
 pub mod sealed;
+pub mod several;
 mod taken;
 
 use std::path::Path;
@@ -172,6 +173,10 @@ fn tell(drive: &Drive, id: DriveId, state: &DriveState) -> Result<()> {
 /// The drives that the drive in `repo` knows of beside itself and those in `here`, and that have not been given up.
 pub fn absent(drive: DriveId, repo: &Repository, here: &[DriveId]) -> Vec<(DriveId, DriveState)> {
     let state = repo.log.state();
+    // The log of a sealed tenant's copy speaks of the drives that its site has sent.
+    if !state.drives.contains_key(&drive) {
+        return Vec::new();
+    }
     let gone = |other: &DriveState| matches!(other.custody(), Custody::Lost | Custody::Retired);
     let others = state.drives.iter().filter(|(id, other)| **id != drive && !here.contains(id) && !gone(other));
     others.map(|(id, other)| (*id, other.clone())).collect()

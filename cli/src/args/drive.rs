@@ -30,11 +30,11 @@ pub enum DriveAction {
         #[arg(value_name = "DIR", required = true)]
         dirs: Vec<PathBuf>,
     },
-    /// Read everything on the drive, and tell what is damaged, and which snapshots are whole on it
+    /// Read everything on these drives, and tell what is damaged, and which snapshots are whole on them
     Check {
-        /// The drive's directory
-        #[arg(value_name = "DIR")]
-        dir: PathBuf,
+        /// The drives' directories: those that go together
+        #[arg(value_name = "DIR", required = true)]
+        dirs: Vec<PathBuf>,
     },
     /// List the drives that were written to or taken in here, and where they are
     List,

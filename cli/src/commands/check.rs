@@ -4,7 +4,7 @@ mod affected;
 mod copies;
 mod heal;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use affected::Affected;
 use repo::check::{About, Finding, Outcome, ReadData, check, check_tenant, repair_log};
@@ -85,6 +85,13 @@ const HEALED: u32 = 4;
 
 /// Runs `check`.
 pub fn run(ctx: &Context, args: CheckArgs) -> Result<ExitCode> {
+    if super::drive::check::is_drive(ctx.target()?) {
+        return drives(ctx, &args);
+    }
+    if !ctx.further().is_empty() {
+        let e = Error::new(Kind::Usage, "several are checked together only if they are transfer drives");
+        return Err(e.remedy("give -r once"));
+    }
     if args.repair_log {
         repair(ctx)?;
     }
@@ -107,6 +114,21 @@ pub fn run(ctx: &Context, args: CheckArgs) -> Result<ExitCode> {
     let copies = copies::check(ctx, &repo, read, tenant, &mut found.outcome)?;
     summarise(&ctx.output, &found, read, state.pool.then_some(copies))?;
     Ok(if found.outcome.problems > 0 { ExitCode::Found } else { ExitCode::Ok })
+}
+
+/// Transfer drives are checked as drives: what is on another one is not damaged.
+fn drives(ctx: &Context, args: &CheckArgs) -> Result<ExitCode> {
+    let frames = match (read_data(args), args.repair_log || args.heal.is_some() || args.tenant.is_some()) {
+        (ReadData::None, false) => false,
+        (ReadData::All, false) => true,
+        _ => {
+            let e = Error::new(Kind::Usage, "a transfer drive is checked as a whole");
+            return Err(e.remedy("give no option but --read-data"));
+        }
+    };
+    let further = ctx.further().iter().map(PathBuf::from);
+    let dirs: Vec<PathBuf> = [ctx.target()?.to_owned()].into_iter().chain(further).collect();
+    super::drive::check::run(ctx, &dirs, frames)
 }
 
 /// What one check found.

@@ -1,12 +1,12 @@
 //! `drive`.
 
+pub mod check;
 mod export;
 pub mod home;
-mod import;
+pub mod import;
 mod show;
 
 use std::path::Path;
-use std::time::Instant;
 
 use repo::error::{Error, Kind, Result, printable};
 use repo::format::record::{Custody, DriveState};
@@ -36,31 +36,13 @@ struct Made<'a> {
     recovery_code: Option<&'a str>,
 }
 
-/// A check as JSON.
-#[derive(Serialize)]
-#[serde(tag = "message_type", rename = "summary")]
-struct Checked {
-    drive: String,
-    packs: u64,
-    bytes: u64,
-    /// Each with what is wrong.
-    packs_bad: Vec<(String, String)>,
-    /// Fewer packs than it was left with, though none is missed by name.
-    changed: bool,
-    snapshots_whole: u64,
-    /// Each with the pieces met that are not on this drive.
-    snapshots_partly: Vec<(String, u64)>,
-    snapshots_failed: Vec<(String, String)>,
-    total_duration: f64,
-}
-
 /// Runs `drive`.
 pub fn run(ctx: &Context, args: DriveArgs) -> Result<ExitCode> {
     match args.action {
         DriveAction::Init(args) => init(ctx, &args),
         DriveAction::Export(args) => export::run(ctx, &args),
         DriveAction::Import { dirs } => import::run(ctx, &dirs),
-        DriveAction::Check { dir } => check(ctx, &dir),
+        DriveAction::Check { dirs } => check::run(ctx, &dirs, false),
         DriveAction::List => show::list(ctx),
         DriveAction::Show { drive } => show::show(ctx, &drive),
         DriveAction::Ship { drive } => ship(ctx, &drive),
@@ -71,8 +53,14 @@ pub fn run(ctx: &Context, args: DriveArgs) -> Result<ExitCode> {
 }
 
 /// What people call a drive: its label and the first digits of its id.
-fn name(id: &DriveId, state: &DriveState) -> String {
+pub fn name(id: &DriveId, state: &DriveState) -> String {
     format!("{} ({})", state.label.escape_debug(), id.short())
+}
+
+/// A label as a shell takes it.
+fn quoted(label: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if label.chars().all(plain) { label.to_owned() } else { format!("'{}'", label.replace('\'', r"'\''")) }
 }
 
 /// Where the drive in `dir` is, with this machine's cache.
@@ -134,78 +122,6 @@ fn tell_made(ctx: &Context, args: &DriveInitArgs, id: &DriveId, code: Option<Zer
     ctx.output.flush()
 }
 
-fn check(ctx: &Context, dir: &Path) -> Result<ExitCode> {
-    let started = Instant::now();
-    let repo = open_repository(ctx, Access::Read)?;
-    let drive = to_check(ctx, &repo, dir)?;
-    let progress = ctx.monitor(Job::Other("packs"));
-    let done = drive::check::check(&drive, &progress);
-    drop(progress);
-    let done = done?;
-    if ctx.output.json {
-        let text = |(id, why): &(repo::id::PackId, String)| (id.to_hex(), why.clone());
-        ctx.output.message(&Checked {
-            drive: drive.id.to_hex(),
-            packs: done.packs,
-            bytes: done.bytes,
-            packs_bad: done.bad.iter().map(text).collect(),
-            changed: done.changed,
-            snapshots_whole: done.whole,
-            snapshots_partly: done.partly.iter().map(|(id, n)| (id.to_hex(), *n)).collect(),
-            snapshots_failed: done.failed.iter().map(|(id, why)| (id.to_hex(), why.clone())).collect(),
-            total_duration: started.elapsed().as_secs_f64(),
-        })?;
-    } else {
-        told(ctx, &drive, &done)?;
-    }
-    ctx.output.flush()?;
-    Ok(if done.is_sound() { ExitCode::Ok } else { ExitCode::Found })
-}
-
-/// At the site that writes to it, so that what is damaged is noted on it, if that can be: the next export then writes it anew.
-fn to_check(ctx: &Context, repo: &Repository, dir: &Path) -> Result<Drive> {
-    let at_site = !repo.log.state().pool && ctx.target().is_ok_and(|root| !same_place(root, dir));
-    if at_site
-        && let Ok(drive) = open_drive(ctx, repo, dir, Access::Write)
-        && drive.state().is_ok_and(|state| !state.back)
-    {
-        return Ok(drive);
-    }
-    import::open(ctx, repo, dir, Access::Read)
-}
-
-fn same_place(one: &Path, other: &Path) -> bool {
-    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
-}
-
-fn told(ctx: &Context, drive: &Drive, done: &drive::check::Checked) -> Result<()> {
-    let packs = human::count(done.packs, "pack");
-    ctx.output.line(format!("{packs}, {}: each is what it is called", human::size(done.bytes)))?;
-    for (id, why) in &done.bad {
-        ctx.output.line(format!("pack {}: {}", id.short(), why.escape_debug()))?;
-    }
-    if done.changed {
-        ctx.output.line("the drive holds fewer packs than it was left with")?;
-    }
-    ctx.output.line(format!("{} whole on this drive", human::count(done.whole, "snapshot")))?;
-    for (id, n) in &done.partly {
-        ctx.output.line(format!(
-            "snapshot {}: {} or more are not on this drive",
-            id.short(),
-            human::count(*n, "piece")
-        ))?;
-    }
-    let absent = drive::absent(drive.id, &drive.repo, &[]);
-    if !done.partly.is_empty() && !absent.is_empty() {
-        let names: Vec<String> = absent.iter().map(|(id, state)| name(id, state)).collect();
-        ctx.output.line(format!("when this drive was written, others had gone the same way: {}", names.join(", ")))?;
-    }
-    for (id, why) in &done.failed {
-        ctx.output.line(format!("snapshot {}: {}", id.short(), why.escape_debug()))?;
-    }
-    Ok(())
-}
-
 fn ship(ctx: &Context, drive: &str) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Write)?;
     let (id, _) = custody::find(&repo.log.state(), drive).map(|(id, state)| (id, state.clone()))?;
@@ -232,13 +148,22 @@ fn lost(ctx: &Context, drive: &str) -> Result<ExitCode> {
     did(ctx, &repo, "drive lost", &id, text)
 }
 
+/// The receipt in what `drive import --json` has said.
+fn said(text: &str) -> Option<String> {
+    let receipt = |line: &str| -> Option<String> {
+        let value: serde_json::Value = serde_json::from_str(line).ok()?;
+        value["receipt"].as_str().map(str::to_owned)
+    };
+    text.lines().find_map(receipt)
+}
+
 fn take_receipt(ctx: &Context, from: &Path) -> Result<ExitCode> {
     let none = || {
         Error::new(Kind::NotFound, "there is no receipt at")
             .at(from)
             .remedy("`packmule drive import` at the pool writes one onto the drive, when all on it is there")
     };
-    let signed = receipt::found(from)?.ok_or_else(none)?;
+    let signed = receipt::found(from, &said)?.ok_or_else(none)?;
     let repo = open_repository(ctx, Access::Write)?;
     let state = custody::commit(&repo, &signed, &ctx.monitor(Job::Look("packs")))?;
     let id = signed.drive();
@@ -247,7 +172,7 @@ fn take_receipt(ctx: &Context, from: &Path) -> Result<ExitCode> {
 
 /// A drive that has come back with a receipt is none whose contents would be sent again. What is wrong with the receipt is told.
 fn take_receipt_on(ctx: &Context, repo: &Repository, dir: &Path) {
-    let Ok(Some(signed)) = receipt::found(dir) else { return };
+    let Ok(Some(signed)) = receipt::found(dir, &said) else { return };
     let waits =
         |state: &DriveState| !state.back && state.repository == repo.config.repo_id && state.standing().is_under_way();
     if !repo.log.state().drives.get(&signed.drive()).is_some_and(waits) {
@@ -275,9 +200,12 @@ fn retire(ctx: &Context, dir: &Path) -> Result<ExitCode> {
         repo.remember();
     }
     let names = [("drive", id.to_hex().into()), ("slots_destroyed", slots.into())];
-    let text = format!("destroyed {} of drive {}", human::count(slots as u64, "key slot"), id.short());
+    let text = match slots {
+        0 => format!("drive {} has no key slots any more: it was retired before", id.short()),
+        n => format!("destroyed {} of drive {}", human::count(n as u64, "key slot"), id.short()),
+    };
     ctx.output.did("drive retire", &names, text)?;
-    if !ctx.output.json {
+    if !ctx.output.json && slots > 0 {
         ctx.output.remark(
             "Its recovery code opens nothing any more, and what is on it cannot be read without the keys of the",
         )?;

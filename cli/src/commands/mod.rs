@@ -61,7 +61,7 @@ pub fn run(ctx: &Context, command: Command) -> Result<ExitCode> {
     if !ctx.further().is_empty() && !reads(&command) {
         return Err(Error::new(
             Kind::Usage,
-            "only what reads from drives takes several of them: mount, restore, ls, find, diff, dump, snapshots",
+            "only what reads from drives takes several of them: mount, restore, check, ls, find, diff, dump, snapshots",
         )
         .remedy("give -r once"));
     }
@@ -101,8 +101,8 @@ pub fn run(ctx: &Context, command: Command) -> Result<ExitCode> {
 
 /// What reads from several drives of one repository as from one.
 fn reads(command: &Command) -> bool {
-    use Command::{Diff, Dump, Find, Ls, Mount, Restore, Snapshots};
-    matches!(command, Diff(_) | Dump(_) | Find(_) | Ls(_) | Mount(_) | Restore(_) | Snapshots(_))
+    use Command::{Check, Diff, Dump, Find, Ls, Mount, Restore, Snapshots};
+    matches!(command, Check(_) | Diff(_) | Dump(_) | Find(_) | Ls(_) | Mount(_) | Restore(_) | Snapshots(_))
 }
 
 /// What a host can do at its site, or does without any repository.

@@ -10,11 +10,11 @@ use repo::keyslots;
 use repo::lock::Locks;
 use repo::open::{Access, Place, Repository, Sealed};
 
+use sync::drive::several::Several;
 use sync::remote;
 
 use crate::PROGRAM;
 use crate::context::Context;
-use crate::drives_view::Several;
 use crate::progress::Job;
 use crate::secret::Secret;
 

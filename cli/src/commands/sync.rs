@@ -112,7 +112,7 @@ fn to_remote(ctx: &Context, args: &SyncPushArgs, name: &str, started: Instant) -
         remote::pushed(&repo, name, position)?;
     }
     repo.remember();
-    tell_remote(ctx, &report, name, started.elapsed())?;
+    tell_remote(ctx, &repo, &report, name, started.elapsed())?;
     if report.failed.is_empty() {
         return Ok(ExitCode::Ok);
     }
@@ -179,7 +179,13 @@ pub fn heal_sealed(
     Ok(report.bytes)
 }
 
-fn tell_remote(ctx: &Context, done: &sync::push::Report, name: &str, elapsed: Duration) -> Result<()> {
+fn tell_remote(
+    ctx: &Context,
+    repo: &Repository,
+    done: &sync::push::Report,
+    name: &str,
+    elapsed: Duration,
+) -> Result<()> {
     for (id, why) in &done.failed {
         ctx.output.complain(format!("packmule: snapshot {} is not there: {why}", id.short()));
     }
@@ -211,14 +217,15 @@ fn tell_remote(ctx: &Context, done: &sync::push::Report, name: &str, elapsed: Du
         };
         ctx.output.remark(format!("sent {snapshots} in {packs}, {bytes}, to {name} in {time}{skipped}"))?;
     }
-    let mut drives: Vec<_> = done.waiting.iter().map(|(_, drive)| drive.short()).collect();
-    drives.sort();
-    drives.dedup();
-    if !drives.is_empty() {
+    if !done.waiting.is_empty() {
         let (snapshots, bytes) = (human::count(done.waiting.len() as u64, "snapshot"), human::size(done.posted));
+        let state = repo.log.state();
+        let away = state.under_way(Some((repo.config.repo_id, name)));
+        let drives: Vec<String> = away.iter().map(|id| super::drive::name(id, &state.drives[id])).collect();
         let drives = drives.join(", ");
-        ctx.output
-            .remark(format!("{snapshots} will be there when drive {drives} has come; {bytes} are in the post"))?;
+        ctx.output.remark(format!(
+            "{snapshots} will be there when what it lacks has come on drive {drives}; {bytes} are in the post"
+        ))?;
     }
     ctx.output.flush()
 }

@@ -46,6 +46,12 @@ impl Room {
         self.full.load(Ordering::Relaxed)
     }
 
+    /// What was removed leaves room.
+    fn give(&self, size: u64) {
+        let mut left = self.left.lock();
+        *left = left.saturating_add(size);
+    }
+
     /// Takes room for a file; false from the first that finds none.
     fn take(&self, size: u64) -> bool {
         let mut left = self.left.lock();
@@ -125,8 +131,9 @@ fn one(
             Counters::add(&counters.files, 1);
             return Ok(Fate::There(0));
         }
-        Some(_) => {
+        Some(there) => {
             to.delete(&object)?;
+            room.give(there);
         }
         None => {}
     }

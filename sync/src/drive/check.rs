@@ -1,10 +1,10 @@
 //! Looking whether a drive is what it says: every pack is read once, and what is on other drives is told from what is damaged.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
 
+use repo::clock::Time;
 use repo::crypto::hash::ChunkKind;
-use repo::error::{Kind, Result};
+use repo::error::{Error, Kind, Result};
 use repo::format::manifest::Manifest;
 use repo::format::record::Record;
 use repo::id::{ContentHash, PackId, SnapshotId};
@@ -13,21 +13,22 @@ use repo::lock::COMMIT_WAIT;
 use repo::monitor::{Counters, Event, Monitor, Void};
 use repo::open::Access;
 use repo::pack::many::{Emit, in_parallel};
-use repo::pack::read::whole_pack;
-use repo::pack::store::PackStore;
+use repo::pack::read::{footer_in, verify_frame, whole_pack};
+use repo::pack::source::FrameSource;
 use repo::snapshots;
 use repo::tree::closure;
 
 use super::make::Drive;
+use super::several::Several;
 use super::{Contents, one_at_a_time, packs_on};
 use crate::pull::SEEN_MOST;
 
 /// What is wrong with a pack that is missing.
 pub const GONE: &str = "it is not there any more";
 
-/// What was found.
+/// What was found on one drive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Checked {
+pub struct OnDrive {
     /// Packs that are what they are called.
     pub packs: u64,
     /// Their bytes.
@@ -36,29 +37,48 @@ pub struct Checked {
     pub bad: Vec<(PackId, String)>,
     /// Whether the drive holds other packs than it was left with, beside what is named as bad.
     pub changed: bool,
-    /// Snapshots that are whole on this drive.
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Of each drive, in the order in which they were given.
+    pub drives: Vec<OnDrive>,
+    /// Snapshots that are whole on these drives.
     pub whole: u64,
-    /// Snapshots that reach what is not on this drive, and how many pieces of that were met.
+    /// Snapshots that reach what is not on these drives, and how many pieces of that were met.
     pub partly: Vec<(SnapshotId, u64)>,
     /// Snapshots whose manifests cannot be read, and why.
     pub failed: Vec<(SnapshotId, String)>,
 }
 
 impl Checked {
-    /// Whether all that is on the drive is what it should be.
+    /// Whether all that is on the drives is what it should be.
     pub fn is_sound(&self) -> bool {
-        self.bad.is_empty() && self.failed.is_empty() && !self.changed
+        self.failed.is_empty() && self.drives.iter().all(|drive| drive.bad.is_empty() && !drive.changed)
     }
 }
 
-/// Reads everything on the drive. What is damaged is noted on it, if it is open for writing.
+/// Reads everything on these drives, of one repository. What is damaged is noted on a drive that is open for writing. With `frames`
+/// packs are opened as well as compared with their names.
 ///
 /// # Errors
-/// `Interrupted`; what the drive gives as a whole.
-pub fn check(drive: &Drive, monitor: &dyn Monitor) -> Result<Checked> {
+/// `Interrupted`; `Locked` while another works on one; what a drive gives as a whole.
+pub fn check(drives: &[Drive], frames: bool, monitor: &dyn Monitor) -> Result<Checked> {
     let mut done = Checked::default();
-    let _only_one = one_at_a_time(drive)?;
-    packs(drive, monitor, &mut done)?;
+    let mut held = Vec::new();
+    for drive in drives {
+        held.push(one_at_a_time(drive)?);
+        done.drives.push(one(drive, frames, monitor)?);
+    }
+    monitor.event(Event::Phase("snapshots"));
+    reach(drives, monitor, &mut done)?;
+    Ok(done)
+}
+
+fn one(drive: &Drive, frames: bool, monitor: &dyn Monitor) -> Result<OnDrive> {
+    let mut done = OnDrive::default();
+    packs(drive, frames, monitor, &mut done)?;
     done.bad.extend(missing(drive)?.into_iter().map(|id| (id, GONE.to_owned())));
     // More than it was left with has the drive of an export that was cut off; one of a sealed copy says nothing of itself.
     if let (Ok(state), true) = (drive.state(), done.bad.is_empty()) {
@@ -67,8 +87,6 @@ pub fn check(drive: &Drive, monitor: &dyn Monitor) -> Result<Checked> {
     if drive.repo.access == Access::Write {
         note(drive, &done.bad)?;
     }
-    monitor.event(Event::Phase("snapshots"));
-    reach(drive, monitor, &mut done)?;
     Ok(done)
 }
 
@@ -86,7 +104,7 @@ fn note(drive: &Drive, bad: &[(PackId, String)]) -> Result<()> {
     repo.refresh(&Void::default()).map(drop)
 }
 
-fn packs(drive: &Drive, monitor: &dyn Monitor, done: &mut Checked) -> Result<()> {
+fn packs(drive: &Drive, frames: bool, monitor: &dyn Monitor, done: &mut OnDrive) -> Result<()> {
     monitor.event(Event::Phase("packs"));
     let all = packs_on(&drive.repo)?;
     let counters = monitor.counters();
@@ -94,8 +112,8 @@ fn packs(drive: &Drive, monitor: &dyn Monitor, done: &mut Checked) -> Result<()>
     Counters::add(&counters.total_bytes, all.iter().map(|info| info.size).sum());
     let backend = drive.repo.backend.as_ref();
     let read = |info: PackInfo, emit: Emit<'_, (PackInfo, Option<String>)>| {
-        let why = whole_pack(backend, &info.id).err().map(|e| e.to_string());
-        _ = emit((info, why));
+        let read = whole_pack(backend, &info.id).and_then(|bytes| if frames { opens(drive, &bytes) } else { Ok(()) });
+        _ = emit((info, read.err().map(|e| e.to_string())));
     };
     in_parallel(all.into_iter(), monitor, read, |(info, why)| {
         Counters::add(&counters.files, 1);
@@ -112,6 +130,12 @@ fn packs(drive: &Drive, monitor: &dyn Monitor, done: &mut Checked) -> Result<()>
         }
         Ok(())
     })
+}
+
+/// Opens everything in a pack.
+fn opens(drive: &Drive, pack: &[u8]) -> Result<()> {
+    let (_, footer) = footer_in(&drive.repo.keys, pack)?;
+    footer.frames.iter().try_for_each(|frame| verify_frame(&drive.repo.keys, &footer, frame, pack))
 }
 
 /// Packs that the drive's log speaks of and that are not there.
@@ -145,14 +169,27 @@ pub fn missing(drive: &Drive) -> Result<Vec<PackId>> {
 }
 
 /// Which snapshots are whole here.
-fn reach(drive: &Drive, monitor: &dyn Monitor, done: &mut Checked) -> Result<()> {
-    let (state, store) = (drive.repo.log.state(), drive.repo.packs());
-    let mut ids: Vec<_> = state.snapshots.iter().map(|(id, snapshot)| (snapshot.seq, *id)).collect();
-    ids.sort_unstable();
+fn reach(drives: &[Drive], monitor: &dyn Monitor, done: &mut Checked) -> Result<()> {
+    let source = Several::new(drives.iter().map(|drive| drive.repo.packs()).collect());
+    let mut ids: BTreeMap<SnapshotId, (Time, Vec<&Drive>)> = BTreeMap::new();
+    for drive in drives {
+        for (id, snapshot) in &drive.repo.log.state().snapshots {
+            ids.entry(*id).or_insert((snapshot.recorded, Vec::new())).1.push(drive);
+        }
+    }
+    let mut ids: Vec<_> = ids.into_iter().map(|(id, (recorded, on))| (recorded, id, on)).collect();
+    ids.sort_unstable_by_key(|(recorded, id, _)| (*recorded, *id));
     // Trees of which all is here; those that lack something are looked into with each snapshot.
     let mut whole: HashSet<ContentHash> = HashSet::new();
-    for (_, id) in ids {
-        let manifest = match snapshots::manifest(&drive.repo, &id) {
+    for (_, id, on) in ids {
+        let mut read = Err(Error::bug("a snapshot of no drive"));
+        for drive in on {
+            read = snapshots::manifest(&drive.repo, &id);
+            if read.is_ok() {
+                break;
+            }
+        }
+        let manifest = match read {
             Err(e) if e.kind() == Kind::Interrupted => return Err(e),
             Err(e) => {
                 done.failed.push((id, e.to_string()));
@@ -160,7 +197,7 @@ fn reach(drive: &Drive, monitor: &dyn Monitor, done: &mut Checked) -> Result<()>
             }
             Ok(manifest) => manifest,
         };
-        match lacking(&store, &|info| !info.damaged, &manifest, &mut whole, monitor) {
+        match lacking(&source, &|h| source.has(h), &manifest, &mut whole, monitor) {
             Err(e) if e.kind() == Kind::Interrupted => return Err(e),
             Err(e) => done.failed.push((id, e.to_string())),
             Ok(0) => done.whole += 1,
@@ -170,24 +207,24 @@ fn reach(drive: &Drive, monitor: &dyn Monitor, done: &mut Checked) -> Result<()>
     Ok(())
 }
 
-/// How many pieces of a snapshot were met that `store` lacks, or has only in packs that do not count. What is below a piece that is
-/// missing is not met. Trees in `whole` lack nothing.
+/// How many pieces of a snapshot were met that are not here, as `has` tells. What is below a piece that is missing is not met. Trees
+/// in `whole` lack nothing.
 ///
 /// # Errors
-/// `Interrupted`; `Damaged` for trees; what the store gives.
+/// `Interrupted`; `Damaged` for trees; what `source` and `has` give.
 pub fn lacking(
-    store: &Arc<PackStore>,
-    counts: &dyn Fn(&PackInfo) -> bool,
+    source: &dyn FrameSource,
+    has: &dyn Fn(&ContentHash) -> Result<bool>,
     manifest: &Manifest,
     whole: &mut HashSet<ContentHash>,
     monitor: &dyn Monitor,
 ) -> Result<u64> {
     let (mut lacking, mut seen) = (0, HashSet::new());
-    closure::walk(store.as_ref(), manifest, monitor, &mut |h, kind| {
+    closure::walk(source, manifest, monitor, &mut |h, kind| {
         if whole.contains(h) {
             return Ok(false);
         }
-        if !store.locate(h)?.is_some_and(|(_, info)| counts(&info)) {
+        if !has(h)? {
             lacking += 1;
             return Ok(false);
         }

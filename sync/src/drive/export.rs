@@ -58,6 +58,8 @@ pub struct Report {
     pub snapshots: u64,
     /// Whether no more fits, on the drive or in what was allowed.
     pub full: bool,
+    /// Whether it is what was allowed that is used up.
+    pub allowed: bool,
     /// Packs that the remote lacks and that are on no drive yet.
     pub left: u64,
     /// Their bytes.
@@ -356,6 +358,7 @@ impl Export<'_> {
                 fates.extend(carry(from, to, &names[before..], &room, self.monitor)?);
                 fates.truncate(fates.iter().rposition(|fate| *fate != Fate::Left).map_or(0, |last| last + 1));
                 self.report.full = room.is_full() && fates.len() < names.len();
+                self.report.allowed = self.report.full && self.allowed(&fates) < self.free()?;
                 if !self.report.full || fates.len() == before {
                     break;
                 }
@@ -434,10 +437,18 @@ impl Export<'_> {
 
     /// How many bytes of packs may still be written, after what became of those that are not counted yet.
     fn room(&self, fates: &[Fate]) -> Result<u64> {
+        Ok(self.free()?.min(self.allowed(fates)))
+    }
+
+    /// How many there is room for.
+    fn free(&self) -> Result<u64> {
+        Ok(self.drive.repo.backend.free_space()?.unwrap_or(u64::MAX).saturating_sub(HEADROOM))
+    }
+
+    /// How many this call may write still.
+    fn allowed(&self, fates: &[Fate]) -> u64 {
         let written = fates.iter().map(|fate| if let Fate::There(bytes) = fate { *bytes } else { 0 }).sum::<u64>();
-        let free = self.drive.repo.backend.free_space()?.unwrap_or(u64::MAX).saturating_sub(HEADROOM);
-        let allowed = self.wanted.max_bytes.map_or(u64::MAX, |most| most.saturating_sub(self.report.bytes + written));
-        Ok(free.min(allowed))
+        self.wanted.max_bytes.map_or(u64::MAX, |most| most.saturating_sub(self.report.bytes + written))
     }
 
     fn leave(&mut self, some: &[(usize, PackInfo)]) {

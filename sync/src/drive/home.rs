@@ -10,8 +10,8 @@ use repo::backend::{Area, Object};
 use repo::capture::SessionSink;
 use repo::error::{Error, Kind, Result};
 use repo::format::footer::RollupEntry;
-use repo::format::record::{Outcome, Record};
-use repo::id::{ChunkId, PackId, SnapshotId};
+use repo::format::record::{Custody, DriveState, Outcome, Record};
+use repo::id::{ChunkId, ContentHash, PackId, SnapshotId};
 use repo::index::PackInfo;
 use repo::limits::MAX_MANIFEST;
 use repo::lock::COMMIT_WAIT;
@@ -20,12 +20,14 @@ use repo::open::Repository;
 use repo::pack::many::{Emit, in_parallel};
 use repo::pack::read::{footer_in, verify_frame, whole_pack};
 use repo::pack::writer::PackSink;
-use repo::session::Session;
+use repo::session::{Session, who};
 use repo::snapshots;
 
 use super::check::{GONE, lacking, missing};
+use super::custody::change;
 use super::make::Drive;
-use super::{one_at_a_time, packs_on, require_there};
+use super::sealed::unlabelled;
+use super::{Contents, one_at_a_time, packs_on, require_there};
 
 /// Packs that are recorded together.
 const TOGETHER: usize = 32;
@@ -57,6 +59,7 @@ pub struct Imported {
 /// `Interrupted`: what was taken is kept; `NoSpace`; what this repository gives.
 pub fn import(site: &Repository, drive: &Drive, monitor: &dyn Monitor) -> Result<Imported> {
     let _only_one = one_at_a_time(drive)?;
+    note(site, drive, Custody::Received)?;
     let session = Arc::new(Session::begin(Arc::clone(&site.log), site.locks.clone(), "import", None)?);
     site.refresh(monitor)?;
     let mut done = Imported::default();
@@ -66,7 +69,33 @@ pub fn import(site: &Repository, drive: &Drive, monitor: &dyn Monitor) -> Result
         Ok(session) => session.end(Outcome::Done)?,
         Err(_) => return Err(Error::bug("a session of importing is still in use at its end")),
     };
+    if done.bad.is_empty() {
+        note(site, drive, Custody::Verified)?;
+        if done.failed.is_empty() && done.waiting.is_empty() {
+            note(site, drive, Custody::Committed)?;
+        }
+    }
     Ok(done)
+}
+
+/// Says what became of a drive from a pool. One of this site's own that is read here goes no further by that.
+fn note(site: &Repository, drive: &Drive, custody: Custody) -> Result<()> {
+    let (repository, now, by) = (drive.repo.config.repo_id, site.clock.now(), who());
+    let own = drive.state().unwrap_or_else(|_| unlabelled("", repository, true, Vec::new()));
+    if !own.back {
+        return Ok(());
+    }
+    let contents = Contents::on(&drive.repo)?;
+    change(site, drive.id, &mut |known| {
+        let steps = known.map_or_else(|| own.steps.clone(), |known| known.steps);
+        let mut state = contents.note(DriveState { party: String::new(), loads: Vec::new(), steps, ..own.clone() });
+        // Read once more, it is where it was.
+        let further = [Custody::Received, Custody::Verified, Custody::Committed].contains(&state.custody());
+        if !further || state.custody() < custody {
+            state.step(custody, now, &by);
+        }
+        Ok((state, ()))
+    })
 }
 
 fn packs(
@@ -198,7 +227,8 @@ fn manifests(
         .map(|(id, snapshot)| (snapshot.recorded, snapshot.seq, *id))
         .collect();
     ids.sort_unstable();
-    let mut whole = HashSet::new();
+    let (mut whole, store) = (HashSet::new(), site.packs());
+    let has = |h: &ContentHash| Ok(store.locate(h)?.is_some_and(|(_, info)| info.usable()));
     for (_, _, id) in ids {
         let read = snapshots::manifest(&drive.repo, &id)
             .and_then(|manifest| Ok((drive.repo.backend.read_all(&Object::Snapshot(id), MAX_MANIFEST)?, manifest)));
@@ -209,7 +239,7 @@ fn manifests(
             }
             other => other?,
         };
-        match lacking(&site.packs(), &PackInfo::usable, &manifest, &mut whole, monitor) {
+        match lacking(store.as_ref(), &has, &manifest, &mut whole, monitor) {
             Ok(0) => {
                 // What an interrupted import left is the same.
                 site.backend.delete(&Object::Snapshot(id))?;

@@ -12,13 +12,14 @@ use repo::id::{DriveId, RepoId, hex, random_bytes, unhex};
 
 use super::Contents;
 use crate::ssh::keys::{KeyPair, PublicKey};
-use crate::wire::limits::MAX_RECEIPT;
 
 /// What the signature is for.
 const NAMESPACE: &str = "receipt@packmule";
 const FIRST: &str = "packmule-receipt 1";
 /// The file on the drive.
 const FILE: &str = "receipt";
+/// What a file with a receipt in it may have at most, in bytes.
+const MAX_LETTER: u64 = 64 << 20;
 
 /// What a pool says of a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,21 +167,25 @@ pub fn leave(root: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The receipt in a file, or on a drive; none where there is no such file.
+/// The receipt in a file, or on a drive; none where there is no such file. It may have come by mail, which changes the ends of lines,
+/// or inside of something in which `within` finds it.
 ///
 /// # Errors
 /// As [`Receipt::read`]; what the system gives.
-pub fn found(at: &Path) -> Result<Option<Signed>> {
+pub fn found(at: &Path, within: &dyn Fn(&str) -> Option<String>) -> Result<Option<Signed>> {
     let path = if at.is_dir() { path_on(at) } else { at.to_owned() };
     match fs::metadata(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Ok(meta) if !meta.is_file() || meta.len() > MAX_RECEIPT as u64 => {
+        Ok(meta) if !meta.is_file() || meta.len() > MAX_LETTER => {
             return Err(Error::damaged("this is no receipt of a pool's").at(path));
         }
         _ => {}
     }
     let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-    Receipt::read(&text).map(Some).map_err(|e| e.at(path))
+    let text = within(&text).unwrap_or(text).replace('\r', "");
+    let asked =
+        "it is the file `receipt` on a drive that was taken in, or what `packmule drive import --json` has said";
+    Receipt::read(&format!("{}\n", text.trim_end())).map(Some).map_err(|e| e.at(path).remedy(asked))
 }
 
 #[cfg(test)]
@@ -264,7 +269,7 @@ mod tests {
         let newer = text.replacen("receipt 1", "receipt 2", 1);
         assert_eq!(Receipt::read(&newer).unwrap_err().kind(), Kind::NewerFormat);
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(found(dir.path()).unwrap(), None);
+        assert_eq!(found(dir.path(), &|_| None).unwrap(), None);
         // Nothing is written through a link that somebody has put there.
         let other = dir.path().join("other");
         fs::write(&other, "mine").unwrap();
@@ -272,6 +277,9 @@ mod tests {
         leave(dir.path(), &text).unwrap();
         assert_eq!(fs::read_to_string(&other).unwrap(), "mine");
         leave(dir.path(), &text).unwrap();
-        assert!(found(dir.path()).unwrap().is_some() && found(&dir.path().join("receipt")).unwrap().is_some());
+        assert!(
+            found(dir.path(), &|_| None).unwrap().is_some()
+                && found(&dir.path().join("receipt"), &|_| None).unwrap().is_some()
+        );
     }
 }

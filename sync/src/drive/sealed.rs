@@ -124,7 +124,7 @@ fn packs_of(backend: &dyn Backend) -> Result<Vec<(PackId, u64)>> {
     Ok(all)
 }
 
-fn unlabelled(tenant: &str, repository: RepoId, back: bool, steps: Vec<Step>) -> DriveState {
+pub(super) fn unlabelled(tenant: &str, repository: RepoId, back: bool, steps: Vec<Step>) -> DriveState {
     DriveState {
         label: String::new(),
         party: tenant.to_owned(),

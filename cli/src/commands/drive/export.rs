@@ -117,11 +117,14 @@ fn tell(ctx: &Context, remote: &str, done: &Report, drive: &Drive, started: Inst
         human::size(rate as u64)
     ))?;
     if done.left > 0 {
-        let why = if done.full { "it is full; " } else { "" };
         let left = format!("{}, {}", human::count(done.left, "pack"), human::size(done.left_bytes));
-        ctx.output.line(format!(
-            "{why}{left} more for remote {remote}: on another drive, `packmule drive init`, then `packmule drive export {remote}`"
-        ))?;
+        ctx.output.line(match (done.allowed, done.full) {
+            (true, _) => format!("what --max-bytes allows is written; {left} more for remote {remote}: the same command goes on"),
+            (_, full) => format!(
+                "{}{left} more for remote {remote}: on another drive, `packmule drive init`, then `packmule drive export {remote}`",
+                if full { "it is full; " } else { "" }
+            ),
+        })?;
     } else {
         ctx.output.line(format!("everything that remote {remote} lacks is on its way"))?;
     }
@@ -134,5 +137,5 @@ fn tell(ctx: &Context, remote: &str, done: &Report, drive: &Drive, started: Inst
 
 /// What comes next.
 pub(super) fn hand_over(label: &str) -> String {
-    format!("when it is handed over: `packmule drive ship '{}'`", label.replace('\'', "'\\''"))
+    format!("when it is handed over: `packmule drive ship {}`", super::quoted(label))
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use sync::drive::home::{Imported, import};
 use sync::drive::{self, Drive};
 
+use super::import::Round;
 use super::open_drive;
 use crate::context::Context;
 use crate::output::human;
@@ -35,19 +36,26 @@ struct Summary {
     total_duration: f64,
 }
 
-/// Takes in what the drive in `dir` has brought back.
-pub fn run(ctx: &Context, repo: &Repository, dir: &Path) -> Result<()> {
+/// Takes in what the drive in `dir` has brought back. Whether snapshots wait for something.
+pub fn run(ctx: &Context, repo: &Repository, dir: &Path, round: Round) -> Result<bool> {
     let started = Instant::now();
     let drive = open_drive(ctx, repo, dir, Access::Read)?;
     let progress = ctx.monitor(Job::Transfer);
     let done = import(repo, &drive, &progress);
     drop(progress);
     let done = done?;
-    let absent = drive::absent(drive.id, &drive.repo, &[]);
+    let state = repo.log.state();
+    let come = state.drives.iter().filter(|(_, known)| known.back).map(|(id, _)| *id).collect::<Vec<_>>();
+    let absent = drive::absent(drive.id, &drive.repo, &come);
     let others: Vec<String> = absent.iter().map(|(id, state)| super::name(id, state)).collect();
-    tell(ctx, &drive, &done, &others, started)?;
+    if !round.is_silent(done.snapshots) {
+        tell(ctx, &drive, &done, &others, started)?;
+    }
+    if round != Round::OneOfSeveral && !ctx.output.json {
+        tell_waiting(ctx, &done, &others)?;
+    }
     if done.bad.is_empty() && done.failed.is_empty() {
-        return Ok(());
+        return Ok(!done.waiting.is_empty());
     }
     Err(Error::damaged("not everything on the drive could be read")
         .remedy("what is sound is here; `packmule sync pull` brings the rest from the pool, or another drive does"))
@@ -85,6 +93,10 @@ fn tell(ctx: &Context, drive: &Drive, done: &Imported, others: &[String], starte
     for (id, why) in &done.failed {
         ctx.output.line(format!("not taken: snapshot {}: {}", id.short(), why.escape_debug()))?;
     }
+    Ok(())
+}
+
+fn tell_waiting(ctx: &Context, done: &Imported, others: &[String]) -> Result<()> {
     for (id, n) in &done.waiting {
         let lacks = human::count(*n, "piece");
         ctx.output.line(format!("snapshot {} waits: {lacks} or more are not here yet", id.short()))?;
@@ -94,8 +106,7 @@ fn tell(ctx: &Context, drive: &Drive, done: &Imported, others: &[String], starte
             [] => "on another drive".to_owned(),
             some => format!("on drive {}, or on one made later", some.join(" or ")),
         };
-        ctx.output
-            .line(format!("what they lack is {on}; when that is here, import this one again: it takes a moment"))?;
+        ctx.output.line(format!("what they lack is {on}: import that as well"))?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use repo::backend::local::Local;
 use repo::error::{Error, Kind, Result};
-use repo::id::{DriveId, RepoId};
+use repo::id::{DriveId, RepoId, SnapshotId};
 use repo::open::{Access, Place, Repository};
 use repo::tenants;
 use serde::Serialize;
@@ -89,36 +89,70 @@ pub fn open(ctx: &Context, repo: &Repository, dir: &Path, access: Access) -> Res
     theirs.open(ctx, repo, access)
 }
 
+/// Whether a drive is one of several, or is read once more after the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Round {
+    /// It is the only one.
+    Only,
+    /// Others come after it: what its snapshots lack is told when these are here.
+    OneOfSeveral,
+    /// All are here.
+    Again,
+}
+
+impl Round {
+    /// Whether there is nothing to say of a drive that has brought so many snapshots.
+    pub fn is_silent(self, snapshots: u64) -> bool {
+        self == Round::Again && snapshots == 0
+    }
+}
+
 /// Takes in what the drives in `dirs` carry.
 pub fn run(ctx: &Context, dirs: &[PathBuf]) -> Result<ExitCode> {
     let repo = Arc::new(open_repository(ctx, Access::Write)?);
-    let mut failed = None;
+    take_all(ctx, &repo, dirs)?;
+    repo.remember();
+    ctx.output.flush()?;
+    Ok(ExitCode::Ok)
+}
+
+/// As [`run`], into a repository that is open.
+pub fn take_all(ctx: &Context, repo: &Arc<Repository>, dirs: &[PathBuf]) -> Result<()> {
+    let one = |dir: &Path, round: Round| match repo.log.state().pool {
+        true => at_pool(ctx, repo, dir, round),
+        false => home::run(ctx, repo, dir, round),
+    };
+    if let [only] = dirs {
+        return one(only, Round::Only).map(drop);
+    }
+    let (mut failed, mut wait) = (None, Vec::new());
     for dir in dirs {
-        let done = match repo.log.state().pool {
-            true => at_pool(ctx, &repo, dir),
-            false => home::run(ctx, &repo, dir),
-        };
-        match done {
+        match one(dir, Round::OneOfSeveral) {
             // The others may be sound.
-            Err(e) if e.kind() != Kind::Interrupted && dirs.len() > 1 => {
+            Err(e) if e.kind() != Kind::Interrupted => {
                 if let Some(before) = failed.replace(e) {
                     ctx.output.complain(format!("packmule: {before}"));
                 }
             }
-            other => other?,
+            waits => {
+                if waits? {
+                    wait.push(dir);
+                }
+            }
         }
     }
-    repo.remember();
-    ctx.output.flush()?;
-    failed.map_or(Ok(ExitCode::Ok), Err)
+    // Which drive a snapshot stands on says nothing of where its data is: with all of them here, what waited may be whole.
+    wait.into_iter().try_for_each(|dir| one(dir, Round::Again).map(drop))?;
+    failed.map_or(Ok(()), Err)
 }
 
-fn at_pool(ctx: &Context, repo: &Arc<Repository>, dir: &Path) -> Result<()> {
+/// Whether snapshots wait for something.
+fn at_pool(ctx: &Context, repo: &Arc<Repository>, dir: &Path, round: Round) -> Result<bool> {
     let started = Instant::now();
     let theirs = Tenants::of(ctx, repo, dir)?;
     let noted = Noted::begin("drive import");
     if theirs.sealed {
-        return sealed_tenant(ctx, repo, &theirs, noted, started);
+        return sealed_tenant(ctx, repo, &theirs, noted, started).map(|()| false);
     }
     let (number, tenant) = (theirs.number, theirs.tenant.clone());
     let drive = theirs.open(ctx, repo, Access::Read)?;
@@ -128,12 +162,18 @@ fn at_pool(ctx: &Context, repo: &Arc<Repository>, dir: &Path) -> Result<()> {
     let snapshots = done.as_ref().map_or(0, |done| done.snapshots);
     let all = done.as_ref().map_or(Ok(()), ended);
     match &all {
+        Ok(()) if done.is_ok() && round.is_silent(snapshots) => {}
         Ok(()) => noted.end(ctx, repo, Some(&tenant), snapshots, &done),
         some => noted.end(ctx, repo, Some(&tenant), snapshots, some),
     }
-    let others = elsewhere(repo, &tenant, drive.id);
-    tell(ctx, &drive, &tenant, &done?, &others, started)?;
-    all
+    let (done, others) = (done?, elsewhere(repo, &tenant, drive.id));
+    if !round.is_silent(done.snapshots) {
+        tell(ctx, &drive, &tenant, &done, &others, started)?;
+    }
+    if round != Round::OneOfSeveral && !ctx.output.json {
+        tell_waiting(ctx, &done.waiting, done.bad.is_empty(), &others)?;
+    }
+    all.map(|()| !done.waiting.is_empty())
 }
 
 fn sealed_tenant(ctx: &Context, repo: &Repository, theirs: &Tenants, noted: Noted, started: Instant) -> Result<()> {
@@ -252,21 +292,28 @@ fn tell(
     for (id, why) in &done.failed {
         ctx.output.line(format!("not taken: snapshot {}: {}", id.short(), why.escape_debug()))?;
     }
-    for (id, n) in &done.waiting {
-        let lacks = human::count(*n, "piece");
-        ctx.output.line(format!("snapshot {} waits: {lacks} or more are not here yet", id.short()))?;
-    }
-    if !done.waiting.is_empty() {
-        let on = match others {
-            [] => "on a drive that has not come yet, or with the site's next push".to_owned(),
-            some => {
-                format!("on drive {}, on one that has not come yet, or with the site's next push", some.join(" or "))
-            }
-        };
-        ctx.output.line(format!("what they lack is {on}"))?;
-    }
     if done.receipt.is_some() {
         ctx.output.line("all that the drive carries is here; the receipt is on the drive")?;
     }
     Ok(())
+}
+
+/// What snapshots of a drive lack still, and where that may be.
+fn tell_waiting(ctx: &Context, waiting: &[(SnapshotId, u64)], sound: bool, others: &[String]) -> Result<()> {
+    for (id, n) in waiting {
+        let lacks = human::count(*n, "piece");
+        ctx.output.line(format!("snapshot {} waits: {lacks} or more are not here yet", id.short()))?;
+    }
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let mut places = Vec::new();
+    if !sound {
+        places.push("in what is damaged or missing on this drive".to_owned());
+    }
+    if !others.is_empty() {
+        places.push(format!("on drive {}", others.join(" or ")));
+    }
+    places.push("on one that has not come yet, or with the site's next push".to_owned());
+    ctx.output.line(format!("what they lack is {}", places.join(", ")))
 }

@@ -75,7 +75,11 @@ pub fn list(ctx: &Context) -> Result<ExitCode> {
         let mut table = Table::new(&["ID", "Label", "For", "State", "Since", "Packs", ">Size"]);
         for (id, drive) in drives {
             let since = drive.since().map_or_else(String::new, |at| human::time(human::timestamp(at)));
-            let party = if drive.back { format!("back to {}", drive.party) } else { drive.party.clone() };
+            let party = match (drive.back, drive.party.as_str()) {
+                (true, "") => "here".to_owned(),
+                (true, party) => format!("back to {party}"),
+                (false, party) => party.to_owned(),
+            };
             let (packs, size) = (drive.packs.to_string(), human::size(drive.bytes));
             table.row([&id.short(), &drive.label, &party, drive.custody().name(), &since, &packs, &size]);
         }
@@ -97,7 +101,7 @@ pub fn show(ctx: &Context, which: &str) -> Result<ExitCode> {
             Some(known) => known,
             None => drive.state()?,
         };
-        (drive.id, state, receipt::found(dir)?.is_some())
+        (drive.id, state, receipt::found(dir, &|_| None)?.is_some())
     } else {
         let (id, state) = custody::find(&repo.log.state(), which).map(|(id, state)| (id, state.clone()))?;
         (id, state, false)
@@ -117,7 +121,8 @@ pub fn show(ctx: &Context, which: &str) -> Result<ExitCode> {
 fn tell(ctx: &Context, id: &DriveId, state: &DriveState) -> Result<()> {
     ctx.output.line(format!("drive {}, {}", name(id, state), id.to_hex()))?;
     let whom = match (state.party.as_str(), state.back) {
-        ("", _) => "for nobody yet".to_owned(),
+        ("", false) => "for nobody yet".to_owned(),
+        ("", true) => "from a pool".to_owned(),
         (party, false) => format!("for {party}"),
         (party, true) => format!("back to {party}"),
     };

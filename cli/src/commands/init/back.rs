@@ -1,6 +1,7 @@
 //! `init --from`: a lost site's repository made anew, by an invitation of its pool.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use repo::backend::local::Local;
 use repo::error::{Error, Kind, Result};
@@ -123,12 +124,12 @@ fn pooled(
     }
     open::forget_seen(&place, id)?;
     let sealed = Sealed::open(place, Access::Write)?;
-    let repo = sealed.unlock(&Secret::Passphrase(password), &ctx.monitor(Job::Look("packs")))?;
+    let repo = Arc::new(sealed.unlock(&Secret::Passphrase(password), &ctx.monitor(Job::Look("packs")))?);
     remote::note(&repo, name, known)?;
     bring_agents(ctx, &repo, name, known);
     profiles::bring_back(ctx, &repo, profiles::Server::Aside);
     if !args.drives.is_empty() {
-        args.drives.iter().try_for_each(|dir| drive::home::run(ctx, &repo, dir))?;
+        drive::import::take_all(ctx, &repo, &args.drives)?;
     } else if !ctx.output.json {
         ctx.output
             .line(format!("It has no snapshots yet: `packmule sync pull {name}` brings them back, and comes next."))?;

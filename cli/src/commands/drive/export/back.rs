@@ -15,7 +15,7 @@ use sync::drive::{self, Drive, custody, sealed};
 
 use super::super::super::noted::Noted;
 use super::super::super::open::{open_repository, place};
-use super::super::{at, name};
+use super::super::{at, name, quoted};
 use super::hand_over;
 use crate::args::DriveExportArgs;
 use crate::context::Context;
@@ -98,15 +98,9 @@ fn after(state: &State, args: &DriveExportArgs) -> Result<Vec<DriveId>> {
 
 /// How the next drive is written, when this one and those it goes along with are used up.
 fn next(state: &State, tenant: &str, drives: &[DriveId]) -> String {
-    let name = |id: &DriveId| state.drives.get(id).map_or_else(|| id.short(), |drive| shell_quoted(&drive.label));
+    let name = |id: &DriveId| state.drives.get(id).map_or_else(|| id.short(), |drive| quoted(&drive.label));
     let after: Vec<String> = drives.iter().map(|id| format!(" --after {}", name(id))).collect();
     format!("`packmule drive init --tenant {tenant}`, then `packmule drive export --tenant {tenant}{}`", after.concat())
-}
-
-/// A label as a shell takes it.
-fn shell_quoted(label: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if label.chars().all(plain) { label.to_owned() } else { format!("'{}'", label.replace('\'', r"'\''")) }
 }
 
 /// Other drives that are on their way to the same tenant, and are not counted on.
@@ -120,8 +114,10 @@ fn tell_others(ctx: &Context, state: &State, drive: DriveId, after: &[DriveId]) 
     if names.is_empty() {
         return Ok(());
     }
-    ctx.output
-        .remark(format!("what drive {} carries is counted for nothing: --after leaves it out", names.join(" and ")))
+    ctx.output.remark(format!(
+        "on their way too: {}; what they carry is written here as well, --after leaves it out",
+        names.join(", ")
+    ))
 }
 
 /// The snapshots that are asked for; none: all.
