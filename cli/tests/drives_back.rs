@@ -291,3 +291,39 @@ fn a_pool_writes_to_no_drive_that_a_site_has_sent() {
     export().refused(15, &["not made here"]);
     assert_eq!(files(&dir).len(), before + 1, "the receipt alone");
 }
+
+#[test]
+fn several_drives_show_the_snapshots_of_each() {
+    let cloud = Cloud::new(&["acme"]);
+    let site = large_site(8);
+    cloud.join("acme", &site);
+    let dirs: Vec<String> = (1..=2).map(|n| site.path().join(format!("d{n}")).to_str().unwrap().to_owned()).collect();
+    let mut codes = vec![made(&site, &dirs[0], &["--label", "one"])];
+    exported(&site, &dirs[0]);
+    imported(&cloud.pool, &dirs[0]);
+    pushed(&site);
+    // What comes then stands on the second alone, and is sealed with a newer key.
+    site.run(&["key", "rotate"]).ok();
+    site.write("newest", b"of all");
+    site.backup();
+    codes.push(made(&site, &dirs[1], &["--label", "two"]));
+    exported(&site, &dirs[1]);
+    for order in [[0, 1], [1, 0]] {
+        let drives = ["-r", &dirs[order[0]], "-r", &dirs[order[1]]];
+        let with = |words: &[&str], code: &str| by_code(&site, &[&drives[..], words].concat(), code);
+        assert_eq!(with(&["--json", "snapshots"], &codes[1]).ok().json().len(), 3, "{order:?}");
+        let out = site.path().join(format!("out{}", order[0]));
+        with(&["restore", "latest", "--target", out.to_str().unwrap()], &codes[1]).ok();
+        equal(&site.src(), &out);
+        let found = with(&["find", "newest"], &codes[1]).ok().text();
+        assert!(found.contains("newest"), "{found}");
+        // The older code opens no newer drive, and that is what is said.
+        with(&["snapshots"], &codes[0]).refused(15, &["newer key", "recovery code of this drive"]);
+    }
+    by_code(&site, &["-r", &dirs[0], "-r", &dirs[1], "snapshots"], "none")
+        .refused(12, &["one of the drives that are named"]);
+    // A part of it alone: what is missing is elsewhere, not damaged.
+    let out = site.path().join("part");
+    let told = by_code(&site, &["-r", &dirs[1], "restore", "latest", "--target", out.to_str().unwrap()], &codes[1]);
+    assert!(told.code != 0 && told.err.contains("drive that is not here"), "{}", told.err);
+}

@@ -309,3 +309,71 @@ fn nothing_that_drives_brought_stays_of_a_tenant_that_is_removed() {
     assert_eq!(state(&cloud.pool, "one"), "lost");
     cloud.pool.run(&["drive", "import", one]).refused(15, &["no tenant of this pool"]);
 }
+
+#[test]
+fn an_export_that_was_killed_is_counted_by_what_is_on_the_drive() {
+    let cloud = Cloud::new(&["acme"]);
+    let site = large_site(160);
+    cloud.join("acme", &site);
+    let disk = Disk::new(site.path(), "disk", "ext4", 256);
+    made(&site, disk.path(), &["--label", "one"]);
+    let running = site.start(&["drive", "export", "cloud", disk.path()]);
+    support::eventually("some of it is recorded", || {
+        site.run(&["--json", "drive", "list"]).ok().json().iter().any(|line| number(line, "packs") > 0)
+    });
+    running.signal(Signal::SIGKILL);
+    running.wait();
+    let state = || site.run(&["--json", "drive", "list"]).ok().json().remove(0);
+    let written = number(&state(), "packs");
+    assert!(written > 0 && written < packs(&site.repo()).len() as u64, "{written}");
+    site.run(&["drive", "ship", "one"]).ok();
+    assert_eq!(number(&state(), "packs"), written);
+    let done = imported(&cloud.pool, disk.path());
+    assert!(number(&done, "packs") >= written && done["receipt"].is_string(), "{done}");
+    let rest = pushed(&site);
+    assert!(number(&rest, "bytes_sent") > 0);
+    assert_eq!(state()["state"], "committed");
+    cloud.has(&site.src());
+}
+
+#[test]
+fn what_a_drive_has_lost_of_itself_keeps_nothing_back_that_is_sound() {
+    let cloud = Cloud::new(&["acme"]);
+    let site = large_site(16);
+    cloud.join("acme", &site);
+    let dir = site.path().join("drive");
+    let drive = dir.to_str().unwrap();
+    made(&site, drive, &["--label", "one"]);
+    exported(&site, drive);
+    fs::remove_file(dir.join("config")).unwrap();
+    for record in files(&dir.join("log")) {
+        fs::write(record, "").unwrap();
+    }
+    let done = imported(&cloud.pool, drive);
+    assert_eq!(
+        (number(&done, "snapshots_taken"), number(&done, "packs_taken")),
+        (2, packs(&dir).len() as u64),
+        "{done}"
+    );
+    cloud.has(&site.src());
+    // Nobody takes it for one that was just begun.
+    fs::remove_file(dir.join("config.copy")).unwrap();
+    site.run(&["drive", "init", drive, "--label", "new"]).refused(1, &["packs on this drive"]);
+}
+
+#[test]
+fn nothing_is_given_up_by_mistake() {
+    let cloud = Cloud::new(&["acme"]);
+    let (site, other) = (Site::filled(), large_site(8));
+    cloud.join("acme", &site);
+    let dir = site.path().join("drive");
+    let drive = dir.to_str().unwrap();
+    made(&site, drive, &["--label", "one"]);
+    exported(&site, drive);
+    other.run(&["drive", "retire", drive]).refused(15, &["another repository"]);
+    site.run(&["remote", "remove", "cloud"]).refused(1, &["on its way"]);
+    let told = site.run(&["drive", "retire", drive]).ok();
+    assert!(told.err.contains("it is sent again"), "{}", told.err);
+    site.run(&["drive", "export", "cloud", drive]).refused(15, &["retired"]);
+    site.run(&["remote", "remove", "cloud"]).ok();
+}

@@ -18,8 +18,8 @@ use crate::clock::{self, Clock};
 use crate::crypto::keys::{Keys, Object as Sealed};
 use crate::error::{Error, Kind, Result};
 pub use crate::format::record::Position;
-use crate::format::record::{AUDIT_SEGMENT, Entry, Record, State};
-use crate::id::LogHash;
+use crate::format::record::{AUDIT_SEGMENT, Entry, Record, SnapshotState, State};
+use crate::id::{LogHash, SnapshotId};
 use crate::limits::MAX_LOG_RECORD;
 use crate::lock::CommitGuard;
 use crate::monitor::Monitor;
@@ -176,6 +176,16 @@ impl Log {
     /// Why nothing can be appended, if the journal was loaded with damage.
     pub fn broken(&self) -> Option<String> {
         self.inner.lock().broken.clone()
+    }
+
+    /// Has the state speak of snapshots that are recorded elsewhere, in other parts of the repository that are read along with
+    /// this one. For reading alone.
+    pub fn also(&self, snapshots: impl IntoIterator<Item = (SnapshotId, SnapshotState)>) {
+        let mut inner = self.inner.lock();
+        let state = Arc::make_mut(&mut inner.state);
+        for (id, snapshot) in snapshots {
+            state.snapshots.entry(id).or_insert(snapshot);
+        }
     }
 
     /// Takes in what other processes have appended.

@@ -65,6 +65,8 @@ pub struct Sealed {
     config: UnverifiedConfig,
     place: Place,
     access: Access,
+    /// A log of which nothing can be read is read as far as that goes.
+    leniently: bool,
 }
 
 /// An unlocked repository. Operations are functions over it.
@@ -105,7 +107,20 @@ pub struct Repository {
 /// # Errors
 /// What reading its config gives.
 pub fn repository_in(backend: &dyn Backend) -> Result<RepoId> {
-    read_config(backend, &Object::Config).map(|config| config.repo_id())
+    either_config(backend).map(|config| config.repo_id())
+}
+
+/// The config, or the copy beside it; opening for writing mends it.
+fn either_config(backend: &dyn Backend) -> Result<UnverifiedConfig> {
+    match read_config(backend, &Object::Config) {
+        Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged | Kind::Io) => {
+            read_config(backend, &Object::ConfigCopy).map_err(|_| match e.kind() {
+                Kind::NotFound => e,
+                _ => e.remedy("put back this file or config.copy beside it, from any copy of the repository"),
+            })
+        }
+        other => other,
+    }
 }
 
 /// The index that this machine has made of a drive's packs, when the drive itself is away; none if there is none.
@@ -194,17 +209,16 @@ impl Sealed {
         if access != Access::Read && !backend.writable() {
             return Err(Error::new(Kind::ReadOnly, "the repository cannot be written:").at(&place.root));
         }
-        let config = match read_config(backend.as_ref(), &Object::Config) {
-            // Opening for writing mends it.
-            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged | Kind::Io) => {
-                read_config(backend.as_ref(), &Object::ConfigCopy).map_err(|_| match e.kind() {
-                    Kind::NotFound => Error::new(Kind::NoRepository, "there is no repository at").at(&place.root),
-                    _ => e.remedy("put back this file or config.copy beside it, from any copy of the repository"),
-                })?
-            }
-            other => other?,
-        };
-        Ok(Sealed { backend, locks, config, place, access })
+        let config = either_config(backend.as_ref()).map_err(|e| match e.kind() {
+            Kind::NotFound => Error::new(Kind::NoRepository, "there is no repository at").at(&place.root),
+            _ => e,
+        })?;
+        Ok(Sealed { backend, locks, config, place, access, leniently: false })
+    }
+
+    /// Has a log of which nothing can be read be no obstacle to reading the rest, of a transfer drive: what is not damaged is taken.
+    pub fn leniently(self) -> Sealed {
+        Sealed { leniently: true, ..self }
     }
 
     /// The repository's id, not yet authenticated.
@@ -242,21 +256,25 @@ impl Sealed {
     }
 
     fn open_unlocked(self, mut unlocked: Unlocked, monitor: &dyn Monitor) -> Result<Repository> {
-        let Sealed { backend, locks, config, place, access } = self;
+        let Sealed { backend, locks, config, place, access, leniently } = self;
         let repo_id = config.repo_id();
         let mut keys = Arc::new(Keys::derive(&unlocked.keyring, repo_id));
         let config = config.verify(&keys).map_err(|e| e.at(backend.path(&Object::Config)))?;
         // What was seen before the log is read: what others append meanwhile must not look like a roll-back.
         let seen = Seen::new(&place.cache, repo_id, &place.root);
         let last = seen.load();
-        let mut log = load_log(&backend, access, &keys, monitor)?;
+        let load = |keys: &Arc<Keys>| match leniently {
+            true => Log::load_lenient(Arc::clone(&backend), Arc::clone(keys), monitor),
+            false => load_log(&backend, access, keys, monitor),
+        };
+        let mut log = load(&keys)?;
         let epoch = log.state().epoch;
         // A log with gaps may have lost the word of an epoch: then the slot's is believed.
         let unsure = log.broken().is_some() && unlocked.keyring.epochs() > epoch + 1;
         if unlocked.keyring.epochs() != epoch + 1 && !unsure {
             unlocked.use_epoch(epoch)?;
             keys = Arc::new(Keys::derive(&unlocked.keyring, repo_id));
-            log = load_log(&backend, access, &keys, monitor)?;
+            log = load(&keys)?;
             if access == Access::Write {
                 let _commit = locks.commit(crate::lock::COMMIT_WAIT)?;
                 keyslots::settle(backend.as_ref(), &repo_id, epoch)?;

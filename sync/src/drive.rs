@@ -18,19 +18,20 @@ pub mod sealed;
 pub mod several;
 mod taken;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
 use repo::backend::{Area, Backend, Object};
 use repo::error::{Error, Kind, Result};
-use repo::format::record::{Custody, DriveState, State};
-use repo::id::{DriveId, PackId, RepoId};
+use repo::follow::read_rollup;
+use repo::format::record::{Custody, DriveState, Record, State};
+use repo::id::{DriveId, PackId, RepoId, SnapshotId};
 use repo::index::PackInfo;
-use repo::limits::MAX_SMALL_OBJECT;
 use repo::lock::{Locks, PruneGuard};
 use repo::open::Repository;
 
-pub use make::{Drive, Label, init, open, place_of, retire};
+pub use make::{Drive, Label, init, open, place_of, require_known_key, retire};
 
 /// What a drive's packs are, as a whole: BLAKE3 of their names in ascending order. And how many they are, and their bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +65,34 @@ impl Contents {
     /// # Errors
     /// What its index gives.
     pub fn on(repo: &Repository) -> Result<Contents> {
-        Ok(Contents::named(packs_on(repo)?.iter().map(|info| (info.id, info.size)).collect()))
+        Ok(Contents::recorded(recorded(repo)?.as_ref(), &packs_on(repo)?))
+    }
+
+    /// Of those of these packs that are `recorded`.
+    fn recorded(recorded: Option<&HashSet<PackId>>, packs: &[PackInfo]) -> Contents {
+        let counts = packs.iter().filter(|info| recorded.is_none_or(|recorded| recorded.contains(&info.id)));
+        Contents::named(counts.map(|info| (info.id, info.size)).collect())
+    }
+
+    /// What a site's log says, pack by pack, that was written to a drive.
+    ///
+    /// # Errors
+    /// What reading roll-ups gives.
+    pub fn loaded(site: &Repository, state: &DriveState) -> Result<Contents> {
+        let mut packs = Vec::new();
+        for load in &state.loads {
+            match read_rollup(site.backend.as_ref(), &site.keys, load.rollup) {
+                Ok(entries) => {
+                    let some = entries.iter().skip(load.first as usize).take(load.count as usize);
+                    packs.extend(some.map(|entry| (entry.id, entry.size)));
+                }
+                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        packs.sort_unstable();
+        packs.dedup();
+        Ok(Contents::named(packs))
     }
 
     /// Of these packs, each with its size.
@@ -114,6 +142,25 @@ fn settle(here: &Repository, drive: &Drive, with: &dyn Fn(&DriveId, &DriveState)
     tell(drive, drive.id, &own)
 }
 
+/// The packs that the log of the drive in `repo` speaks of. Others an export has left that was cut off: where it ran nobody knows that
+/// they are there. None of a log that is not whole.
+fn recorded(repo: &Repository) -> Result<Option<HashSet<PackId>>> {
+    let (mut named, mut whole, mut next) = (HashSet::new(), true, 1);
+    repo.log.history(&mut |entry| {
+        let Ok(entry) = entry else {
+            whole = false;
+            return Ok(());
+        };
+        whole &= entry.seq == next;
+        next = entry.seq + 1;
+        if let Record::PacksAdded { packs, .. } = &entry.record {
+            named.extend(packs.iter().map(|pack| pack.id));
+        }
+        Ok(())
+    })?;
+    Ok((whole && next > 1).then_some(named))
+}
+
 /// The packs on the drive in `repo`, in the order in which they came there. Not what merely lies where packs do: a file that no
 /// roll-up lists and that does not say what is in it, as a filesystem may make of one that was cut off.
 ///
@@ -138,13 +185,34 @@ pub fn packs_on(repo: &Repository) -> Result<Vec<PackInfo>> {
     Ok(all)
 }
 
+/// The snapshots on the drive, the oldest first: those that its log speaks of, or, where that is lost, whatever manifests are there.
+///
+/// # Errors
+/// What the drive gives.
+fn snapshots_on(drive: &Drive) -> Result<Vec<SnapshotId>> {
+    let state = drive.repo.log.state();
+    let mut ids: Vec<_> = state.snapshots.iter().filter(|(_, snapshot)| snapshot.forgotten.is_none()).collect();
+    ids.sort_unstable_by_key(|(id, snapshot)| (snapshot.recorded, snapshot.seq, **id));
+    let mut ids: Vec<SnapshotId> = ids.into_iter().map(|(id, _)| *id).collect();
+    if drive.repo.log.broken().is_some() {
+        drive.repo.backend.list(Area::Snapshots, &mut |object, _| {
+            if let Object::Snapshot(id) = object
+                && !state.snapshots.contains_key(&id)
+            {
+                ids.push(id);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(ids)
+}
+
 /// That packs cannot be read says nothing of a drive that is gone.
 ///
 /// # Errors
 /// `Io` if it is.
 fn require_there(drive: &Drive) -> Result<()> {
-    let config = drive.repo.backend.read_all(&Object::Config, MAX_SMALL_OBJECT);
-    config.map(drop).map_err(|e| {
+    repo::open::repository_in(drive.repo.backend.as_ref()).map(drop).map_err(|e| {
         e.with_kind(Kind::Io).remedy("plug the drive in again, mount it, and import it again: what was taken is kept")
     })
 }

@@ -149,11 +149,19 @@ fn set(repo: &Repository, name: &str, state: &RemoteState) -> Result<()> {
 /// Forgets a remote. What is there stays there.
 ///
 /// # Errors
-/// `NotFound`.
+/// `NotFound`; `Refused` while a drive is on its way there.
 pub fn remove(repo: &Repository, name: &str) -> Result<()> {
     let commit = repo.locks.commit(COMMIT_WAIT)?;
     repo.log.refresh()?;
     find(repo, name)?;
+    // To another remote that is called the same they are not on their way.
+    let away = repo.log.state().under_way(Some((repo.config.repo_id, name)));
+    if let Some(drive) = away.first() {
+        let what = format!("drive {} is on its way to {name}", drive.short());
+        return Err(
+            Error::new(Kind::Refused, what).remedy("`packmule drive lost` gives it up; or wait until it has come")
+        );
+    }
     repo.log.append(&commit, Record::RemoteRemoved { name: name.to_owned() }).map(drop)
 }
 

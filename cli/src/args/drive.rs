@@ -62,7 +62,7 @@ pub enum DriveAction {
         #[arg(value_name = "DRIVE")]
         drive: String,
     },
-    /// Destroy a drive's key slots: nobody opens it any more, with its recovery code or otherwise
+    /// Destroy a drive's key slots: no recovery code opens it any more, only its repository's own keys
     Retire {
         /// The drive's directory
         #[arg(value_name = "DIR")]

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use repo::error::{Error, Kind, Result, printable};
 use repo::format::record::{Custody, DriveState};
-use repo::id::DriveId;
+use repo::id::{DriveId, RepoId};
 use repo::open::{Access, Place, Repository};
 use serde::Serialize;
 use sync::drive::custody::{self, step};
@@ -61,6 +61,11 @@ pub fn name(id: &DriveId, state: &DriveState) -> String {
 fn quoted(label: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if label.chars().all(plain) { label.to_owned() } else { format!("'{}'", label.replace('\'', r"'\''")) }
+}
+
+/// As [`name`], of one that may not say what it is.
+fn called(drive: &Drive) -> String {
+    drive.state().map_or_else(|_| drive.id.short(), |state| name(&drive.id, &state))
 }
 
 /// Where the drive in `dir` is, with this machine's cache.
@@ -170,6 +175,18 @@ fn take_receipt(ctx: &Context, from: &Path) -> Result<ExitCode> {
     did(ctx, &repo, "drive receipt", &id, format!("what drive {} carried is at {}", name(&id, &state), state.party))
 }
 
+/// What cannot be taken back is done to the repository's own drives alone, at a pool to its tenants'.
+fn require_own(here: &Repository, of: RepoId, id: DriveId, root: &Path) -> Result<()> {
+    let state = here.log.state();
+    let known = of == here.config.repo_id || state.drives.contains_key(&id);
+    if known || state.tenants.values().any(|tenant| tenant.repository == Some(of)) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::WrongDrive, "this drive is of another repository:")
+        .at(root)
+        .remedy("retire it with the repository that it is of; or without -r, if that is gone"))
+}
+
 /// A drive that has come back with a receipt is none whose contents would be sent again. What is wrong with the receipt is told.
 fn take_receipt_on(ctx: &Context, repo: &Repository, dir: &Path) {
     let Ok(Some(signed)) = receipt::found(dir, &said) else { return };
@@ -192,9 +209,25 @@ fn retire(ctx: &Context, dir: &Path) -> Result<ExitCode> {
     if let Some(repo) = &repo {
         take_receipt_on(ctx, repo, dir);
     }
+    let place = at(ctx, dir)?;
+    let repository = repo::backend::local::Local::open_drive(&place.root, true).and_then(|(drive, id)| {
+        let of = repo::open::repository_in(&drive)?;
+        Ok((of, id))
+    });
+    if let (Some(here), Ok((of, id))) = (&repo, &repository) {
+        require_own(here, *of, *id, &place.root)?;
+    }
     let (id, slots) = drive::retire(dir)?;
     if let Some(repo) = &repo {
-        if repo.log.state().drives.contains_key(&id) {
+        let state = repo.log.state();
+        if let Some(known) = state.drives.get(&id) {
+            if !known.back && known.standing().is_under_way() && known.repository == repo.config.repo_id {
+                ctx.output.complain(format!(
+                    "packmule: what it carried ({}) is not known to have come to {}: it is sent again",
+                    human::size(known.bytes),
+                    known.party
+                ));
+            }
             step(repo, id, Custody::Retired, &ctx.monitor(Job::Look("packs")))?;
         }
         repo.remember();
@@ -206,9 +239,8 @@ fn retire(ctx: &Context, dir: &Path) -> Result<ExitCode> {
     };
     ctx.output.did("drive retire", &names, text)?;
     if !ctx.output.json && slots > 0 {
-        ctx.output.remark(
-            "Its recovery code opens nothing any more, and what is on it cannot be read without the keys of the",
-        )?;
+        ctx.output
+            .remark("No recovery code opens it any more, and what is on it cannot be read without the keys of the")?;
         ctx.output.remark(
             "repository that it is of: those still open it. Not revoked: a copy that somebody made of the drive",
         )?;

@@ -19,7 +19,7 @@ use repo::open::{Access, Repository};
 use repo::select::Filter;
 
 use super::noted::{Noted, only};
-use super::open::{further, open_copy, open_with_secret, place};
+use super::open::{open_copy, open_each, open_repository, place};
 use crate::args::MountArgs;
 use crate::context::Context;
 use crate::drives_view::DrivesView;
@@ -49,7 +49,7 @@ pub fn run(ctx: &Context, args: MountArgs) -> Result<ExitCode> {
     }
     args.rates.apply()?;
     let options = options(&root, &args);
-    let (repo, _) = open_with_secret(ctx, Access::Read)?;
+    let repo = open_repository(ctx, Access::Read)?;
     if args.remote.is_none() {
         let tenant = only(&args.filter.rest.tenant);
         let may = super::which::filter(&repo, &args.filter).map(drop);
@@ -103,11 +103,11 @@ fn drives(ctx: &Context, repo: Repository, filter: &Filter, args: &MountArgs) ->
     let Some(place) = place.filter(|_| mark.is_some() || !ctx.further().is_empty()) else {
         return Ok(Arc::new(RepositoryView::new(repo, filter.clone(), Arc::clone(&ctx.output))));
     };
-    let mut all = vec![(mark, repo)];
-    for other in further(ctx, &all[0].1)? {
-        let root = other.root.as_deref().unwrap_or(&place.root);
+    let mut all = Vec::new();
+    for one in open_each(ctx, &repo.unlocked.keyring)? {
+        let root = one.root.as_deref().unwrap_or(&place.root);
         check_mount_point(root, &args.dir)?;
-        all.push((Local::drive_mark(root)?, other));
+        all.push((Local::drive_mark(root)?, one));
     }
     let here: Vec<_> = all.iter().filter_map(|(mark, _)| *mark).collect();
     let mut absent = BTreeMap::new();

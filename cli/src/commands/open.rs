@@ -1,16 +1,16 @@
 //! Opening the repository that a command works on.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use repo::crypto::keys::Keyring;
 use repo::error::{Error, Kind, Result};
 use repo::format::record::RemoteState;
 use repo::keyslots;
 use repo::lock::Locks;
 use repo::open::{Access, Place, Repository, Sealed};
 
-use sync::drive::several::Several;
+use sync::drive::require_known_key;
+use sync::drive::several::united;
 use sync::remote;
 
 use crate::PROGRAM;
@@ -30,54 +30,81 @@ const WRONG: &str =
 /// # Errors
 /// What names no repository or secret, and as [`Sealed::open`] and [`Sealed::unlock`].
 pub fn open_repository(ctx: &Context, access: Access) -> Result<Repository> {
-    let (repo, _) = open_with_secret(ctx, access)?;
-    if ctx.further().is_empty() {
-        return Ok(repo);
+    // What is not on a drive alone is not damaged: that is told by who reads several.
+    let drive = ctx.site()?.is_none() && access == Access::Read && super::drive::check::is_drive(ctx.target()?);
+    if ctx.further().is_empty() && !drive {
+        return open_with_secret(ctx, access).map(|(repo, _)| repo);
     }
-    // Drives of one repository: what is on any of them is read.
-    let mut all = further(ctx, &repo)?;
-    all.push(repo);
-    let source = Arc::new(Several::new(all.iter().map(Repository::packs).collect()));
-    let most = |repo: &Repository| repo.log.state().snapshots.len();
-    let first = all.into_iter().max_by_key(most).ok_or_else(|| Error::bug("no repository was opened"))?;
-    first.read_from(source);
-    Ok(first)
+    let keyring = keyring(ctx, &places(ctx)?)?;
+    let mut all = open_each(ctx, &keyring)?;
+    // Its keys open what is on any of them.
+    all.sort_by_key(|repo| std::cmp::Reverse(repo.unlocked.keyring.epochs()));
+    united(all)
 }
 
-/// The further drives that are named with -r, open with the keys of the first.
+/// Where the drives are that are named with -r.
+fn places(ctx: &Context) -> Result<Vec<Place>> {
+    let mut places = vec![place(ctx)?];
+    for dir in ctx.further() {
+        places.push(Place { root: absolute(Path::new(dir))?, index_dir: None, ..places[0].clone() });
+    }
+    Ok(places)
+}
+
+/// The drives that are named with -r, of one repository, open for reading, in that order, with these keys of it.
 ///
 /// # Errors
-/// `WrongDrive` for one of another repository; as [`Sealed::open`].
-pub fn further(ctx: &Context, first: &Repository) -> Result<Vec<Repository>> {
-    let place = place(ctx)?;
-    let open = |dir: &OsString| {
-        let root = absolute(Path::new(dir))?;
-        let sealed = Sealed::open(Place { root: root.clone(), index_dir: None, ..place.clone() }, Access::Read)?;
-        if sealed.repo_id() != first.config.repo_id {
+/// `WrongDrive` for one of another repository, or one that was sealed with a newer key; as [`Sealed::open`].
+pub fn open_each(ctx: &Context, keyring: &Keyring) -> Result<Vec<Repository>> {
+    let places = places(ctx)?;
+    let repository = Sealed::open(places[0].clone(), Access::Read)?.repo_id();
+    let open = |place: &Place| {
+        let sealed = Sealed::open(place.clone(), Access::Read)?;
+        if sealed.repo_id() != repository {
             return Err(Error::new(Kind::WrongDrive, "this is a drive of another repository:")
-                .at(root)
+                .at(&place.root)
                 .remedy("name it by itself"));
         }
-        sealed.read_with(&first.unlocked.keyring, &ctx.monitor(Job::Look("packs")))
+        require_known_key(sealed.backend().as_ref(), keyring, Access::Read)
+            .map_err(|e| e.remedy("give the recovery code of this drive, or of one that was made later"))?;
+        sealed.read_with(keyring, &ctx.monitor(Job::Look("packs")))
     };
-    ctx.further().iter().map(open).collect()
+    places.iter().map(open).collect()
 }
 
-/// Each drive has a recovery code of its own: one that opens any of those that are named opens all, which have the same keys.
-fn by_another(ctx: &Context, place: &Place, secret: &keyslots::Secret) -> Result<Option<Repository>> {
-    let monitor = ctx.monitor(Job::Look("packs"));
-    for dir in ctx.further() {
-        let other = Place { root: absolute(Path::new(dir))?, index_dir: None, ..place.clone() };
-        let opened = match Sealed::open(other, Access::Read)?.unlock(secret, &monitor) {
-            Err(e) if e.kind() == Kind::WrongPassword => continue,
-            other => other?,
-        };
-        let first = Sealed::open(place.clone(), Access::Read)?;
-        if first.repo_id() == opened.config.repo_id {
-            return first.read_with(&opened.unlocked.keyring, &monitor).map(Some);
+/// The keys that the user's secret opens on any of these drives: the most. Each has a recovery code of its own, and all have the same
+/// keys.
+fn keyring(ctx: &Context, places: &[Place]) -> Result<Keyring> {
+    let mut tried = 0;
+    loop {
+        let secret = engine_secret(ctx.secret()?)?;
+        let (mut found, mut wrong): (Option<Keyring>, _) = (None, None);
+        for place in places {
+            let sealed = Sealed::open(place.clone(), Access::Read)?;
+            match keyslots::unlock(sealed.backend().as_ref(), &sealed.repo_id(), &secret) {
+                Ok(unlocked) => {
+                    let more = found.as_ref().is_none_or(|found| found.epochs() < unlocked.keyring.epochs());
+                    found = if more { Some(unlocked.keyring) } else { found };
+                }
+                Err(e) if e.kind() == Kind::WrongPassword => wrong = Some(e),
+                Err(e) => return Err(e),
+            }
+        }
+        tried += 1;
+        match (found, wrong) {
+            (Some(found), _) => return Ok(found),
+            (None, Some(e)) if ctx.asks_for_secret() && tried < TRIES => {
+                ctx.output.complain(format!("packmule: {e}; try again"));
+            }
+            (None, e) => {
+                let e = e.unwrap_or_else(|| Error::new(Kind::WrongPassword, "the secret opens none of them"));
+                return Err(match places {
+                    [_] => e.or_remedy(WRONG),
+                    _ => e.remedy("give the recovery code of one of the drives that are named: the code of another opens nothing here"),
+                });
+            }
         }
     }
-    Ok(None)
 }
 
 /// As [`open_repository`], with the secret that opened it.
@@ -96,10 +123,7 @@ pub fn open_with_secret(ctx: &Context, access: Access) -> Result<(Repository, ke
         let sealed = Sealed::open(place.clone(), access)?;
         let secret = engine_secret(ctx.secret()?)?;
         tried += 1;
-        let opened = match sealed.unlock(&secret, &ctx.monitor(Job::Look("packs"))) {
-            Err(e) if e.kind() == Kind::WrongPassword => by_another(ctx, &place, &secret)?.ok_or(e),
-            other => other,
-        };
+        let opened = sealed.unlock(&secret, &ctx.monitor(Job::Look("packs")));
         match opened {
             Err(e) if e.kind() == Kind::WrongPassword && ctx.asks_for_secret() && tried < TRIES => {
                 ctx.output.complain(format!("packmule: {e}; try again"));

@@ -128,6 +128,10 @@ fn claim(site: &Repository, drive: &Drive, wanted: &Wanted) -> Result<()> {
             Custody::Exported => {}
             // It was handed over, and is here: it has come back, or was not sent after all.
             Custody::Shipped | Custody::Lost => state.step(Custody::Exported, now, &by),
+            Custody::Retired => {
+                let what = "this drive is retired: nothing opens what is on it but the repository's own keys";
+                return refused(what.to_owned(), "empty it, and make it anew with `packmule drive init`");
+            }
             other => {
                 let what = format!("this drive is {}: what is on it has been at the other side", other.name());
                 return refused(what, "empty it, and make it anew with `packmule drive init`");

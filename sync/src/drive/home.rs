@@ -27,7 +27,7 @@ use super::check::{GONE, lacking, missing};
 use super::custody::change;
 use super::make::Drive;
 use super::sealed::unlabelled;
-use super::{Contents, one_at_a_time, packs_on, require_there};
+use super::{Contents, one_at_a_time, packs_on, require_there, snapshots_on};
 
 /// Packs that are recorded together.
 const TOGETHER: usize = 32;
@@ -219,17 +219,12 @@ fn manifests(
     monitor: &dyn Monitor,
 ) -> Result<()> {
     monitor.event(Event::Phase("snapshots"));
-    let (state, here) = (drive.repo.log.state(), site.refresh(monitor)?);
-    let mut ids: Vec<_> = state
-        .snapshots
-        .iter()
-        .filter(|(id, snapshot)| snapshot.forgotten.is_none() && !here.snapshots.contains_key(id))
-        .map(|(id, snapshot)| (snapshot.recorded, snapshot.seq, *id))
-        .collect();
-    ids.sort_unstable();
+    let here = site.refresh(monitor)?;
+    let mut ids = snapshots_on(drive)?;
+    ids.retain(|id| !here.snapshots.contains_key(id));
     let (mut whole, store) = (HashSet::new(), site.packs());
     let has = |h: &ContentHash| Ok(store.locate(h)?.is_some_and(|(_, info)| info.usable()));
-    for (_, _, id) in ids {
+    for id in ids {
         let read = snapshots::manifest(&drive.repo, &id)
             .and_then(|manifest| Ok((drive.repo.backend.read_all(&Object::Snapshot(id), MAX_MANIFEST)?, manifest)));
         let (sealed, manifest) = match read {

@@ -4,12 +4,13 @@
 //! sealed tenant's are compared with their names and kept as they are. What is damaged is named, and everything else taken.
 //! Done once more, it takes what was not taken.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crossbeam_channel::{bounded, unbounded};
 use repo::backend::{Backend, Object};
 use repo::error::{Error, Kind, Result};
-use repo::format::record::{Custody, DriveState, Load, Position, Record};
+use repo::format::record::{Custody, DriveState, Load, Position, Record, TenantState};
 use repo::id::{ContentHash, DriveId, PackId, SnapshotId};
 use repo::index::PackInfo;
 use repo::limits::{MAX_MANIFEST, MIB};
@@ -22,8 +23,9 @@ use repo::tenants;
 
 use super::check::{GONE, missing};
 use super::make::Drive;
+use super::sealed::unlabelled;
 use super::taken::{committed, expect, received, sign, verified};
-use super::{Contents, one_at_a_time, packs_on, require_there};
+use super::{Contents, one_at_a_time, packs_on, recorded, require_there, snapshots_on};
 use crate::serve::quota;
 
 /// What was absorbed is made durable after so many bytes.
@@ -61,30 +63,36 @@ pub struct Imported {
 /// # Errors
 /// `Interrupted`: what was taken is kept; what the pool's own storage gives.
 pub fn import(pool: &Arc<Repository>, number: u32, drive: &Drive, monitor: &dyn Monitor) -> Result<Imported> {
-    let own = drive.state()?;
+    let tenant = Tenant::of(pool, number)?;
+    let own = match drive.state() {
+        Err(_) if drive.repo.log.broken().is_some() => {
+            unlabelled(&tenant.name, drive.repo.config.repo_id, false, Vec::new())
+        }
+        other => other?,
+    };
     if own.back {
         let e = Error::new(Kind::WrongDrive, "this drive was made at a pool, to be taken in at its tenant's site");
         return Err(e.remedy("send it there"));
     }
     let _only_one = one_at_a_time(drive)?;
-    let tenant = Tenant::of(pool, number)?;
     let all = packs_on(&drive.repo)?;
     // What is gone through, and nothing else, is signed for.
-    let contents = Contents::named(all.iter().map(|info| (info.id, info.size)).collect());
+    let recorded = recorded(&drive.repo)?;
+    let contents = Contents::recorded(recorded.as_ref(), &all);
     let repository = drive.repo.config.repo_id;
     let fresh = DriveState { party: tenant.name.clone(), repository, ..own };
     received(pool, drive.id, &fresh, contents)?;
     expect(pool, drive, &tenant.name)?;
     let receiver = Receiver::begin(Arc::clone(pool), monitor)?;
     let at = pool.log.state().position;
-    let mut import =
-        Import { pool, drive, tenant: &tenant, receiver, at, unsettled: 0, done: Imported::default(), monitor };
+    let done = Imported::default();
+    let mut import = Import { pool, drive, tenant: &tenant, receiver, at, unsettled: 0, recorded, done, monitor };
     for id in missing(drive)? {
         import.bad(id, GONE.to_owned())?;
     }
     import.packs(all)?;
     import.settle()?;
-    if import.done.bad.is_empty() && import.done.packs < own.packs {
+    if import.done.bad.is_empty() && contents.packs < own.packs {
         let e = Error::damaged("the drive holds fewer packs than it was left with")
             .at(drive.repo.backend.path(&Object::Config));
         return Err(e.remedy("at the site, `packmule drive lost` has what it carried sent again"));
@@ -114,6 +122,8 @@ struct Import<'a> {
     /// Up to here in the pool's log is known what this import stored.
     at: Position,
     unsettled: u64,
+    /// The packs that the drive's log speaks of, if that is known.
+    recorded: Option<HashSet<PackId>>,
     done: Imported,
     monitor: &'a dyn Monitor,
 }
@@ -195,7 +205,10 @@ impl Import<'_> {
     fn bad(&mut self, pack: PackId, why: String) -> Result<()> {
         Counters::add(&self.monitor.counters().errors, 1);
         self.monitor.event(Event::Warning(&format!("pack {} of the drive is not taken: {why}", pack.short())));
-        self.done.bad.push((pack, why));
+        // What an export left that was cut off is missed by nobody.
+        if self.recorded.as_ref().is_none_or(|recorded| recorded.contains(&pack)) {
+            self.done.bad.push((pack, why));
+        }
         Ok(())
     }
 
@@ -233,10 +246,7 @@ impl Import<'_> {
     /// Records the snapshots of which everything is here.
     fn manifests(&mut self) -> Result<()> {
         self.monitor.event(Event::Phase("snapshots"));
-        let state = self.drive.repo.log.state();
-        let mut ids: Vec<_> = state.snapshots.iter().map(|(id, snapshot)| (snapshot.seq, *id)).collect();
-        ids.sort_unstable();
-        for (_, id) in ids {
+        for id in snapshots_on(self.drive)? {
             if self.monitor.cancelled() {
                 return Err(Error::new(Kind::Interrupted, "interrupted; what was taken is kept, and not read again"));
             }
@@ -306,8 +316,17 @@ impl Wanted<'_> {
 pub fn tenant_of(pool: &Repository, drive: &dyn Backend, repository: repo::id::RepoId) -> Result<(u32, String, bool)> {
     tenants::require_pool(pool)?;
     let state = pool.log.state();
-    let found =
-        state.tenants.iter().find(|(_, tenant)| tenant.repository == Some(repository) && tenant.removed.is_none());
+    let theirs = |(_, tenant): &(&u32, &TenantState)| tenant.repository == Some(repository);
+    let found = state.tenants.iter().filter(theirs).max_by_key(|(number, tenant)| (tenant.removed.is_none(), **number));
+    if let Some((_, tenant)) = found.filter(|(_, tenant)| tenant.removed.is_some() || tenant.suspended) {
+        let (is, how) = match tenant.removed {
+            Some(_) => ("being removed", "`packmule tenant resume` takes that back"),
+            None => ("suspended", "`packmule tenant resume` ends that"),
+        };
+        return Err(
+            Error::new(Kind::Refused, format!("tenant {} is {is}: nothing of it is taken", tenant.name)).remedy(how)
+        );
+    }
     let (number, tenant) = found.ok_or_else(|| {
         Error::new(Kind::WrongDrive, "no tenant of this pool has the repository that this drive carries a part of:")
             .at(drive.path(&Object::Config))

@@ -16,7 +16,7 @@ use repo::id::{DriveId, RepoId, random_bytes};
 use repo::keyslots::NewSlots;
 use repo::limits::MAX_SMALL_OBJECT;
 use repo::lock::{COMMIT_WAIT, Locks};
-use repo::monitor::Monitor;
+use repo::monitor::{Event, Monitor};
 use repo::open::{Access, Identity, Init, Place, Repository, Sealed, init_drive};
 use repo::rebuild::rebuild;
 use repo::session::who;
@@ -120,14 +120,21 @@ pub fn open(
     clock: &Clock,
     monitor: &dyn Monitor,
 ) -> Result<Drive> {
-    let root = place.root.clone();
+    let (root, again) = (place.root.clone(), place.clone());
     let (sealed, id) = Sealed::open_drive(place, access)?;
     if sealed.repo_id() != repository || !is_drive_of(&id, &repository) {
         return Err(other(&root));
     }
     require_known_key(sealed.backend().as_ref(), keyring, access)?;
     let mut repo = match access {
-        Access::Read => sealed.read_with(keyring, monitor)?,
+        Access::Read => match sealed.read_with(keyring, monitor) {
+            // Its log is lost: packs, roll-ups and manifests tell what they are by themselves.
+            Err(e) if e.kind() == Kind::Damaged => {
+                monitor.event(Event::Warning(&format!("{e}: what is sound on the drive is taken all the same")));
+                Sealed::open_drive(again, access)?.0.leniently().read_with(keyring, monitor)?
+            }
+            other => other?,
+        },
         _ => sealed.unlock_with(keyring, monitor)?,
     };
     repo.set_clock(clock.clone());
@@ -141,7 +148,10 @@ pub fn open(
 }
 
 /// What is on a drive is opened with any key its repository ever had; what is written to it must be opened by its own slots.
-fn require_known_key(drive: &dyn Backend, keyring: &Keyring, access: Access) -> Result<()> {
+///
+/// # Errors
+/// `WrongDrive` if that is not so; what the drive gives.
+pub fn require_known_key(drive: &dyn Backend, keyring: &Keyring, access: Access) -> Result<()> {
     let mut newest = None;
     drive.list(Area::Log, &mut |object, _| {
         if matches!(object, Object::Log(_)) {
@@ -152,7 +162,10 @@ fn require_known_key(drive: &dyn Backend, keyring: &Keyring, access: Access) -> 
     let Some(object) = newest else { return Ok(()) };
     // Every sealed object begins with the number of its key.
     let mut epoch = [0; 4];
-    drive.read_into(&object, 0, &mut epoch)?;
+    // What is damaged says nothing.
+    if drive.read_into(&object, 0, &mut epoch).is_err() {
+        return Ok(());
+    }
     let epoch = u32::from_le_bytes(epoch);
     if access != Access::Read && epoch.saturating_add(1) < keyring.epochs() {
         let what = "the repository's key was rotated since this drive was made, whose recovery code would not open what came after:";

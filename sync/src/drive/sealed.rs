@@ -189,7 +189,13 @@ pub fn export(
     let tenants = pool.root.as_ref().map(|root| root.join("tenants"));
     let tenants = tenants.ok_or_else(|| Error::bug("a pool without a directory"))?;
     let posted = tenants.join(number.to_string()).join("posted");
-    let copy = Local::open(&copy_dir(&tenants, number), true)?;
+    let copy = Local::open(&copy_dir(&tenants, number), true).map_err(|e| match e.kind() {
+        Kind::NoRepository => {
+            let what = format!("nothing whole is kept of tenant {tenant}: no push of its site has ended yet");
+            Error::new(Kind::NoRepository, what).remedy("`packmule sync push` there")
+        }
+        _ => e,
+    })?;
     let none = || {
         Error::new(Kind::WrongDrive, "there is no transfer drive at").at(root).remedy("`packmule drive init` makes one")
     };

@@ -9,7 +9,7 @@ use serde::Serialize;
 use sync::drive::{self, Drive, check};
 
 use super::super::open::open_repository;
-use super::{import, name, open_drive};
+use super::{called, import, name, open_drive};
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::human;
@@ -78,10 +78,6 @@ fn open(ctx: &Context, repo: &Repository, dir: &Path) -> Result<Drive> {
 /// Whether there is a transfer drive.
 pub fn is_drive(root: &Path) -> bool {
     repo::backend::local::Local::drive_mark(root).is_ok_and(|mark| mark.is_some())
-}
-
-fn called(drive: &Drive) -> String {
-    drive.state().map_or_else(|_| drive.id.short(), |state| name(&drive.id, &state))
 }
 
 fn tell(ctx: &Context, drives: &[Drive], done: &check::Checked) -> Result<()> {

@@ -10,8 +10,8 @@ use std::time::Instant;
 use repo::error::{Error, Kind, Result};
 use repo::open::Access;
 use serde::Serialize;
-use sync::drive::Drive;
 use sync::drive::export::{Report, Wanted, export};
+use sync::drive::{Contents, Drive};
 
 use super::super::open::open_repository;
 use super::{name, open_drive};
@@ -92,7 +92,7 @@ fn to_pool(ctx: &Context, args: &DriveExportArgs, remote: &str, dir: &Path) -> R
             total_duration: started.elapsed().as_secs_f64(),
         })?;
     } else {
-        tell(ctx, remote, &done, &drive, started)?;
+        tell(ctx, remote, &done, &drive, args.since.is_some(), started)?;
     }
     ctx.output.flush()?;
     if done.damaged.is_empty() {
@@ -103,7 +103,7 @@ fn to_pool(ctx: &Context, args: &DriveExportArgs, remote: &str, dir: &Path) -> R
         .remedy("`packmule check --read-data` tells what is affected"))
 }
 
-fn tell(ctx: &Context, remote: &str, done: &Report, drive: &Drive, started: Instant) -> Result<()> {
+fn tell(ctx: &Context, remote: &str, done: &Report, drive: &Drive, since: bool, started: Instant) -> Result<()> {
     let state = drive.state()?;
     let took = started.elapsed();
     let rate = done.bytes as f64 / took.as_secs_f64().max(0.001);
@@ -125,12 +125,18 @@ fn tell(ctx: &Context, remote: &str, done: &Report, drive: &Drive, started: Inst
                 if full { "it is full; " } else { "" }
             ),
         })?;
+    } else if since {
+        ctx.output
+            .line(format!("everything that was recorded since then and that remote {remote} lacks is on its way"))?;
     } else {
         ctx.output.line(format!("everything that remote {remote} lacks is on its way"))?;
     }
     if done.unlisted > 0 {
         let packs = human::count(done.unlisted, "pack");
         ctx.output.complain(format!("packmule: {packs} travel over the network alone: their roll-ups are lost"));
+    }
+    if Contents::of(drive.repo.backend.as_ref())?.packs == 0 {
+        return ctx.output.remark("there is nothing on this drive that would be missed: it need not be sent");
     }
     ctx.output.remark(hand_over(&state.label))
 }

@@ -15,7 +15,7 @@ use sync::drive::{self, Drive, sealed};
 
 use super::super::noted::Noted;
 use super::super::open::open_repository;
-use super::{at, home, name, open_drive};
+use super::{at, called, home, open_drive};
 use crate::context::Context;
 use crate::exit::ExitCode;
 use crate::output::human;
@@ -257,11 +257,11 @@ fn tell(
     others: &[String],
     started: Instant,
 ) -> Result<()> {
-    let state = drive.state()?;
+    let label = drive.state().map_or_else(|_| String::new(), |state| state.label);
     if ctx.output.json {
         return ctx.output.message(&Summary {
             drive: drive.id.to_hex(),
-            label: &state.label,
+            label: &label,
             tenant,
             packs: done.packs,
             packs_taken: done.taken,
@@ -281,7 +281,7 @@ fn tell(
         done.taken,
         human::count(done.packs, "pack"),
         human::size(done.bytes),
-        name(&drive.id, &state),
+        called(drive),
         human::duration(started.elapsed()),
         done.known
     ))?;

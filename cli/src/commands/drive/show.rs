@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use repo::error::Result;
-use repo::format::record::DriveState;
+use repo::format::record::{Custody, DriveState};
 use repo::id::DriveId;
-use repo::open::Access;
+use repo::open::{Access, Repository};
 use serde::Serialize;
-use sync::drive::custody;
 use sync::drive::receipt;
+use sync::drive::{Contents, custody};
 
 use super::super::open::open_repository;
 use super::{import, name};
@@ -64,8 +64,9 @@ fn line<'a>(id: &DriveId, drive: &'a DriveState) -> Line<'a> {
 /// Lists the drives that the log knows.
 pub fn list(ctx: &Context) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Read)?;
-    let state = repo.log.state();
-    let mut drives: Vec<(&DriveId, &DriveState)> = state.drives.iter().collect();
+    let mut state = repo.log.state().drives.clone();
+    state.values_mut().try_for_each(|known| counted(&repo, known))?;
+    let mut drives: Vec<(&DriveId, &DriveState)> = state.iter().collect();
     drives.sort_by_key(|(_, drive)| drive.steps.first().map(|step| step.at));
     if ctx.output.json {
         drives.iter().try_for_each(|(id, drive)| ctx.output.message(&line(id, drive)))?;
@@ -89,6 +90,17 @@ pub fn list(ctx: &Context) -> Result<ExitCode> {
     Ok(ExitCode::Ok)
 }
 
+/// An export that did not come to its end has not counted what it has written.
+fn counted(repo: &Repository, drive: &mut DriveState) -> Result<()> {
+    if drive.custody() == Custody::Exported && drive.repository == repo.config.repo_id {
+        let loaded = Contents::loaded(repo, drive)?;
+        if loaded.packs > drive.packs {
+            (drive.packs, drive.bytes) = (loaded.packs, loaded.bytes);
+        }
+    }
+    Ok(())
+}
+
 /// Shows one drive: one that the log knows, or one that is plugged in.
 pub fn show(ctx: &Context, which: &str) -> Result<ExitCode> {
     let repo = open_repository(ctx, Access::Read)?;
@@ -103,7 +115,8 @@ pub fn show(ctx: &Context, which: &str) -> Result<ExitCode> {
         };
         (drive.id, state, receipt::found(dir, &|_| None)?.is_some())
     } else {
-        let (id, state) = custody::find(&repo.log.state(), which).map(|(id, state)| (id, state.clone()))?;
+        let (id, mut state) = custody::find(&repo.log.state(), which).map(|(id, state)| (id, state.clone()))?;
+        counted(&repo, &mut state)?;
         (id, state, false)
     };
     if ctx.output.json {

@@ -20,7 +20,13 @@ impl Local {
     /// `Exists` if there is a repository, or a drive that was made; `Refused` if it holds anything else.
     pub fn new_drive(root: &Path, repo: &RepoId) -> Result<(Local, DriveId)> {
         require_own(root)?;
-        // What was begun and has no config holds nothing yet.
+        // What was begun and has no config holds nothing yet; what has packs has lost it.
+        let root_packs = root.join(Area::Packs.dir());
+        if !layout::has_config(root) && Local::drive_mark(root)?.is_some() && any_file_below(&root_packs)? {
+            return Err(Error::new(Kind::Exists, "there are packs on this drive, though it has lost its config:")
+                .at(root_packs)
+                .remedy("put back the file config, from any copy of the repository; or empty the drive first"));
+        }
         let begun = Local::drive_mark(root)?.filter(|_| !layout::has_config(root));
         let id = match begun {
             Some(begun) if is_drive_of(&begun, repo) => begun,
@@ -111,6 +117,20 @@ fn require_own(root: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether there is a file in any of the directories in `dir`.
+fn any_file_below(dir: &Path) -> Result<bool> {
+    let entries = |dir: &Path| match fs::read_dir(dir) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
+        other => other.and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(|e| Error::io("list", dir, e)),
+    };
+    for shard in entries(dir)? {
+        if !entries(&shard.path())?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn mark(root: &Path, id: DriveId) -> Result<DriveId> {
